@@ -1,0 +1,85 @@
+// cft_infer.h - inference half of cftune's native engine: vocabulary and generation through libllama, so that what is
+// measured is what users will run. Rules as in cft.h.
+#ifndef CFT_INFER_H
+#define CFT_INFER_H
+
+#include "cft.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- vocabulary
+
+typedef struct cft_vocab cft_vocab;
+
+typedef struct cft_vocab_info {
+    int32_t n_tokens;
+    int32_t bos, eos, eot, nl, pad; // -1 where the model has none
+    int32_t add_bos, add_eos;       // what the GGUF asks for
+    int32_t add_space_prefix;       // SentencePiece: a space is put before text
+} cft_vocab_info;
+
+// cft_vocab_load reads only the vocabulary of a GGUF.
+CFT_API cft_status cft_vocab_load(const char *path, size_t path_len, cft_vocab **out, cft_error *err);
+CFT_API void       cft_vocab_free(cft_vocab *vocab);
+CFT_API cft_status cft_vocab_get_info(const cft_vocab *vocab, cft_vocab_info *out, cft_error *err);
+
+// cft_vocab_tokenize writes the tokens of text; no BOS or EOS is added. parse_special: text that spells a control token
+// becomes that token (for template markup); otherwise it stays text (for what users wrote). *n_out gets the number
+// of tokens; if it is above capacity, nothing is written to tokens and the status is CFT_OK: call again.
+CFT_API cft_status cft_vocab_tokenize(const cft_vocab *vocab, const char *text, size_t text_len, int32_t parse_special,
+                                      int32_t *tokens, size_t capacity, size_t *n_out, cft_error *err);
+// cft_vocab_piece writes the bytes of one token (control tokens as their text when special is 1, as nothing when 0).
+CFT_API cft_status cft_vocab_piece(const cft_vocab *vocab, int32_t token, int32_t special,
+                                   char *buf, size_t capacity, size_t *n_out, cft_error *err);
+// is_control, is_eog: 0 or 1.
+CFT_API cft_status cft_vocab_token_kind(const cft_vocab *vocab, int32_t token, int32_t *is_control, int32_t *is_eog, cft_error *err);
+
+// ---- sessions
+
+typedef struct cft_session cft_session;
+
+typedef struct cft_session_params {
+    int32_t n_ctx;        // tokens, shared by all sequences
+    int32_t n_batch;      // most tokens of one decode call
+    int32_t n_sequences;  // most sequences at a time, 1..
+    int32_t n_threads;    // 0 = all cores
+    int32_t n_gpu_layers; // 0 = CPU
+    float   adapter_scale;// usually 1
+    int32_t f32_kv;       // 1: F32 KV cache and no flash attention (exact comparisons); 0: llama.cpp's defaults
+} cft_session_params;
+
+// cft_session_new loads a model, with the LoRA adapter at adapter_path unless that is empty, and makes a context.
+CFT_API cft_status cft_session_new(const char *model_path, size_t model_path_len,
+                                   const char *adapter_path, size_t adapter_path_len,
+                                   const cft_session_params *params, cft_session **out, cft_error *err);
+CFT_API void       cft_session_free(cft_session *session);
+
+// cft_session_decode runs n tokens; token i belongs to sequence seq_ids[i] at position positions[i]. want[i] = 1 keeps
+// its logits, readable by cft_session_logits / cft_session_sample with that i until the next decode.
+CFT_API cft_status cft_session_decode(cft_session *session, const int32_t *tokens, const int32_t *positions,
+                                      const int32_t *seq_ids, const int8_t *want, size_t n, cft_error *err);
+// out has n_vocab floats.
+CFT_API cft_status cft_session_logits(cft_session *session, size_t i, float *out, size_t n, cft_error *err);
+
+typedef struct cft_sampling {
+    float    temperature; // 0 = greedy
+    int32_t  top_k;       // 0 = all
+    float    top_p;       // 1 = all
+    float    min_p;       // 0 = all
+    uint64_t seed;
+    uint64_t counter;     // which draw of the seed this is; the same (seed, counter, logits) gives the same token
+} cft_sampling;
+
+// cft_session_sample draws the next token from the logits of decode's token i.
+CFT_API cft_status cft_session_sample(cft_session *session, size_t i, const cft_sampling *sampling, int32_t *token, cft_error *err);
+// cft_session_forget removes a sequence's cache (seq_id -1: all).
+CFT_API cft_status cft_session_forget(cft_session *session, int32_t seq_id, cft_error *err);
+// cft_session_share lets sequence `to` see what sequence `from` has in the cache up to position n (exclusive).
+CFT_API cft_status cft_session_share(cft_session *session, int32_t from, int32_t to, int32_t n, cft_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,135 @@
+package config
+
+// Run is everything a training run is made from. Keys are the YAML names; they stay once released.
+type Run struct {
+	// Model is the base model: a path to a GGUF file.
+	Model string `mapstructure:"model" json:"model"`
+	// Output is the run directory. It must not hold another run.
+	Output string `mapstructure:"output" json:"output"`
+	// Seed decides the adapter's initial values, dropout and the order of records.
+	Seed uint64 `mapstructure:"seed" json:"seed"`
+	// Device is auto, cpu, or a device's name as `cftune doctor` shows it.
+	Device string `mapstructure:"device" json:"device"`
+	// Threads is the number of CPU threads; 0 = all cores. Results depend on it in the last bits.
+	Threads int `mapstructure:"threads" json:"threads"`
+
+	Data       Data       `mapstructure:"data" json:"data"`
+	Chat       Chat       `mapstructure:"chat" json:"chat"`
+	Objective  Objective  `mapstructure:"objective" json:"objective"`
+	Adapter    Adapter    `mapstructure:"adapter" json:"adapter"`
+	Train      Train      `mapstructure:"train" json:"train"`
+	Optimizer  Optimizer  `mapstructure:"optimizer" json:"optimizer"`
+	Checkpoint Checkpoint `mapstructure:"checkpoint" json:"checkpoint"`
+	Limits     Limits     `mapstructure:"limits" json:"limits"`
+}
+
+// Data says where records come from.
+type Data struct {
+	Sources    []Source   `mapstructure:"sources" json:"sources"`
+	Validation Validation `mapstructure:"validation" json:"validation"`
+	// Shuffle puts records in a keyed random order of (seed, epoch); false keeps the files' order.
+	Shuffle bool `mapstructure:"shuffle" json:"shuffle"`
+	// OverLong is what happens to an example longer than train.seq_len: refuse, drop or truncate_prompt.
+	OverLong string `mapstructure:"over_long" json:"over_long"`
+}
+
+// Source is one set of records.
+type Source struct {
+	Path string `mapstructure:"path" json:"path"`
+	// Format is cft, alpaca, webinstruct-cft, messages, prompt-completion or tokenized.
+	Format string `mapstructure:"format" json:"format"`
+	// Weight multiplies the loss weight of the source's records; 1 if left out.
+	Weight float64 `mapstructure:"weight" json:"weight"`
+}
+
+// Validation is the held-out set whose loss is measured during training.
+type Validation struct {
+	Path       string `mapstructure:"path" json:"path"`
+	Format     string `mapstructure:"format" json:"format"`
+	EverySteps int    `mapstructure:"every_steps" json:"every_steps"`
+}
+
+// Chat overrides what the GGUF says about conversations.
+type Chat struct {
+	// System is the system message of every conversation; empty leaves it to the template.
+	System string `mapstructure:"system" json:"system"`
+	// TemplateFile replaces the GGUF's chat template.
+	TemplateFile string `mapstructure:"template_file" json:"template_file"`
+}
+
+// Objective is the list of stages that decide which layout a record is trained in.
+type Objective struct {
+	Stages []Stage `mapstructure:"stages" json:"stages"`
+}
+
+// Stage is a weighted mix of objectives that holds until its end.
+type Stage struct {
+	// Mix has the weights of sft and cft; each record is drawn into one of them by (seed, position).
+	Mix   map[string]float64 `mapstructure:"mix" json:"mix"`
+	Until Until              `mapstructure:"until" json:"until"`
+}
+
+// Until ends a stage; zero means never. Only one may be set.
+type Until struct {
+	Steps  int `mapstructure:"steps" json:"steps"`
+	Epochs int `mapstructure:"epochs" json:"epochs"`
+}
+
+// Adapter describes the LoRA adapter.
+type Adapter struct {
+	Rank    int     `mapstructure:"rank" json:"rank"`
+	Alpha   float64 `mapstructure:"alpha" json:"alpha"`
+	Dropout float64 `mapstructure:"dropout" json:"dropout"`
+	RSLoRA  bool    `mapstructure:"rslora" json:"rslora"`
+	// Targets is all_linear or a comma-separated list of attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down.
+	Targets string `mapstructure:"targets" json:"targets"`
+	// InitFrom is a GGUF adapter or a PEFT folder whose A and B the run starts from.
+	InitFrom string `mapstructure:"init_from" json:"init_from"`
+}
+
+// Train says how much is trained on, in what portions.
+type Train struct {
+	// SeqLen is the capacity of a pack, in tokens.
+	SeqLen      int         `mapstructure:"seq_len" json:"seq_len"`
+	GlobalBatch GlobalBatch `mapstructure:"global_batch" json:"global_batch"`
+	// Epochs is the number of passes; MaxSteps, if not 0, ends the run earlier.
+	Epochs   int `mapstructure:"epochs" json:"epochs"`
+	MaxSteps int `mapstructure:"max_steps" json:"max_steps"`
+	// KeepActivations is auto, all or layers.
+	KeepActivations string `mapstructure:"keep_activations" json:"keep_activations"`
+}
+
+// GlobalBatch is what one optimizer step is made of; exactly one is set.
+type GlobalBatch struct {
+	Examples int `mapstructure:"examples" json:"examples"`
+	Tokens   int `mapstructure:"tokens" json:"tokens"`
+	Packs    int `mapstructure:"packs" json:"packs"`
+}
+
+// Optimizer is AdamW and its learning-rate schedule.
+type Optimizer struct {
+	LR          float64   `mapstructure:"lr" json:"lr"`
+	Betas       []float64 `mapstructure:"betas" json:"betas"`
+	Eps         float64   `mapstructure:"eps" json:"eps"`
+	WeightDecay float64   `mapstructure:"weight_decay" json:"weight_decay"`
+	MaxGradNorm float64   `mapstructure:"max_grad_norm" json:"max_grad_norm"`
+	// Schedule is cosine, linear or constant; warm-up is linear from 0.
+	Schedule    string `mapstructure:"schedule" json:"schedule"`
+	WarmupSteps int    `mapstructure:"warmup_steps" json:"warmup_steps"`
+	// MinLRRatio is the share of lr that cosine and linear end at.
+	MinLRRatio float64 `mapstructure:"min_lr_ratio" json:"min_lr_ratio"`
+}
+
+// Checkpoint says when training state is saved and how many are kept.
+type Checkpoint struct {
+	EverySteps int `mapstructure:"every_steps" json:"every_steps"`
+	KeepLast   int `mapstructure:"keep_last" json:"keep_last"`
+}
+
+// Limits bound the run.
+type Limits struct {
+	// MaxTime ends the run with a checkpoint after this time ("90m"); empty = no limit.
+	MaxTime string `mapstructure:"max_time" json:"max_time"`
+	// Memory bounds the trainer's buffers ("8GiB"); empty = what the machine has.
+	Memory string `mapstructure:"memory" json:"memory"`
+}
