@@ -24,3 +24,10 @@ type Message struct {
 
 // IgnoreLabel marks a label without loss, as in Hugging Face data sets.
 const IgnoreLabel = -100
+
+// The roles of messages.
+const (
+	RoleSystem    = "system"
+	RoleUser      = "user"
+	RoleAssistant = "assistant"
+)
