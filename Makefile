@@ -1,0 +1,39 @@
+# cftune: build, demo, tests. `make help` lists the targets.
+#
+# Variables: MODEL=path (a GGUF instead of the fetched one), JOBS=n (parallel compile jobs), OUTPUT=folder (of the demo).
+
+SHELL := /bin/bash
+GO    ?= go
+OUTPUT ?= demo
+export MODEL JOBS CFTUNE_CACHE LLAMA_CPP_DIR
+
+.DEFAULT_GOAL := build
+.PHONY: help build native deps demo test sanitize bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: native ## build the native libraries and build/bin/cftune (default)
+	$(GO) build -o build/bin/cftune ./cmd/cftune
+
+native: ## build build/native/lib: ggml, libllama and libcftune
+	scripts/build-native
+
+deps: ## install what building and testing needs (Debian, Ubuntu)
+	scripts/install-deps
+
+demo: deps build ## train CFT, SFT and mixed adapters on a small model and write a report (about 20 minutes)
+	model=$$(scripts/fetch-model) && build/bin/cftune demo --model "$$model" --output "$(OUTPUT)"
+
+test: deps ## build and run all tests (about 10 minutes on 2 cores)
+	scripts/test
+
+sanitize: deps ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	scripts/build-native --sanitize
+	ctest --test-dir build/native-sanitize/obj --output-on-failure --no-tests=error
+
+bench: deps build ## measure training speed beside PyTorch + PEFT (fetches 3 GB the first time)
+	bench/cpu/run
+
+clean: ## remove what was built here (the cache of llama.cpp builds and models stays)
+	rm -rf build
