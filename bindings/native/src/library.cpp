@@ -1,0 +1,277 @@
+// library.cpp - loading of ggml's backends, devices, CPU features, and the ring of native log lines.
+#include "library.h"
+
+#include "failure.h"
+
+#include "llama.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <mutex>
+
+namespace cft {
+namespace {
+
+// ---- log
+
+// Lines are kept until drained; past this many bytes the oldest go, and the next drain says how many.
+constexpr size_t log_ring_bytes = 256 * 1024;
+
+struct log_ring {
+    std::mutex              mutex;
+    std::deque<std::string> lines;
+    size_t                  bytes   = 0;
+    size_t                  dropped = 0;
+
+    void push(const std::string &line) {
+        std::lock_guard<std::mutex> lock(mutex);
+        lines.push_back(line);
+        bytes += line.size() + 1;
+        while (bytes > log_ring_bytes && lines.size() > 1) {
+            bytes -= lines.front().size() + 1;
+            lines.pop_front();
+            dropped++;
+        }
+    }
+
+    // drain takes whole lines; a line longer than the buffer is handed out in parts.
+    size_t drain(char *buf, size_t capacity) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (dropped > 0) {
+            std::string note = "(" + std::to_string(dropped) + " earlier lines were dropped)";
+            bytes += note.size() + 1;
+            lines.push_front(std::move(note));
+            dropped = 0;
+        }
+        size_t used = 0;
+        while (!lines.empty() && used < capacity) {
+            std::string &line      = lines.front();
+            const size_t separator = used > 0 ? 1 : 0;
+            const size_t space     = capacity - used;
+            if (line.size() + separator <= space) {
+                if (separator) {
+                    buf[used++] = '\n';
+                }
+                std::memcpy(buf + used, line.data(), line.size());
+                used += line.size();
+                bytes -= line.size() + 1;
+                lines.pop_front();
+            } else if (used == 0) {
+                std::memcpy(buf, line.data(), space);
+                line.erase(0, space);
+                bytes -= space;
+                return space;
+            } else {
+                break;
+            }
+        }
+        return used;
+    }
+};
+
+// Never destroyed: libraries may log while the process ends.
+log_ring &ring() {
+    static log_ring *r = new log_ring;
+    return *r;
+}
+
+thread_local log_capture *capturing = nullptr;
+thread_local std::string  unfinished; // a line that has not seen its newline yet
+thread_local ggml_log_level unfinished_level = GGML_LOG_LEVEL_NONE;
+
+void take_log_text(ggml_log_level level, const char *text) {
+    if (level != GGML_LOG_LEVEL_CONT) {
+        unfinished_level = level;
+    }
+    for (const char *p = text; *p;) {
+        const char *end = std::strchr(p, '\n');
+        if (!end) {
+            unfinished += p;
+            return;
+        }
+        unfinished.append(p, size_t(end - p));
+        // Debug lines (a page per decode) are of use to ggml's authors only.
+        if (!unfinished.empty() && unfinished_level != GGML_LOG_LEVEL_DEBUG) {
+            if (capturing) {
+                capturing->add(unfinished_level, unfinished);
+            }
+            ring().push(unfinished);
+        }
+        unfinished.clear();
+        p = end + 1;
+    }
+}
+
+void log_callback(ggml_log_level level, const char *text, void *) {
+    try {
+        take_log_text(level, text);
+    } catch (...) {
+        // Only memory can be short here, and a lost log line must not end the process.
+    }
+}
+
+// ---- backends
+
+std::string library_folder() {
+    Dl_info info;
+    if (!dladdr(reinterpret_cast<const void *>(&cft_init), &info) || !info.dli_fname) {
+        throw failure(CFT_ERR_DEVICE, "the folder of libcftune is unknown; name the backend folder");
+    }
+    const std::string path(info.dli_fname);
+    const size_t      slash = path.rfind('/');
+    return slash == std::string::npos ? "." : path.substr(0, slash);
+}
+
+void load_backends(const std::string &dir) {
+    struct stat st;
+    if (stat(dir.c_str(), &st) != 0) {
+        throw failure(CFT_ERR_IO, "backend folder " + dir + ": " + std::strerror(errno));
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        throw failure(CFT_ERR_INVALID_ARGUMENT, "backend folder " + dir + ": not a folder");
+    }
+    llama_log_set(log_callback, nullptr);
+    if (!ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) {
+        ggml_backend_load_all_from_path(dir.c_str());
+    }
+    if (!ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) {
+        throw failure(CFT_ERR_DEVICE, "backend folder " + dir + " holds no CPU backend (libggml-cpu*.so) that loads here");
+    }
+    llama_backend_init();
+}
+
+void copy_text(char *dst, size_t size, const char *src) {
+    std::snprintf(dst, size, "%s", src ? src : "");
+}
+
+// read_number returns the number that a file starts with, or fallback.
+uint64_t read_number(const char *path, uint64_t fallback) {
+    std::ifstream file(path);
+    uint64_t      value = 0;
+    return file >> value ? value : fallback;
+}
+
+} // namespace
+
+void log_line(const std::string &line) { ring().push(line); }
+
+log_capture::log_capture() : outer_(capturing) { capturing = this; }
+log_capture::~log_capture() { capturing = outer_; }
+
+void log_capture::add(ggml_log_level level, const std::string &line) {
+    if (level == GGML_LOG_LEVEL_ERROR) {
+        errors_.push_back(line);
+    } else if (level == GGML_LOG_LEVEL_WARN) {
+        warnings_.push_back(line);
+    }
+}
+
+std::string log_capture::errors() const {
+    std::string all;
+    for (const std::string &line : errors_.empty() ? warnings_ : errors_) {
+        all += (all.empty() ? "" : "; ") + line;
+    }
+    return all;
+}
+
+memory_sizes host_memory() {
+    memory_sizes  m{uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGE_SIZE)), 0};
+    std::ifstream meminfo("/proc/meminfo");
+    std::string   key, unit;
+    uint64_t      kib = 0;
+    m.free            = m.total; // where the system does not tell
+    while (meminfo >> key >> kib && std::getline(meminfo, unit)) {
+        if (key == "MemAvailable:") {
+            m.free = kib * 1024;
+        }
+    }
+    // A container's limit (cgroup v2) may lie far below the machine's memory. Page cache counts as used there, though it
+    // can be had back, so only the limit itself is compared.
+    const uint64_t limit = read_number("/sys/fs/cgroup/memory.max", m.total);
+    m.total              = std::min(m.total, limit);
+    m.free               = std::min(m.free, m.total);
+    return m;
+}
+
+ggml_backend_dev_t cpu_device() {
+    ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    if (!device) {
+        throw failure(CFT_ERR_DEVICE, "no CPU backend is loaded: call cft_init first");
+    }
+    return device;
+}
+
+} // namespace cft
+
+using namespace cft;
+
+cft_status cft_init(const char *backend_dir, size_t backend_dir_len, cft_error *err) {
+    return guard(err, [&] {
+        static std::mutex           mutex;
+        static bool                 done = false;
+        std::lock_guard<std::mutex> lock(mutex);
+        if (done) {
+            return; // backends cannot be unloaded, so a second folder could not replace the first
+        }
+        const std::string dir(backend_dir ? backend_dir : "", backend_dir ? backend_dir_len : 0);
+        load_backends(dir.empty() ? library_folder() : dir);
+        done = true;
+    });
+}
+
+size_t cft_device_count(void) { return ggml_backend_dev_count(); }
+
+cft_status cft_device_get(size_t index, cft_device *out, cft_error *err) {
+    return guard(err, [&] {
+        if (!out) {
+            throw failure(CFT_ERR_INVALID_ARGUMENT, "out is NULL");
+        }
+        if (index >= ggml_backend_dev_count()) {
+            throw failure(CFT_ERR_INVALID_ARGUMENT, "device " + std::to_string(index) + " of " +
+                                                        std::to_string(ggml_backend_dev_count()));
+        }
+        ggml_backend_dev_t device = ggml_backend_dev_get(index);
+        const bool         is_cpu = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
+        cft_device         d      = {};
+        copy_text(d.name, sizeof d.name, ggml_backend_dev_name(device));
+        copy_text(d.description, sizeof d.description, ggml_backend_dev_description(device));
+        if (is_cpu) { // ggml calls all of the host's memory free
+            const memory_sizes m = host_memory();
+            d.memory_total       = m.total;
+            d.memory_free        = m.free;
+        } else {
+            size_t free = 0, total = 0;
+            ggml_backend_dev_memory(device, &free, &total);
+            d.memory_total = total;
+            d.memory_free  = free;
+        }
+        d.can_train = is_cpu ? 1 : 0;
+        *out        = d;
+    });
+}
+
+size_t cft_log_drain(char *buf, size_t capacity) {
+    size_t n = 0;
+    guard(nullptr, [&] { n = buf ? ring().drain(buf, capacity) : 0; });
+    return n;
+}
+
+const char *cft_cpu_features(void) {
+#if defined(__x86_64__) || defined(__amd64__)
+    // The same conditions under which the kernels' variants are chosen.
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw")) {
+        return "avx512";
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        return "avx2+fma";
+    }
+#endif
+    return "generic";
+}
