@@ -1,0 +1,240 @@
+package trainer_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	module     = "cftune"
+	moduleRoot = ".."
+	// cgoPackage is the one package that may say import "C".
+	cgoPackage = "bindings/engine"
+)
+
+// allowed says, for each package of this module, which other packages of it the package may import (its own
+// subfolders' files count for themselves). "*" at the end stands for everything below. A package that is not listed
+// fails the test: whoever adds one decides here what it may know.
+var allowed = map[string][]string{
+	// The loop knows its parts, never the engine behind its interface.
+	"trainer": {"trainer/*"},
+	// These know little of the others.
+	"trainer/config":   {"trainer/internal/*"},
+	"trainer/dataset":  {"trainer/config", "trainer/internal/*"}, // what a source is
+	"trainer/pack":     {},
+	"trainer/schedule": {},
+	"trainer/gguf":     {},
+	"trainer/metrics":  {"trainer/internal/*"},
+	// Records become text, text becomes examples.
+	"trainer/chat":      {"trainer/dataset", "trainer/pack"},
+	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
+	"trainer/evaluate":  {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack", "trainer/objective", "trainer/internal/*"},
+	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
+	// Stores files by name; what is in them is others' business.
+	"trainer/checkpoint": {"trainer/internal/*"},
+	// Reads committed checkpoints.
+	"trainer/export":    {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
+	"trainer/launch":    {"trainer/config", "trainer/internal/*"},
+	"trainer/dashboard": {"trainer/metrics", "trainer/internal/*"},
+
+	"trainer/internal/durable":    {},
+	"trainer/internal/crashpoint": {},
+	"trainer/internal/testmodel":  {},
+
+	"bindings/engine": {},
+	"bindings/llama":  {"bindings/engine"},
+	"cmd/cftune":      {"trainer", "trainer/*", "bindings/*"},
+}
+
+// goFile is one parsed Go file of this module.
+type goFile struct {
+	path string // slash-separated, from the module's root
+	dir  string
+	test bool
+	src  []byte
+	ast  *ast.File
+}
+
+func (f goFile) imports() []string {
+	var paths []string
+	for _, spec := range f.ast.Imports {
+		p, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			panic(err) // the parser took it as a string literal
+		}
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+// goFiles parses every Go file of this module, nested modules and built things left out.
+func goFiles(t *testing.T) []goFile {
+	t.Helper()
+	var files []goFile
+	err := filepath.WalkDir(moduleRoot, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(moduleRoot, p)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if name := d.Name(); rel != "." && (strings.HasPrefix(name, ".") || name == "testdata" || rel == "build" || rel == "third_party") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") {
+			return nil
+		}
+		src, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), rel, src, 0)
+		if err != nil {
+			return err
+		}
+		files = append(files, goFile{rel, path.Dir(rel), strings.HasSuffix(rel, "_test.go"), src, parsed})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 10 {
+		t.Fatalf("only %d Go files found under %s: the walk is broken", len(files), moduleRoot)
+	}
+	return files
+}
+
+func matches(patterns []string, dir string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		prefix, isPrefix := strings.CutSuffix(p, "*")
+		return dir == p || isPrefix && strings.HasPrefix(dir, prefix)
+	})
+}
+
+func TestImportsFollowTheTable(t *testing.T) {
+	for _, f := range goFiles(t) {
+		rules, known := allowed[f.dir]
+		if !known {
+			t.Errorf("%s: package %s is not in the import table of this test", f.path, f.dir)
+			continue
+		}
+		for _, imported := range f.imports() {
+			dir, ours := strings.CutPrefix(imported, module+"/")
+			if !ours || dir == f.dir {
+				continue
+			}
+			// Tests may use helpers for tests, and what lies beside them, but keep the great boundary.
+			if f.test && !(strings.HasPrefix(f.dir, "trainer") && strings.HasPrefix(dir, "bindings")) &&
+				!(strings.HasPrefix(f.dir, "bindings") && strings.HasPrefix(dir, "trainer") && dir != "trainer/internal/testmodel") {
+				continue
+			}
+			if !matches(rules, dir) {
+				t.Errorf("%s imports %s, which the table does not allow for %s", f.path, dir, f.dir)
+			}
+		}
+	}
+}
+
+func TestGGUFImportsOnlyTheStandardLibrary(t *testing.T) {
+	for _, f := range goFiles(t) {
+		if f.dir != "trainer/gguf" || f.test {
+			continue
+		}
+		for _, p := range f.imports() {
+			if first, _, _ := strings.Cut(p, "/"); strings.Contains(first, ".") || first == module {
+				t.Errorf("%s imports %s", f.path, p)
+			}
+		}
+	}
+}
+
+func TestOnePackageHasCgo(t *testing.T) {
+	found := false
+	for _, f := range goFiles(t) {
+		if !slices.Contains(f.imports(), "C") {
+			continue
+		}
+		if f.dir != cgoPackage {
+			t.Errorf("%s imports C; only %s may", f.path, cgoPackage)
+		}
+		found = true
+	}
+	if !found {
+		t.Errorf("no file of %s imports C", cgoPackage)
+	}
+}
+
+// Flags, signals and the end of the process belong to cmd; a library that takes them surprises its caller.
+func TestOnlyCommandsHaveFlagsSignalsAndExits(t *testing.T) {
+	reserved := []string{"flag", "os/signal", "github.com/spf13/cobra", "github.com/spf13/pflag"}
+	exits := map[string][]string{"os": {"Exit"}, "log": {"Fatal", "Fatalf", "Fatalln"}}
+	for _, f := range goFiles(t) {
+		if strings.HasPrefix(f.dir, "cmd/") || f.test {
+			continue
+		}
+		for _, p := range f.imports() {
+			if slices.Contains(reserved, p) {
+				t.Errorf("%s imports %s", f.path, p)
+			}
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := s.X.(*ast.Ident); ok && slices.Contains(exits[x.Name], s.Sel.Name) {
+					t.Errorf("%s calls %s.%s", f.path, x.Name, s.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestFilesAreFormatted(t *testing.T) {
+	for _, f := range goFiles(t) {
+		formatted, err := format.Source(f.src)
+		if err != nil {
+			t.Errorf("%s: %v", f.path, err)
+		} else if !bytes.Equal(formatted, f.src) {
+			t.Errorf("%s is not formatted with gofmt", f.path)
+		}
+	}
+}
+
+func TestHeadersCompileAsCAndCPlusPlus(t *testing.T) {
+	include := filepath.Join(moduleRoot, "bindings", "native", "include")
+	for _, lang := range []struct{ compiler, language, standard string }{
+		{"cc", "c", "c11"},
+		{"c++", "c++", "c++17"},
+	} {
+		for _, header := range []string{"cft.h", "cft_infer.h"} {
+			t.Run(fmt.Sprintf("%s as %s", header, lang.standard), func(t *testing.T) {
+				if _, err := exec.LookPath(lang.compiler); errors.Is(err, exec.ErrNotFound) {
+					t.Skipf("no %s on this machine", lang.compiler)
+				}
+				cmd := exec.Command(lang.compiler, "-std="+lang.standard, "-x", lang.language, "-fsyntax-only",
+					"-Wall", "-Wextra", "-Wpedantic", "-Werror", filepath.Join(include, header))
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+			})
+		}
+	}
+}
