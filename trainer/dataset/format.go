@@ -1,0 +1,136 @@
+package dataset
+
+import (
+	"strings"
+)
+
+// format makes a record of a line.
+type format func(text []byte) (Record, error)
+
+// formats are the formats by their names in the configuration.
+var formats = map[string]format{
+	"cft":               named("cft", cft),
+	"alpaca":            named("alpaca", alpaca),
+	"webinstruct-cft":   named("webinstruct-cft", webInstruct),
+	"messages":          named("messages", messages),
+	"prompt-completion": named("prompt-completion", promptCompletion),
+	"tokenized":         named("tokenized", tokenized),
+}
+
+// named wraps what the formats share: splitting the line, the fields id and weight, and the report.
+func named(name string, read func(*row) Record) format {
+	return func(text []byte) (Record, error) {
+		fields, err := parseRow(text)
+		if err != nil {
+			return Record{}, err
+		}
+		r := read(fields)
+		r.ID = fields.textOrNumber("id")
+		r.Weight = fields.weight()
+		return r, fields.err(name)
+	}
+}
+
+// cft: {query, response, critique, label, gold, solution}. Which of the texts are needed is the objective's matter; a
+// row without any has nothing to learn and nothing to score.
+func cft(fields *row) Record {
+	r := Record{
+		Query:    fields.needText("query"),
+		Response: fields.text("response"),
+		Critique: fields.text("critique"),
+		Solution: fields.text("solution"),
+		Label:    fields.text("label"),
+		Gold:     fields.textOrNumber("gold"),
+	}
+	if r.Critique == "" && r.Solution == "" && r.Label == "" && r.Gold == "" {
+		fields.complain("critique, solution, label and gold are all missing")
+	}
+	if r.Label != "" && r.Label != "right" && r.Label != "wrong" {
+		fields.complain("label must be right or wrong, is %q", r.Label)
+	}
+	return r
+}
+
+// alpaca: {instruction, input, output}; instruction and input are joined with a newline, as trainers do.
+func alpaca(fields *row) Record {
+	query := fields.needText("instruction")
+	if input := fields.text("input"); input != "" {
+		query += "\n" + input
+	}
+	return Record{Query: query, Solution: fields.needText("output")}
+}
+
+const (
+	questionHead  = "Question:\n"
+	solutionHead  = "\nSolution:\n" // after a blank line, but not in rows made before February 2025
+	critiqueHead  = "Critique:\n"
+	critiqueStart = "Please critique"
+)
+
+// webInstruct: {instruction, input, output} of WebInstruct-CFT, where input holds question and solution, and output the
+// critique. The headings and the newlines around the parts belong to the layout, not to the texts: they are taken off
+// here and put back by the objective. A solution that itself has a line "Solution:" stays whole: the first one counts.
+func webInstruct(fields *row) Record {
+	instruction, input := fields.needText("instruction"), fields.needText("input")
+	output := fields.needText("output")
+	if instruction != "" && !strings.HasPrefix(instruction, critiqueStart) {
+		// Another task's row; its instruction would be lost, because the layout has its own.
+		fields.complain("instruction must start with %q, is %s", critiqueStart, excerpt([]byte(instruction)))
+	}
+	query, response, found := strings.Cut(input, solutionHead)
+	query = strings.TrimSuffix(query, "\n")
+	hasHead := strings.HasPrefix(query, questionHead)
+	query = strings.TrimPrefix(query, questionHead)
+	response = strings.TrimRight(response, "\n")
+	if input != "" && (!found || !hasHead || strings.TrimSpace(query) == "" || strings.TrimSpace(response) == "") {
+		fields.complain("input must be %q, a question, %q and a solution, is %s", questionHead, solutionHead, excerpt([]byte(input)))
+	}
+	critique := strings.TrimRight(strings.TrimPrefix(output, critiqueHead), "\n")
+	if output != "" && strings.TrimSpace(critique) == "" {
+		fields.complain("output has no critique")
+	}
+	return Record{Query: query, Response: response, Critique: critique}
+}
+
+// messages: {"messages": [{role, content}, ...]}.
+func messages(fields *row) Record {
+	r := Record{Messages: fields.messages("messages")}
+	for i, m := range r.Messages {
+		if m.Role == RoleAssistant && m.Content == "" {
+			fields.complain("messages[%d]: the assistant's content is empty", i)
+		}
+	}
+	return r
+}
+
+// promptCompletion: {prompt, completion}, one user turn and the assistant's answer.
+func promptCompletion(fields *row) Record {
+	return Record{Query: fields.needText("prompt"), Solution: fields.needText("completion")}
+}
+
+// tokenized: {input_ids, labels}; a label is a token or IgnoreLabel.
+func tokenized(fields *row) Record {
+	before := len(fields.problems)
+	r := Record{InputIDs: fields.tokens("input_ids"), Labels: fields.tokens("labels")}
+	for i, token := range r.InputIDs {
+		if token < 0 {
+			fields.complain("input_ids[%d] is %d", i, token)
+			break
+		}
+	}
+	if len(fields.problems) == before && len(r.InputIDs) != len(r.Labels) {
+		fields.complain("input_ids has %d tokens but labels has %d", len(r.InputIDs), len(r.Labels))
+	}
+	if len(fields.problems) == before && len(r.InputIDs) == 0 {
+		fields.complain("input_ids is empty")
+	}
+	if fields.has("attention_mask") {
+		for i, bit := range fields.tokens("attention_mask") {
+			if bit != 1 {
+				fields.complain("attention_mask[%d] is %d: rows must have no padding", i, bit)
+				break
+			}
+		}
+	}
+	return r
+}
