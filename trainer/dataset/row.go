@@ -259,7 +259,7 @@ func excerpt(text []byte) string {
 		return strconv.Quote(string(text))
 	}
 	cut := excerptBytes
-	for !utf8.RuneStart(text[cut]) {
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
 		cut--
 	}
 	return strconv.Quote(string(text[:cut])) + "..."
