@@ -1,0 +1,96 @@
+package engine
+
+// #include "cft_infer.h"
+import "C"
+
+import (
+	"runtime"
+	"strings"
+	"sync"
+	"unsafe"
+)
+
+var initialized struct {
+	sync.Mutex
+	done bool
+}
+
+// Init loads ggml's backends from dir (where libggml-cpu*.so lies); empty means the folder of libcftune.so itself. The
+// first success counts, later calls do nothing. Load, OpenVocab, NewSession and Devices call it with an empty dir.
+func Init(dir string) error {
+	initialized.Lock()
+	defer initialized.Unlock()
+	if initialized.done {
+		return nil
+	}
+	var ce C.cft_error
+	p, n := chars(dir)
+	status := C.cft_init(p, n, &ce)
+	runtime.KeepAlive(dir)
+	if err := check("init", status, &ce); err != nil {
+		return err
+	}
+	initialized.done = true
+	return nil
+}
+
+// Device is something that ggml can compute on.
+type Device struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	MemoryTotal uint64 `json:"memory_total"` // bytes
+	MemoryFree  uint64 `json:"memory_free"`  // bytes
+	CanTrain    bool   `json:"can_train"`
+}
+
+// Devices lists the devices of all loaded backends.
+func Devices() ([]Device, error) {
+	if err := Init(""); err != nil {
+		return nil, err
+	}
+	devices := make([]Device, 0, C.cft_device_count())
+	for i := range cap(devices) {
+		var (
+			d  C.cft_device
+			ce C.cft_error
+		)
+		if err := check("device_get", C.cft_device_get(C.size_t(i), &d, &ce), &ce); err != nil {
+			return nil, err
+		}
+		devices = append(devices, Device{
+			Name:        fromChars(d.name[:]),
+			Description: fromChars(d.description[:]),
+			MemoryTotal: uint64(d.memory_total),
+			MemoryFree:  uint64(d.memory_free),
+			CanTrain:    d.can_train == 1,
+		})
+	}
+	return devices, nil
+}
+
+// DrainLog returns the lines that native code has logged since the last call, oldest first.
+func DrainLog() []string {
+	var lines []string
+	buf := make([]byte, 64*1024)
+	for {
+		n := C.cft_log_drain((*C.char)(unsafe.Pointer(unsafe.SliceData(buf))), C.size_t(len(buf)))
+		if n == 0 {
+			return lines
+		}
+		lines = append(lines, strings.Split(string(buf[:n]), "\n")...)
+	}
+}
+
+// CPUFeatures names the instruction sets that the CPU kernels use here.
+func CPUFeatures() string { return C.GoString(C.cft_cpu_features()) }
+
+// BenchSGEMM returns the rate of products of an m x k by a k x n matrix in FLOP per second, the best of some
+// repetitions. threads 0 means all cores.
+func BenchSGEMM(m, n, k, threads int) (float64, error) {
+	var (
+		flops C.double
+		ce    C.cft_error
+	)
+	status := C.cft_bench_sgemm(C.int32_t(m), C.int32_t(n), C.int32_t(k), C.int32_t(threads), &flops, &ce)
+	return float64(flops), check("bench_sgemm", status, &ce)
+}

@@ -1,0 +1,122 @@
+package engine
+
+// #include "cft_infer.h"
+import "C"
+
+import (
+	"fmt"
+	"math"
+)
+
+// Targets is a set of target modules.
+type Targets uint32
+
+// The modules that can get an adapter.
+const (
+	TargetAttnQ      Targets = C.CFT_TARGET_ATTN_Q
+	TargetAttnK      Targets = C.CFT_TARGET_ATTN_K
+	TargetAttnV      Targets = C.CFT_TARGET_ATTN_V
+	TargetAttnOutput Targets = C.CFT_TARGET_ATTN_OUTPUT
+	TargetFFNGate    Targets = C.CFT_TARGET_FFN_GATE
+	TargetFFNUp      Targets = C.CFT_TARGET_FFN_UP
+	TargetFFNDown    Targets = C.CFT_TARGET_FFN_DOWN
+	TargetAllLinear  Targets = C.CFT_TARGET_ALL_LINEAR
+)
+
+// Keep says which activations are kept for the backward pass.
+type Keep int32
+
+// KeepAuto keeps all if that fits the memory limit, else layer inputs only; the rest is then computed again.
+const (
+	KeepAuto   Keep = C.CFT_KEEP_AUTO
+	KeepAll    Keep = C.CFT_KEEP_ALL
+	KeepLayers Keep = C.CFT_KEEP_LAYERS
+)
+
+func (k Keep) String() string {
+	switch k {
+	case KeepAuto:
+		return "auto"
+	case KeepAll:
+		return "all"
+	case KeepLayers:
+		return "layers"
+	}
+	return fmt.Sprintf("Keep(%d)", int32(k))
+}
+
+// IgnoreTarget marks a position without a target.
+const IgnoreTarget = C.CFT_IGNORE_TARGET
+
+// Params decide the adapter, the optimizer and the memory of a trainer.
+type Params struct {
+	Rank        int
+	Alpha       float64 // the scale is Alpha/Rank, or Alpha/sqrt(Rank) with RSLoRA
+	RSLoRA      bool
+	Dropout     float64 // in [0, 1), on the adapter's input
+	Targets     Targets
+	Seed        uint64
+	Keep        Keep
+	MemoryLimit uint64 // bytes for all buffers of the trainer; 0 = what the machine has free
+	MaxTokens   int    // of the longest pack
+	MaxTargets  int    // most targets of a pack; 0 = MaxTokens
+	Threads     int    // 0 = all cores
+
+	Beta1, Beta2, Eps, WeightDecay float64
+}
+
+// native refuses what 32 bits cannot hold; all other rules are the native side's.
+func (p Params) native() (C.cft_trainer_params, error) {
+	for _, v := range []struct {
+		name  string
+		value int
+	}{{"rank", p.Rank}, {"max tokens", p.MaxTokens}, {"max targets", p.MaxTargets}, {"threads", p.Threads}} {
+		if v.value < 0 || v.value > math.MaxInt32 {
+			return C.cft_trainer_params{}, invalid("trainer_params", fmt.Sprintf("%s is %d", v.name, v.value))
+		}
+	}
+	return C.cft_trainer_params{
+		rank:             C.int32_t(p.Rank),
+		alpha:            C.float(p.Alpha),
+		rslora:           flag(p.RSLoRA),
+		dropout:          C.float(p.Dropout),
+		targets:          C.uint32_t(p.Targets),
+		seed:             C.uint64_t(p.Seed),
+		keep_activations: C.int32_t(p.Keep),
+		memory_limit:     C.uint64_t(p.MemoryLimit),
+		max_tokens:       C.int32_t(p.MaxTokens),
+		max_targets:      C.int32_t(p.MaxTargets),
+		n_threads:        C.int32_t(p.Threads),
+		beta1:            C.float(p.Beta1),
+		beta2:            C.float(p.Beta2),
+		eps:              C.float(p.Eps),
+		weight_decay:     C.float(p.WeightDecay),
+	}, nil
+}
+
+// MemoryEstimate has the parts of a trainer's memory in bytes.
+type MemoryEstimate struct {
+	Weights     uint64 `json:"weights"` // mapped from the file
+	Adapter     uint64 `json:"adapter"`
+	Gradients   uint64 `json:"gradients"`
+	Moments     uint64 `json:"moments"`
+	Activations uint64 `json:"activations"` // kept between forward and backward
+	Workspace   uint64 `json:"workspace"`   // one layer's forward and backward
+	Loss        uint64 `json:"loss"`        // the logits chunk
+	Total       uint64 `json:"total"`
+	Keep        Keep   `json:"-"` // what KeepAuto chose
+}
+
+func goEstimate(e C.cft_memory_estimate) MemoryEstimate {
+	return MemoryEstimate{
+		Weights:     uint64(e.weights),
+		Adapter:     uint64(e.adapter),
+		Gradients:   uint64(e.gradients),
+		Moments:     uint64(e.moments),
+		Activations: uint64(e.activations),
+		Workspace:   uint64(e.workspace),
+		Loss:        uint64(e.loss),
+		Total:       uint64(e.total),
+		Keep:        Keep(e.keep_activations),
+	}
+}
