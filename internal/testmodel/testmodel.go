@@ -1,0 +1,179 @@
+// Package testmodel writes tiny llama models with random weights as GGUF files, for tests.
+//
+// The files are complete: libllama loads them, their tokenizer covers every byte string, and they carry a ChatML
+// template. The same options give the same bytes. What such a model generates means nothing.
+package testmodel
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+)
+
+// Type is how matrices are stored. Vectors are always F32.
+type Type uint32
+
+// The types that this package can encode, with GGUF's numbers.
+const (
+	F32  Type = 0
+	F16  Type = 1
+	Q4_0 Type = 2
+	Q4_1 Type = 3
+	Q8_0 Type = 8
+)
+
+// Options describe a model; the zero value of a field takes what Write says in its comment.
+type Options struct {
+	Layers  int // 2
+	Embd    int // 64; a multiple of 32
+	Heads   int // 4
+	KVHeads int // 2; divides Heads
+	HeadDim int // Embd / Heads; even
+	FF      int // 128; a multiple of 32
+	Vocab   int // MinVocab(); larger ones are filled with unused tokens
+	Context int // 2048: the context length that the metadata states
+
+	Type   Type // of all matrices
+	Untied bool // with an output head of its own
+	// RopeFreqs adds Llama 3's frequency factors, so that rotary angles differ from the plain ones.
+	RopeFreqs bool
+	Seed      uint64
+
+	// Architecture is written in the place of llama, to make files that are refused.
+	Architecture string
+	// NaN makes one weight of the first layer's ffn_down not a number, so that every loss is.
+	NaN bool
+}
+
+func (o Options) withDefaults() Options {
+	set := func(field *int, value int) {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	set(&o.Layers, 2)
+	set(&o.Embd, 64)
+	set(&o.Heads, 4)
+	set(&o.KVHeads, 2)
+	set(&o.HeadDim, o.Embd/o.Heads)
+	set(&o.FF, 128)
+	set(&o.Vocab, MinVocab())
+	set(&o.Context, 2048)
+	if o.Architecture == "" {
+		o.Architecture = "llama"
+	}
+	return o
+}
+
+func (o Options) validate() error {
+	switch {
+	case o.Embd%blockSize != 0 || o.FF%blockSize != 0 || (o.Heads*o.HeadDim)%blockSize != 0:
+		return fmt.Errorf("embd %d, ff %d and heads x head dim %d must be multiples of %d", o.Embd, o.FF, o.Heads*o.HeadDim, blockSize)
+	case o.Heads%o.KVHeads != 0:
+		return fmt.Errorf("%d kv heads do not divide %d heads", o.KVHeads, o.Heads)
+	case o.HeadDim%2 != 0:
+		return fmt.Errorf("head dim %d is odd", o.HeadDim)
+	case o.Vocab < MinVocab():
+		return fmt.Errorf("vocab %d is below the tokenizer's %d", o.Vocab, MinVocab())
+	}
+	return nil
+}
+
+// Write writes a model to path.
+func Write(path string, o Options) error {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return fmt.Errorf("write test model: %w", err)
+	}
+	f := newFile()
+	o.metadata(f)
+	if err := o.tensors(f); err != nil {
+		return fmt.Errorf("write test model: %w", err)
+	}
+	if err := f.write(path); err != nil {
+		return fmt.Errorf("write test model: %w", err)
+	}
+	return nil
+}
+
+func (o Options) metadata(f *file) {
+	arch := o.Architecture
+	f.str("general.architecture", arch)
+	f.str("general.name", "test model")
+	f.u32("general.quantization_version", 2)
+	f.u32("general.file_type", map[Type]uint32{F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 7}[o.Type])
+	f.u32(arch+".block_count", uint32(o.Layers))
+	f.u32(arch+".context_length", uint32(o.Context))
+	f.u32(arch+".embedding_length", uint32(o.Embd))
+	f.u32(arch+".feed_forward_length", uint32(o.FF))
+	f.u32(arch+".attention.head_count", uint32(o.Heads))
+	f.u32(arch+".attention.head_count_kv", uint32(o.KVHeads))
+	f.u32(arch+".attention.key_length", uint32(o.HeadDim))
+	f.u32(arch+".attention.value_length", uint32(o.HeadDim))
+	f.f32(arch+".attention.layer_norm_rms_epsilon", 1e-5)
+	f.f32(arch+".rope.freq_base", 10000)
+	f.u32(arch+".rope.dimension_count", uint32(o.HeadDim))
+	f.u32(arch+".vocab_size", uint32(o.Vocab))
+	tokenizerMetadata(f, o.Vocab)
+}
+
+// tensors adds the weights in the order of a converted model. Every matrix is drawn with a standard deviation of
+// 1/sqrt(in), which keeps activations near unit size through the layers and the logits far from uniform.
+func (o Options) tensors(f *file) error {
+	rng := rand.New(rand.NewPCG(o.Seed, 0x7e57))
+	var failed error
+	matrix := func(name string, out, in int, poison bool) {
+		x := normal(rng, out*in, 1/math.Sqrt(float64(in)), 0)
+		if poison {
+			x[len(x)/2] = float32(math.NaN())
+		}
+		data, err := encode(o.Type, x)
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("%s: %w", name, err)
+		}
+		f.tensor(name, o.Type, []int{in, out}, data)
+	}
+	vector := func(name string, x []float32) { f.tensor(name, F32, []int{len(x)}, encodeF32(x)) }
+	norm := func(name string) { vector(name, normal(rng, o.Embd, 0.1, 1)) }
+
+	matrix("token_embd.weight", o.Vocab, o.Embd, false)
+	if o.RopeFreqs {
+		vector("rope_freqs.weight", ropeFactors(o.HeadDim/2))
+	}
+	q, kv := o.Heads*o.HeadDim, o.KVHeads*o.HeadDim
+	for l := range o.Layers {
+		p := fmt.Sprintf("blk.%d.", l)
+		norm(p + "attn_norm.weight")
+		matrix(p+"attn_q.weight", q, o.Embd, false)
+		matrix(p+"attn_k.weight", kv, o.Embd, false)
+		matrix(p+"attn_v.weight", kv, o.Embd, false)
+		matrix(p+"attn_output.weight", o.Embd, q, false)
+		norm(p + "ffn_norm.weight")
+		matrix(p+"ffn_gate.weight", o.FF, o.Embd, false)
+		matrix(p+"ffn_up.weight", o.FF, o.Embd, false)
+		matrix(p+"ffn_down.weight", o.Embd, o.FF, o.NaN && l == 0)
+	}
+	norm("output_norm.weight")
+	if o.Untied {
+		matrix("output.weight", o.Vocab, o.Embd, false)
+	}
+	return failed
+}
+
+func normal(rng *rand.Rand, n int, sigma, mean float64) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(mean + sigma*rng.NormFloat64())
+	}
+	return x
+}
+
+// ropeFactors has the shape of Llama 3's: 1 for the fast pairs, 8 for the slow ones, a slope in between.
+func ropeFactors(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		share := min(max((float64(i)/float64(n)-0.25)*2, 0), 1)
+		x[i] = float32(1 + 7*share)
+	}
+	return x
+}
