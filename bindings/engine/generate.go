@@ -1,0 +1,243 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Generator answers prompts on a session, as many at once as it has sequences.
+//
+// An answer depends on its prompt, its index and the options, not on what runs beside it, as far as libllama's sums do
+// not: products of several rows are added up in another order than those of one, which can tip tokens that are
+// equally likely to the last bits.
+type Generator struct {
+	session *Session
+	vocab   *Vocab
+}
+
+// NewGenerator makes a generator. The session must not be used otherwise while Generate runs.
+func NewGenerator(s *Session, v *Vocab) *Generator { return &Generator{session: s, vocab: v} }
+
+// GenerateOptions decide how prompts are answered.
+type GenerateOptions struct {
+	MaxTokens   int      // of an answer, at least 1
+	Sampling    Sampling // the zero value is greedy
+	StopTokens  []int32  // end an answer, beside the vocabulary's own end tokens
+	StopStrings []string // end an answer where they begin; they are not part of it
+	// OnText, if set, gets the answers' text as soon as it is certain: whole characters that no stop string takes back.
+	// The parts of an answer make up its Completion's Text. It runs on the caller's goroutine.
+	OnText func(prompt int, text string)
+}
+
+// StopReason says why an answer ended.
+type StopReason string
+
+// Why an answer ended.
+const (
+	StopEnd     StopReason = "end"         // the model ended it, or a stop token did
+	StopString  StopReason = "stop_string" // a stop string came
+	StopLength  StopReason = "max_tokens"  // it has MaxTokens tokens
+	StopContext StopReason = "context"     // prompt and answer fill the session's context
+)
+
+// Completion is an answer.
+type Completion struct {
+	Tokens []int32 // as drawn, without the end token; with a stop string, the tokens that spell it are there
+	Text   string  // without stop string and control tokens
+	Reason StopReason
+}
+
+// Generate answers all prompts; completion i belongs to prompts[i]. When ctx ends it returns the answers so far, with
+// an empty Reason where they are unfinished, and an error that wraps ctx.Err().
+func (g *Generator) Generate(ctx context.Context, prompts [][]int32, opts GenerateOptions) ([]Completion, error) {
+	const op = "generate"
+	params := g.session.Params()
+	if opts.MaxTokens < 1 {
+		return nil, invalid(op, fmt.Sprintf("max tokens is %d, must be at least 1", opts.MaxTokens))
+	}
+	if slices.Contains(opts.StopStrings, "") {
+		return nil, invalid(op, "a stop string is empty")
+	}
+	if opts.Sampling == (Sampling{}) {
+		opts.Sampling = Greedy()
+	}
+	for i, p := range prompts {
+		if len(p) == 0 {
+			return nil, invalid(op, fmt.Sprintf("prompt %d is empty", i))
+		}
+		if len(p) > params.NCtx {
+			return nil, invalid(op, fmt.Sprintf("prompt %d has %d tokens, the context %d", i, len(p), params.NCtx))
+		}
+	}
+	if err := g.session.Forget(-1); err != nil {
+		return nil, err
+	}
+	r := &generation{Generator: g, opts: opts, prompts: prompts, results: make([]Completion, len(prompts)), free: params.NCtx}
+	r.slots = make([]*answer, min(params.NSequences, len(prompts)))
+	err := r.run(ctx)
+	for _, a := range r.slots { // what was cut short
+		if a != nil {
+			r.results[a.prompt] = a.completion("")
+		}
+	}
+	if forgetErr := g.session.Forget(-1); err == nil {
+		err = forgetErr
+	}
+	return r.results, err
+}
+
+// generation is one call of Generate.
+type generation struct {
+	*Generator
+	opts    GenerateOptions
+	prompts [][]int32
+	results []Completion
+	slots   []*answer // by sequence id; nil = unused
+	next    int       // first prompt that has not begun
+	free    int       // cache tokens that are not promised to an answer
+	batch   batch
+}
+
+// answer is a prompt in work.
+type answer struct {
+	prompt   int
+	pending  []int32 // to be decoded: what is left of the prompt, then the token drawn last
+	position int32   // of pending[0]
+	reserved int     // cache tokens promised to it
+	room     int     // tokens that it may have
+	tokens   []int32
+	text     stopText
+	row      int // of the current batch that its next token is drawn from; -1 = none
+}
+
+func (a *answer) completion(reason StopReason) Completion {
+	return Completion{Tokens: a.tokens, Text: a.text.all(), Reason: reason}
+}
+
+func (r *generation) run(ctx context.Context) error {
+	for {
+		r.fill()
+		if !slices.ContainsFunc(r.slots, func(a *answer) bool { return a != nil }) {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("engine: generate: %w", err)
+		}
+		r.compose()
+		if err := r.session.Decode(r.batch.tokens, r.batch.positions, r.batch.seqIDs, r.batch.want); err != nil {
+			return err
+		}
+		for seq, a := range r.slots {
+			if a == nil || a.row < 0 {
+				continue
+			}
+			if err := r.draw(int32(seq), a); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// fill gives waiting prompts to unused sequences, in order, as far as the cache has room for whole answers. So no answer
+// ever runs out of cache because of the others, and the first prompt in line always gets its turn.
+func (r *generation) fill() {
+	for seq := range r.slots {
+		if r.slots[seq] != nil || r.next == len(r.prompts) {
+			continue
+		}
+		prompt := r.prompts[r.next]
+		nCtx := r.session.Params().NCtx
+		// The token drawn last is never decoded, so it takes no cache.
+		need := min(len(prompt)+r.opts.MaxTokens-1, nCtx)
+		if need > r.free {
+			return
+		}
+		r.slots[seq] = &answer{
+			prompt:   r.next,
+			pending:  slices.Clone(prompt),
+			reserved: need,
+			room:     min(r.opts.MaxTokens, nCtx-len(prompt)+1),
+			text:     stopText{stops: r.opts.StopStrings},
+		}
+		r.free -= need
+		r.next++
+	}
+}
+
+type batch struct {
+	tokens, positions, seqIDs []int32
+	want                      []bool
+}
+
+// compose makes the next batch: first one token of each answer in generation, then prompts, as much as fits.
+func (r *generation) compose() {
+	b := &r.batch
+	b.tokens, b.positions, b.seqIDs, b.want = b.tokens[:0], b.positions[:0], b.seqIDs[:0], b.want[:0]
+	nBatch := r.session.Params().NBatch
+	for _, prompts := range []bool{false, true} {
+		for seq, a := range r.slots {
+			if a == nil || (len(a.tokens) == 0) != prompts {
+				continue
+			}
+			a.row = -1
+			n := min(len(a.pending), nBatch-len(b.tokens))
+			for _, token := range a.pending[:n] {
+				b.tokens = append(b.tokens, token)
+				b.positions = append(b.positions, a.position)
+				b.seqIDs = append(b.seqIDs, int32(seq))
+				b.want = append(b.want, false)
+				a.position++
+			}
+			a.pending = a.pending[n:]
+			if n > 0 && len(a.pending) == 0 {
+				a.row = len(b.tokens) - 1
+				b.want[a.row] = true
+			}
+		}
+	}
+}
+
+// draw takes the next token of an answer and ends the answer if that is its last.
+func (r *generation) draw(seq int32, a *answer) error {
+	// The counter has the prompt's index in its upper half: no draw of a call is the same as another, and none depends
+	// on the order of work.
+	token, err := r.session.Sample(a.row, r.opts.Sampling, uint64(a.prompt)<<32|uint64(len(a.tokens)))
+	if err != nil {
+		return fmt.Errorf("prompt %d: token %d: %w", a.prompt, len(a.tokens), err)
+	}
+	a.row = -1
+	if r.vocab.IsEOG(token) || slices.Contains(r.opts.StopTokens, token) {
+		return r.finish(seq, a, StopEnd)
+	}
+	a.tokens = append(a.tokens, token)
+	stopped := false
+	if !r.vocab.IsControl(token) {
+		stopped = a.text.add(r.vocab.TokenText(token))
+	}
+	switch {
+	case stopped:
+		return r.finish(seq, a, StopString)
+	case len(a.tokens) == r.opts.MaxTokens:
+		return r.finish(seq, a, StopLength)
+	case len(a.tokens) == a.room:
+		return r.finish(seq, a, StopContext)
+	}
+	r.emit(a, a.text.certain())
+	a.pending = append(a.pending[:0], token)
+	return nil
+}
+
+func (r *generation) finish(seq int32, a *answer, reason StopReason) error {
+	r.emit(a, a.text.rest())
+	r.results[a.prompt] = a.completion(reason)
+	r.slots[seq] = nil
+	r.free += a.reserved
+	return r.session.Forget(seq)
+}
+
+func (r *generation) emit(a *answer, text string) {
+	if r.opts.OnText != nil && text != "" {
+		r.opts.OnText(a.prompt, text)
+	}
+}
