@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,6 +218,27 @@ func TestFilesAreFormatted(t *testing.T) {
 			t.Errorf("%s: %v", f.path, err)
 		} else if !bytes.Equal(formatted, f.src) {
 			t.Errorf("%s is not formatted with gofmt", f.path)
+		}
+	}
+}
+
+// Whoever adds a module says under which licence it comes.
+func TestNoticeNamesEveryModule(t *testing.T) {
+	gomod, err := os.ReadFile(filepath.Join(moduleRoot, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	notice, err := os.ReadFile(filepath.Join(moduleRoot, "NOTICE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	required := regexp.MustCompile(`(?m)^(?:require )?\s*(\S+\.\S+/\S+) v\S+`).FindAllSubmatch(gomod, -1)
+	if len(required) == 0 {
+		t.Fatal("no requirement found in go.mod")
+	}
+	for _, m := range required {
+		if !bytes.Contains(notice, append([]byte("  "), append(m[1], ' ')...)) {
+			t.Errorf("NOTICE does not name %s", m[1])
 		}
 	}
 }
