@@ -84,6 +84,9 @@ func DrainLog() []string {
 // CPUFeatures names the instruction sets that the CPU kernels use here.
 func CPUFeatures() string { return C.GoString(C.cft_cpu_features()) }
 
+// LibraryVersions names the libraries underneath.
+func LibraryVersions() []string { return strings.Split(C.GoString(C.cft_library_versions()), "\n") }
+
 // BenchSGEMM returns the rate of products of an m x k by a k x n matrix in FLOP per second, the best of some
 // repetitions. threads 0 means all cores.
 func BenchSGEMM(m, n, k, threads int) (float64, error) {

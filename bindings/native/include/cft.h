@@ -80,6 +80,9 @@ CFT_API size_t cft_log_drain(char *buf, size_t capacity);
 // cft_cpu_features returns the instruction sets that the CPU kernels use here ("avx512", "avx2+fma", "generic").
 CFT_API const char *cft_cpu_features(void);
 
+// cft_library_versions names the libraries underneath, one per line ("ggml 0.0.0 (v0.17.4)").
+CFT_API const char *cft_library_versions(void);
+
 // ---- model
 
 typedef struct cft_model cft_model;

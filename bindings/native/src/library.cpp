@@ -209,6 +209,9 @@ ggml_backend_dev_t cpu_device() {
 
 } // namespace cft
 
+// Other CBLAS libraries have no such function.
+extern "C" char *openblas_get_config(void) __attribute__((weak));
+
 using namespace cft;
 
 cft_status cft_init(const char *backend_dir, size_t backend_dir_len, cft_error *err) {
@@ -274,4 +277,15 @@ const char *cft_cpu_features(void) {
     }
 #endif
     return "generic";
+}
+
+const char *cft_library_versions(void) {
+    static const std::string *versions = [] {
+        std::string v = std::string("ggml and libllama ") + ggml_version() + " (" + ggml_commit() + ")";
+        if (openblas_get_config) {
+            v += std::string("\n") + openblas_get_config();
+        }
+        return new std::string(v); // never destroyed: callers keep the pointer
+    }();
+    return versions->c_str();
 }

@@ -474,6 +474,8 @@ void test_library() {
     const std::string features = cft_cpu_features();
     CHECK(features == "avx512" || features == "avx2+fma" || features == "generic");
 
+    CHECK(std::string(cft_library_versions()).find("ggml") == 0);
+
     std::vector<char> buf(1 << 20);
     while (cft_log_drain(buf.data(), buf.size()) > 0) {
     }
