@@ -1,0 +1,399 @@
+package chat
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"cftune/trainer/dataset"
+)
+
+// ignore marks a label without loss.
+const ignore = dataset.IgnoreLabel
+
+// piece is a control token or a run of text at a place of the rendered conversation.
+type piece struct {
+	control int32 // -1: text
+	text    string
+	start   int // bytes from the start of the rendered text
+}
+
+func (p piece) end() int { return p.start + len(p.text) }
+
+// trim says on which sides a control token eats white space (lstrip and rstrip of Hugging Face's added tokens).
+type trim struct{ left, right bool }
+
+// EncodePrompt returns the tokens after which the model generates the assistant's next turn.
+func (t *Template) EncodePrompt(messages []dataset.Message) ([]int32, error) {
+	spans, err := t.spans(t.withSystem(messages), true)
+	if err != nil {
+		return nil, err
+	}
+	pieces, err := t.pieces(spans)
+	if err != nil {
+		return nil, err
+	}
+	tokens, _, err := t.tokenize(pieces, nil)
+	return tokens, err
+}
+
+// target is a learned part of the rendered text, in bytes: from where the assistant's turn is generated to the end of
+// the token that ends it.
+type target struct{ start, end int }
+
+// Encode returns tokens and unshifted labels of a conversation: a label is the token itself where it is learned,
+// dataset.IgnoreLabel elsewhere. train says which messages are learned (nil: all of the assistant's). What follows the
+// last learned token is left out.
+func (t *Template) Encode(messages []dataset.Message, train []bool) (tokens, labels []int32, err error) {
+	if train, err = learned(messages, train); err != nil {
+		return nil, nil, err
+	}
+	all := t.withSystem(messages)
+	train = append(make([]bool, len(all)-len(messages)), train...)
+	spans, err := t.spans(all, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	pieces, err := t.pieces(spans)
+	if err != nil {
+		return nil, nil, err
+	}
+	var targets []target
+	for i := range all {
+		if !train[i] {
+			continue
+		}
+		found, err := t.target(all, i, spans, pieces)
+		if err != nil {
+			return nil, nil, err
+		}
+		targets = append(targets, found)
+	}
+	return t.tokenize(pieces, targets)
+}
+
+// learned checks which messages are learned.
+func learned(messages []dataset.Message, train []bool) ([]bool, error) {
+	if train == nil {
+		train = make([]bool, len(messages))
+		for i, m := range messages {
+			train[i] = m.Role == dataset.RoleAssistant
+		}
+	}
+	if len(train) != len(messages) {
+		return nil, fmt.Errorf("encode conversation: %d messages but %d masks", len(messages), len(train))
+	}
+	for i, m := range messages {
+		switch {
+		case train[i] && m.Role != dataset.RoleAssistant:
+			return nil, fmt.Errorf("encode conversation: message %d is the %s's and cannot be learned", i, m.Role)
+		case train[i] && m.Content == "":
+			return nil, fmt.Errorf("encode conversation: message %d is to be learned but is empty", i)
+		}
+	}
+	if !slices.Contains(train, true) {
+		return nil, errors.New("encode conversation: no message is to be learned")
+	}
+	return train, nil
+}
+
+// target finds message i's learned part. It begins where a prompt of the messages before it ends: that is where
+// generation begins, even if the template puts more before the content (an empty <think></think>).
+func (t *Template) target(messages []dataset.Message, i int, spans []span, pieces []piece) (target, error) {
+	prompt, err := t.render(messages[:i], true)
+	if err != nil {
+		return target{}, err
+	}
+	if !hasPrefix(spans, prompt) {
+		return target{}, fmt.Errorf("chat template: renders the messages before message %d differently once it is there, "+
+			"so that what is learned would not follow the prompt of inference", i)
+	}
+	for _, p := range pieces {
+		if p.control < 0 || p.start < len(prompt) || !t.tok.IsEOG(p.control) {
+			continue
+		}
+		found := target{len(prompt), p.end()}
+		return found, within(found, messages[i], i, spans)
+	}
+	return target{}, fmt.Errorf("chat template: does not end message %d with a token that ends generation", i)
+}
+
+// hasPrefix reports whether the spans' joined text begins with prefix.
+func hasPrefix(spans []span, prefix string) bool {
+	for _, s := range spans {
+		n := min(len(s.text), len(prefix))
+		if s.text[:n] != prefix[:n] {
+			return false
+		}
+		prefix = prefix[n:]
+	}
+	return prefix == ""
+}
+
+// within checks that the message's words, all of them, are in the target.
+func within(found target, m dataset.Message, i int, spans []span) error {
+	at, located, inside := 0, false, false
+	for _, s := range spans {
+		if s.message == i {
+			located = true
+			inside = at >= found.start && at+len(s.text) <= found.end
+		}
+		at += len(s.text)
+	}
+	if !located && len(spans) == 1 && spans[0].message == markup {
+		inside = strings.Contains(spans[0].text[found.start:found.end], strings.TrimFunc(m.Content, isSpace))
+	}
+	if !inside {
+		return fmt.Errorf("chat template: alters or moves what message %d (%s) says, so that it cannot be learned as it stands", i, m.Role)
+	}
+	return nil
+}
+
+// pieces cuts the spans into control tokens, which only markup has, and runs of text between them. A run goes across
+// the borders of markup and content: there tokens may join, as they do at inference.
+func (t *Template) pieces(spans []span) ([]piece, error) {
+	var list []piece
+	at := 0
+	addText := func(text string) {
+		if n := len(list); n > 0 && list[n-1].control < 0 {
+			list[n-1].text += text
+		} else {
+			list = append(list, piece{-1, text, at})
+		}
+		at += len(text)
+	}
+	for _, s := range spans {
+		if s.message != markup {
+			addText(s.text)
+			continue
+		}
+		parts, err := t.splitMarkup(s.text)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range parts {
+			if p.control < 0 {
+				addText(p.text)
+				continue
+			}
+			list = append(list, piece{p.control, p.text, at})
+			at += len(p.text)
+		}
+	}
+	return list, nil
+}
+
+// maxCachedMarkup bounds a cached markup, in bytes, and maxCached their number.
+const (
+	maxCachedMarkup = 4096
+	maxCached       = 256
+)
+
+// splitMarkup tells control tokens from text in markup, and checks that the parts have the tokens of the whole.
+func (t *Template) splitMarkup(text string) ([]piece, error) {
+	t.cache.mu.Lock()
+	known, ok := t.cache.pieces[text]
+	t.cache.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	whole, err := t.tok.Tokenize(text, true)
+	if err != nil {
+		return nil, err
+	}
+	var list []piece
+	at := 0
+	for _, token := range whole {
+		if !t.tok.IsControl(token) {
+			continue
+		}
+		spelling := t.tok.TokenText(token)
+		skip := strings.Index(text[at:], spelling)
+		if spelling == "" || skip < 0 {
+			return nil, fmt.Errorf("chat template: control token %d (%q) is not spelt so in the markup %q", token, spelling, text)
+		}
+		if skip > 0 {
+			list = append(list, piece{-1, text[at : at+skip], at})
+		}
+		at += skip
+		list = append(list, piece{token, spelling, at})
+		at += len(spelling)
+	}
+	if at < len(text) {
+		list = append(list, piece{-1, text[at:], at})
+	}
+	composed, err := t.join(list, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Equal(composed, whole) {
+		return nil, fmt.Errorf("chat template: the vocabulary has other tokens for the markup %q than for its parts", text)
+	}
+	t.cache.mu.Lock()
+	if len(text) <= maxCachedMarkup && len(t.cache.pieces) < maxCached {
+		t.cache.pieces[text] = list
+	}
+	t.cache.mu.Unlock()
+	return list, nil
+}
+
+// tokenize returns the pieces' tokens with BOS in front, and their labels. With targets it ends with the last of them.
+func (t *Template) tokenize(pieces []piece, targets []target) (tokens, labels []int32, err error) {
+	if bos := t.tok.BOS(); t.tok.AddBOS() && bos >= 0 && (len(pieces) == 0 || pieces[0].control != bos) {
+		tokens = append(tokens, bos)
+	}
+	if len(targets) > 0 {
+		if pieces, err = cut(pieces, targets); err != nil {
+			return nil, nil, err
+		}
+	}
+	var starts []int // number of the piece that each token comes from
+	body, err := t.join(pieces, targets, &starts)
+	if err != nil {
+		return nil, nil, err
+	}
+	labels = slices.Repeat([]int32{ignore}, len(tokens))
+	for k, token := range body {
+		label := int32(ignore)
+		for _, span := range targets {
+			if at := pieces[starts[k]].start; at >= span.start && at < span.end {
+				label = token
+			}
+		}
+		labels = append(labels, label)
+	}
+	return append(tokens, body...), labels, nil
+}
+
+// cut splits text at the targets' starts and drops what comes after the last target.
+func cut(pieces []piece, targets []target) ([]piece, error) {
+	var list []piece
+	for _, p := range pieces {
+		for _, span := range targets {
+			if span.start <= p.start || span.start >= p.end() {
+				continue
+			}
+			if p.control >= 0 {
+				return nil, fmt.Errorf("chat template: a prompt ends within the token %q", p.text)
+			}
+			head := span.start - p.start
+			list = append(list, piece{-1, p.text[:head], p.start})
+			p = piece{-1, p.text[head:], span.start}
+		}
+		if p.start < targets[len(targets)-1].end {
+			list = append(list, p)
+		}
+	}
+	return list, nil
+}
+
+// join tokenizes piece by piece. Text is never parsed for control tokens. starts, if not nil, gets the piece's number
+// for each token.
+func (t *Template) join(pieces []piece, targets []target, starts *[]int) ([]int32, error) {
+	var tokens []int32
+	for i, p := range pieces {
+		part := []int32{p.control}
+		if p.control < 0 {
+			text, err := t.strip(pieces, i, targets)
+			if err != nil {
+				return nil, err
+			}
+			midText := i > 0 && pieces[i-1].control < 0
+			if part, err = t.run(text, midText); err != nil {
+				return nil, err
+			}
+		}
+		tokens = append(tokens, part...)
+		if starts != nil {
+			*starts = append(*starts, slices.Repeat([]int{i}, len(part))...)
+		}
+	}
+	return tokens, nil
+}
+
+// strip takes off text the white space that the control tokens beside it eat. What begins a target is generated, not
+// tokenized from text, and stays.
+func (t *Template) strip(pieces []piece, i int, targets []target) (string, error) {
+	text := pieces[i].text
+	if i+1 < len(pieces) && pieces[i+1].control >= 0 {
+		eats, err := t.trimOf(pieces[i+1].control)
+		if err != nil {
+			return "", err
+		}
+		if eats.left {
+			text = strings.TrimRightFunc(text, isSpaceC)
+		}
+	}
+	begins := slices.ContainsFunc(targets, func(s target) bool { return s.start == pieces[i].start })
+	if i > 0 && pieces[i-1].control >= 0 && !begins {
+		eats, err := t.trimOf(pieces[i-1].control)
+		if err != nil {
+			return "", err
+		}
+		if eats.right {
+			text = strings.TrimLeftFunc(text, isSpaceC)
+		}
+	}
+	return text, nil
+}
+
+// run tokenizes a run of text. midText: text comes before it, so that a vocabulary which puts a space before text must
+// not put one here; a newline in front, whose tokens are taken off again, keeps it from that.
+func (t *Template) run(text string, midText bool) ([]int32, error) {
+	if text == "" {
+		return nil, nil
+	}
+	if !midText || !t.addsSpace {
+		return t.tok.Tokenize(text, false)
+	}
+	const fence = "\n"
+	lead, err := t.tok.Tokenize(fence, false)
+	if err != nil {
+		return nil, err
+	}
+	fenced, err := t.tok.Tokenize(fence+text, false)
+	if err != nil {
+		return nil, err
+	}
+	if len(fenced) <= len(lead) || !slices.Equal(fenced[:len(lead)], lead) {
+		return nil, fmt.Errorf("encode conversation: the vocabulary joins a newline with what follows in %.40q", text)
+	}
+	return fenced[len(lead):], nil
+}
+
+// trimOf finds out, once, on which sides a control token eats white space.
+func (t *Template) trimOf(control int32) (trim, error) {
+	t.cache.mu.Lock()
+	known, ok := t.cache.trims[control]
+	t.cache.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	const word, space = "a", " \n"
+	spelling := t.tok.TokenText(control)
+	var probes [5][]int32
+	for i, text := range []string{word, word + space, space + word, word + space + spelling, spelling + space + word} {
+		tokens, err := t.tok.Tokenize(text, true)
+		if err != nil {
+			return trim{}, err
+		}
+		probes[i] = tokens
+	}
+	// Eaten: the tokens are those of the word without the space, where the space by itself would make others.
+	found := trim{
+		left:  slices.Equal(probes[3], append(slices.Clone(probes[0]), control)) && !slices.Equal(probes[1], probes[0]),
+		right: slices.Equal(probes[4], append([]int32{control}, probes[0]...)) && !slices.Equal(probes[2], probes[0]),
+	}
+	t.cache.mu.Lock()
+	t.cache.trims[control] = found
+	t.cache.mu.Unlock()
+	return found, nil
+}
+
+// isSpace is white space as Jinja's trim takes it.
+func isSpace(r rune) bool { return unicode.IsSpace(r) }
+
+// isSpaceC is white space as llama.cpp's tokenizer takes it (isspace in the C locale).
+func isSpaceC(r rune) bool { return r == ' ' || r >= '\t' && r <= '\r' }
