@@ -1,0 +1,37 @@
+// rows.h - row-wise kernels of the CPU engine, in one version per instruction set, chosen at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cft::cpu {
+
+// All matrices are row-major and contiguous unless a stride is named.
+struct row_kernels {
+    const char *name; // "avx512", "avx2+fma", "generic"
+
+    // y[i] = x[i] / rms(x[i]) * w, for n rows of d.
+    void (*rmsnorm)(const float *x, const float *w, float *y, size_t n, size_t d, float eps);
+    // dx[i] += the gradient of rmsnorm at x[i] for the output gradient dy[i].
+    void (*rmsnorm_backward)(const float *dy, const float *x, const float *w, float *dx, size_t n, size_t d, float eps);
+    // Rotates pairs (2j, 2j+1), j < n_rot/2, of every head of every row by its angle; cos_sin: [n][n_rot], cosines first.
+    // sign -1 rotates back.
+    void (*rope)(float *x, size_t n, size_t n_head, size_t head_dim, size_t n_rot, const float *cos_sin, float sign);
+    // act = silu(gate) * up, n elements.
+    void (*swiglu)(const float *gate, const float *up, float *act, size_t n);
+    // d_gate and d_up of the above for d_act; d_gate may be d_act.
+    void (*swiglu_backward)(const float *d_act, const float *gate, const float *up, float *d_gate, float *d_up, size_t n);
+    // Turns one row of v logits into weight * (softmax - onehot(target)), returns -log softmax[target].
+    double (*cross_entropy)(float *logits, size_t v, size_t target, float weight);
+    // The same without the gradient.
+    double (*cross_entropy_loss)(const float *logits, size_t v, size_t target);
+    // y += x, n elements.
+    void (*add)(float *y, const float *x, size_t n);
+    // AdamW of n elements: g is the accumulated gradient, scaled by g_scale; c1, c2 are 1 - beta^t.
+    void (*adamw)(float *p, const float *g, float *m, float *v, size_t n, float g_scale, float lr, float beta1, float beta2,
+                  float eps, float weight_decay, float c1, float c2);
+};
+
+const row_kernels &rows();
+
+} // namespace cft::cpu

@@ -1,0 +1,11 @@
+// rows_avx512.cpp - rows_kernels.inc compiled for AVX512.
+#include "rows.h"
+
+#include <cmath>
+#include <cstring>
+
+#define ROWS_NAME "avx512"
+namespace cft::cpu::avx512 {
+#include "rows_kernels.inc"
+const row_kernels &row_kernels_here() { return kernels; }
+} // namespace cft::cpu::avx512

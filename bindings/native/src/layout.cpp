@@ -1,0 +1,115 @@
+// layout.cpp - sizes of a trainer's buffers, and the choice of what is kept.
+#include "failure.h"
+#include "library.h"
+#include "trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+namespace cft {
+namespace {
+
+constexpr size_t  loss_chunk_bytes = size_t(64) << 20;
+constexpr double  usable_memory    = 0.9; // of what the machine has free, when no limit is set
+constexpr int     all_modules      = 7;
+
+} // namespace
+
+int resolve_threads(int32_t n_threads) {
+    return n_threads > 0 ? n_threads : std::max(1, int(std::thread::hardware_concurrency()));
+}
+
+void check_params(const cft_trainer_params &p) {
+    const auto refuse = [](const std::string &what) { throw failure(CFT_ERR_INVALID_ARGUMENT, what); };
+    if (p.rank < 1 || p.rank > 4096) {
+        refuse("rank must be within 1..4096, got " + std::to_string(p.rank));
+    }
+    if (!std::isfinite(p.alpha) || p.alpha <= 0) {
+        refuse("alpha must be a positive number");
+    }
+    if (!(p.dropout >= 0 && p.dropout < 1)) {
+        refuse("dropout must be within [0, 1)");
+    }
+    if ((p.targets & CFT_TARGET_ALL_LINEAR) == 0 || (p.targets & ~uint32_t(CFT_TARGET_ALL_LINEAR)) != 0) {
+        refuse("targets must be a non-empty set of CFT_TARGET_ bits");
+    }
+    if (p.keep_activations < CFT_KEEP_AUTO || p.keep_activations > CFT_KEEP_LAYERS) {
+        refuse("keep_activations must be auto, all or layers");
+    }
+    if (p.max_tokens < 1 || p.max_tokens > (1 << 24)) {
+        refuse("max_tokens must be within 1..16777216, got " + std::to_string(p.max_tokens));
+    }
+    if (p.max_targets < 0 || p.max_targets > p.max_tokens) {
+        refuse("max_targets must be within 0..max_tokens");
+    }
+    if (p.n_threads < 0 || p.n_threads > 1024) {
+        refuse("n_threads must be within 0..1024");
+    }
+    if (!(p.beta1 >= 0 && p.beta1 < 1 && p.beta2 >= 0 && p.beta2 < 1 && p.eps > 0 && p.weight_decay >= 0) ||
+        !std::isfinite(p.eps) || !std::isfinite(p.weight_decay)) {
+        refuse("beta1 and beta2 must be within [0, 1), eps above 0, weight_decay at least 0");
+    }
+}
+
+layout::layout(const cft_model &model, const cft_trainer_params &p, bool keep) {
+    const auto  &hp = model.hp;
+    const size_t d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q = size_t(hp.n_head) * size_t(hp.head_dim),
+                 kv = size_t(hp.n_head_kv) * size_t(hp.head_dim), r = size_t(p.rank), layers = size_t(hp.n_layer);
+    keep_all    = keep;
+    threads     = resolve_threads(p.n_threads);
+    max_tokens  = p.max_tokens;
+    max_targets = p.max_targets > 0 ? p.max_targets : p.max_tokens;
+    const size_t t = size_t(max_tokens);
+
+    const size_t in[all_modules]  = {d, d, d, q, d, d, ff};
+    const size_t out[all_modules] = {q, kv, kv, d, ff, ff, d};
+    for (int m = 0; m < all_modules; m++) {
+        if (p.targets & (1u << m)) {
+            n_params += layers * r * (in[m] + out[m]);
+        }
+    }
+    inputs = t * d;
+    rest   = t * (2 * q + 2 * kv + size_t(hp.n_head) + d + 2 * ff + all_modules * r);
+    // Layer inputs, the last layer's output, and every layer's rest or one for all.
+    activations = inputs * layers + t * d + rest * (keep ? layers : 1);
+    // xn, xr, d, d2 (n_embd each), act, d_act, d_up (n_ff), dq, dattn (q), dk, dv, dx of q (n_embd), U, rope table.
+    workspace = t * (6 * d + 3 * ff + 2 * q + 2 * kv + 2 * r + size_t(hp.n_rot));
+    loss_rows = std::max<int64_t>(threads, int64_t(loss_chunk_bytes / sizeof(float)) / hp.n_vocab);
+    loss_rows = std::min<int64_t>(loss_rows, max_targets);
+    loss      = size_t(loss_rows) * size_t(hp.n_vocab);
+    const cpu::attention_shape shape{hp.n_head, hp.n_head_kv, hp.head_dim, 1.0f};
+    attention_bytes = cpu::attention_workspace_bytes(shape, t, t, threads);
+}
+
+cft_memory_estimate layout::estimate(const cft_model &model) const {
+    cft_memory_estimate e{};
+    e.weights          = model.weight_bytes;
+    e.adapter          = n_params * sizeof(float);
+    e.gradients        = n_params * sizeof(float);
+    e.moments          = 2 * n_params * sizeof(float);
+    e.activations      = activations * sizeof(float);
+    e.workspace        = (workspace + cpu::tile_floats * size_t(threads)) * sizeof(float) + attention_bytes;
+    e.loss             = loss * sizeof(float);
+    e.total            = e.weights + e.adapter + e.gradients + e.moments + e.activations + e.workspace + e.loss;
+    e.keep_activations = keep_all ? CFT_KEEP_ALL : CFT_KEEP_LAYERS;
+    return e;
+}
+
+layout choose_layout(const cft_model &model, const cft_trainer_params &p) {
+    check_params(p);
+    const uint64_t limit = p.memory_limit ? p.memory_limit : uint64_t(double(host_memory().free) * usable_memory);
+    // The limit is for buffers: mapped weights can be dropped and read again.
+    const auto needs = [&](const layout &l) { return l.estimate(model).total - model.weight_bytes; };
+    layout all(model, p, true), layers(model, p, false);
+    if (p.keep_activations == CFT_KEEP_ALL || (p.keep_activations == CFT_KEEP_AUTO && needs(all) <= limit)) {
+        layers = all;
+    }
+    if (needs(layers) > limit) {
+        throw failure(CFT_ERR_NO_MEMORY, "training needs " + std::to_string(needs(layers) >> 20) + " MiB of buffers, the limit is " +
+                                             std::to_string(limit >> 20) + " MiB");
+    }
+    return layers;
+}
+
+} // namespace cft
