@@ -28,6 +28,8 @@ type GenerateOptions struct {
 	// OnText, if set, gets the answers' text as soon as it is certain: whole characters that no stop string takes back.
 	// The parts of an answer make up its Completion's Text. It runs on the caller's goroutine.
 	OnText func(prompt int, text string)
+	// OnDone, if set, gets each answer when it is complete, in the order in which they end.
+	OnDone func(prompt int, c Completion)
 }
 
 // StopReason says why an answer ended.
@@ -231,6 +233,9 @@ func (r *generation) draw(seq int32, a *answer) error {
 func (r *generation) finish(seq int32, a *answer, reason StopReason) error {
 	r.emit(a, a.text.rest())
 	r.results[a.prompt] = a.completion(reason)
+	if r.opts.OnDone != nil {
+		r.opts.OnDone(a.prompt, r.results[a.prompt])
+	}
 	r.slots[seq] = nil
 	r.free += a.reserved
 	return r.session.Forget(seq)

@@ -18,13 +18,20 @@ type Model struct {
 
 // ModelInfo is what a GGUF says about its model.
 type ModelInfo struct {
-	Architecture                  string
-	Layers, Embedding, FF         int
-	Heads, HeadsKV, HeadDim       int
-	Vocab, ContextTrain           int
-	TiedOutput                    bool
-	RopeFreqBase, RMSEps          float32
-	WeightBytes, NumberParameters uint64
+	Architecture     string  `json:"architecture"`
+	Layers           int     `json:"layers"`
+	Embedding        int     `json:"embedding"`
+	FF               int     `json:"ff"`
+	Heads            int     `json:"heads"`
+	HeadsKV          int     `json:"heads_kv"`
+	HeadDim          int     `json:"head_dim"`
+	Vocab            int     `json:"vocab"`
+	ContextTrain     int     `json:"context_train"`
+	TiedOutput       bool    `json:"tied_output"` // the output head is the token embedding
+	RopeFreqBase     float32 `json:"rope_freq_base"`
+	RMSEps           float32 `json:"rms_eps"`
+	WeightBytes      uint64  `json:"weight_bytes"` // as stored
+	NumberParameters uint64  `json:"parameters"`
 }
 
 // Load maps the GGUF at path and checks every tensor that training needs. device is auto, cpu or a name from Devices.

@@ -16,9 +16,10 @@ type Vocab struct {
 	c  *C.cft_vocab
 
 	// Read once by OpenVocab, so that looking a token up does not cross to C. They stay readable after Close.
-	info   VocabInfo
-	pieces []string // as text of control tokens too
-	kinds  []TokenKind
+	info     VocabInfo
+	template string
+	pieces   []string // as text of control tokens too
+	kinds    []TokenKind
 }
 
 // VocabInfo has the special tokens, -1 where the model has none, and what the GGUF asks of callers.
@@ -73,6 +74,13 @@ func (v *Vocab) readTables() error {
 	v.pieces = make([]string, v.info.Tokens)
 	v.kinds = make([]TokenKind, v.info.Tokens)
 	buf := make([]byte, 256)
+	template, err := readText("vocab_chat_template", &buf, func(p *C.char, capacity C.size_t, n *C.size_t, ce *C.cft_error) C.cft_status {
+		return C.cft_vocab_chat_template(v.c, p, capacity, n, ce)
+	})
+	if err != nil {
+		return err
+	}
+	v.template = template
 	for token := range v.pieces {
 		piece, err := v.readPiece(C.int32_t(token), &buf)
 		if err != nil {
@@ -88,16 +96,21 @@ func (v *Vocab) readTables() error {
 	return nil
 }
 
-// readPiece grows buf where a piece is longer.
 func (v *Vocab) readPiece(token C.int32_t, buf *[]byte) (string, error) {
+	return readText("vocab_piece", buf, func(p *C.char, capacity C.size_t, n *C.size_t, ce *C.cft_error) C.cft_status {
+		return C.cft_vocab_piece(v.c, token, 1, p, capacity, n, ce)
+	})
+}
+
+// readText returns what call writes, and grows buf where that is longer.
+func readText(op string, buf *[]byte, call func(p *C.char, capacity C.size_t, n *C.size_t, ce *C.cft_error) C.cft_status) (string, error) {
 	for {
 		var (
 			n  C.size_t
 			ce C.cft_error
 		)
 		p := (*C.char)(unsafe.Pointer(unsafe.SliceData(*buf)))
-		st := C.cft_vocab_piece(v.c, token, 1, p, C.size_t(len(*buf)), &n, &ce)
-		if err := check("vocab_piece", st, &ce); err != nil {
+		if err := check(op, call(p, C.size_t(len(*buf)), &n, &ce), &ce); err != nil {
 			return "", err
 		}
 		if int(n) <= len(*buf) {
@@ -117,6 +130,9 @@ func (v *Vocab) Close() {
 
 // Info returns the special tokens.
 func (v *Vocab) Info() VocabInfo { return v.info }
+
+// ChatTemplate returns the Jinja source of the model's chat template, "" where it has none.
+func (v *Vocab) ChatTemplate() string { return v.template }
 
 // Tokenize returns the tokens of text, which must be UTF-8, without BOS or EOS. With parseSpecial, text that spells a
 // control token becomes that token; without, it stays text.

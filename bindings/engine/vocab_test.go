@@ -37,6 +37,7 @@ func TestControlTokensNeedParseSpecial(t *testing.T) {
 	require.Equal(t, "<|im_end|>", v.TokenText(last))
 	require.Equal(t, "user\nhi", v.Detokenize(tokens, false))
 	require.Equal(t, last, v.EOS())
+	require.Contains(t, v.ChatTemplate(), "<|im_start|>")
 
 	asText, err := v.Tokenize("<|im_end|>", false)
 	require.NoError(t, err)

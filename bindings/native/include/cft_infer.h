@@ -35,6 +35,9 @@ CFT_API cft_status cft_vocab_piece(const cft_vocab *vocab, int32_t token, int32_
                                    char *buf, size_t capacity, size_t *n_out, cft_error *err);
 // is_control, is_eog: 0 or 1.
 CFT_API cft_status cft_vocab_token_kind(const cft_vocab *vocab, int32_t token, int32_t *is_control, int32_t *is_eog, cft_error *err);
+// cft_vocab_chat_template writes the Jinja source of the model's chat template. *n_out gets its length, 0 where the model
+// has none; if it is above capacity, nothing is written.
+CFT_API cft_status cft_vocab_chat_template(const cft_vocab *vocab, char *buf, size_t capacity, size_t *n_out, cft_error *err);
 
 // ---- sessions
 

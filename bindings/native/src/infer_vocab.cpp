@@ -7,6 +7,7 @@
 #include "llama.h"
 
 #include <climits>
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -149,5 +150,18 @@ cft_status cft_vocab_token_kind(const cft_vocab *vocab, int32_t token, int32_t *
         const bool eog     = llama_vocab_is_eog(vocab->vocab, token);
         *is_control        = control ? 1 : 0;
         *is_eog            = eog ? 1 : 0;
+    });
+}
+
+cft_status cft_vocab_chat_template(const cft_vocab *vocab, char *buf, size_t capacity, size_t *n_out, cft_error *err) {
+    return guard(err, [&] {
+        need(vocab != nullptr && n_out != nullptr, "vocab or n_out is NULL");
+        need(buf != nullptr || capacity == 0, "buf is NULL");
+        const char  *source = llama_model_chat_template(vocab->model.get(), nullptr);
+        const size_t n      = source ? std::strlen(source) : 0;
+        if (n > 0 && n <= capacity) {
+            std::memcpy(buf, source, n);
+        }
+        *n_out = n;
     });
 }

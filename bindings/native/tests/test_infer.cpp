@@ -209,8 +209,20 @@ void test_vocabulary(const std::string &model) {
     CHECK(control == 1 && eog == 1);
     OK(cft_vocab_token_kind(v, first_letter, &control, &eog, &err));
     CHECK(control == 0 && eog == 0);
+    OK(cft_vocab_chat_template(v, nullptr, 0, &n, &err));
+    CHECK(n == 0);
     cft_vocab_free(v);
     cft_vocab_free(nullptr);
+
+    const std::string source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    cft_vocab        *chat   = nullptr;
+    OK(load_vocab(write_model("chat.gguf", [&](gguf_context *g) { gguf_set_val_str(g, "tokenizer.chat_template", source.c_str()); }), &chat));
+    std::string read(source.size(), '?');
+    OK(cft_vocab_chat_template(chat, read.data(), 4, &n, &err));
+    CHECK(n == source.size() && read[0] == '?');
+    OK(cft_vocab_chat_template(chat, read.data(), read.size(), &n, &err));
+    CHECK(read == source);
+    cft_vocab_free(chat);
 }
 
 // logits_after decodes tokens as sequence seq_id from position 0 and returns the logits of the last.

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"cftune/bindings/engine"
+	"cftune/trainer/config"
+)
+
+// doctorReport is what `doctor` prints.
+type doctorReport struct {
+	Version versionReport   `json:"version"`
+	Devices []engine.Device `json:"devices"`
+	// SGEMM is the best rate of single-precision matrix products seen on all cores, in FLOP per second.
+	SGEMM float64    `json:"sgemm_flops"`
+	Run   *runReport `json:"run,omitempty"`
+}
+
+// runReport tells what a configuration would take.
+type runReport struct {
+	Config     string                `json:"config"`
+	Model      string                `json:"model"`
+	Info       engine.ModelInfo      `json:"info"`
+	Memory     engine.MemoryEstimate `json:"memory"`
+	Keep       string                `json:"keep_activations"` // what auto chose
+	Available  uint64                `json:"available"`        // bytes: limits.memory, or what is free
+	Limited    bool                  `json:"limited"`          // by limits.memory
+	Fits       bool                  `json:"fits"`
+	WouldFit   []fitting             `json:"would_fit,omitempty"` // where it does not fit
+	fromConfig config.Run
+}
+
+// fitting is a change of settings with which the run fits.
+type fitting struct {
+	Settings []string `json:"settings"` // "train.seq_len=512", as --set takes them
+	Total    uint64   `json:"total"`    // bytes
+}
+
+func newDoctorCommand() *cobra.Command {
+	var (
+		path   string
+		sets   []string
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Show devices, libraries and speed, and what a configuration would take",
+		Long: `Show the devices that were found, the libraries, and this machine's rate of matrix products. With --config, show what
+the run would take of memory, part by part; if that does not fit, name settings with which it would and exit with 5.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			report, err := examine(path, sets)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+			} else {
+				err = report.print(cmd.OutOrStdout())
+			}
+			if err != nil {
+				return err
+			}
+			if r := report.Run; r != nil && !r.Fits {
+				return codedError{fmt.Errorf("doctor: %s: needs %s, available are %s", path, bytesText(r.Memory.Total), bytesText(r.Available)), codeDevice}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "configuration of a run")
+	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a key of the configuration (key=value)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func examine(path string, sets []string) (doctorReport, error) {
+	report := doctorReport{Version: newVersionReport()}
+	var run config.Run
+	if path == "" && len(sets) > 0 {
+		return report, codedError{errors.New("doctor: --set needs --config"), codeUsage}
+	}
+	if path != "" { // refused before anything is measured
+		var err error
+		if run, err = config.Load(path, sets, os.Environ()); err != nil {
+			return report, codedError{err, codeUsage}
+		}
+	}
+	var err error
+	if report.Devices, err = engine.Devices(); err != nil {
+		return report, engineError(fmt.Errorf("doctor: %w", err))
+	}
+	const square = 1024 // large enough for the full rate, and over in a moment
+	if report.SGEMM, err = engine.BenchSGEMM(square, square, square, run.Threads); err != nil {
+		return report, engineError(fmt.Errorf("doctor: %w", err))
+	}
+	if path != "" {
+		if report.Run, err = examineRun(path, run, report.Devices); err != nil {
+			return report, engineError(fmt.Errorf("doctor: %s: %w", path, err))
+		}
+	}
+	return report, nil
+}
+
+func examineRun(path string, run config.Run, devices []engine.Device) (*runReport, error) {
+	params, err := engineParams(run, 0)
+	if err != nil {
+		return nil, codedError{err, codeUsage}
+	}
+	model, err := engine.Load(run.Model, run.Device)
+	if err != nil {
+		return nil, err
+	}
+	defer model.Close()
+	r := &runReport{Config: path, Model: run.Model, fromConfig: run}
+	if r.Info, err = model.Info(); err != nil {
+		return nil, err
+	}
+	if r.Memory, err = model.EstimateMemory(params); err != nil {
+		return nil, err
+	}
+	r.Keep = r.Memory.Keep.String()
+	r.Available, r.Limited = params.MemoryLimit, params.MemoryLimit > 0
+	for _, d := range devices {
+		if d.CanTrain && !r.Limited {
+			r.Available = d.MemoryFree
+			break
+		}
+	}
+	if r.Fits = r.Memory.Total <= r.Available; !r.Fits {
+		if r.WouldFit, err = whatWouldFit(model, params, r.Available); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// saving is a setting that can be turned down, step by step, to save memory.
+type saving struct {
+	key string
+	// down takes one step and returns the new value, or false where there is none left.
+	down func(*engine.Params) (value string, ok bool)
+}
+
+var savings = []saving{
+	{"train.keep_activations", func(p *engine.Params) (string, bool) {
+		ok := p.Keep != engine.KeepLayers
+		p.Keep = engine.KeepLayers
+		return p.Keep.String(), ok
+	}},
+	{"train.seq_len", func(p *engine.Params) (string, bool) {
+		const shortest = 64 // tokens; shorter packs are no training
+		return halve(&p.MaxTokens, shortest)
+	}},
+	{"adapter.rank", func(p *engine.Params) (string, bool) { return halve(&p.Rank, 1) }},
+}
+
+func halve(setting *int, least int) (string, bool) {
+	if *setting/2 < least {
+		return "", false
+	}
+	*setting /= 2
+	return strconv.Itoa(*setting), true
+}
+
+// whatWouldFit turns settings down: each on its own as far as it must go, or, where none does it alone, all together.
+func whatWouldFit(model *engine.Model, params engine.Params, available uint64) ([]fitting, error) {
+	var found []fitting
+	for _, s := range savings {
+		f, err := turnDown(model, params, available, []saving{s})
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, f...)
+	}
+	if len(found) > 0 {
+		return found, nil
+	}
+	return turnDown(model, params, available, savings)
+}
+
+// turnDown takes a step of each setting in turn until the run fits; it returns nothing if it never does.
+func turnDown(model *engine.Model, p engine.Params, available uint64, settings []saving) ([]fitting, error) {
+	values := map[string]string{}
+	for again := true; again; {
+		again = false
+		for _, s := range settings {
+			value, ok := s.down(&p)
+			if !ok {
+				continue
+			}
+			again = true
+			values[s.key] = value
+			e, err := model.EstimateMemory(p)
+			if err != nil {
+				return nil, err
+			}
+			if e.Total <= available {
+				f := fitting{Total: e.Total}
+				for _, key := range slices.Sorted(maps.Keys(values)) {
+					f.Settings = append(f.Settings, key+"="+values[key])
+				}
+				return []fitting{f}, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+func (r doctorReport) print(out io.Writer) error {
+	if err := r.Version.print(out); err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\ndevice\tdescription\tfree\ttotal\ttrains")
+	for _, d := range r.Devices {
+		trains := "no"
+		if d.CanTrain {
+			trains = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.Description, bytesText(d.MemoryFree), bytesText(d.MemoryTotal), trains)
+	}
+	fmt.Fprintf(w, "\nmatrix products: %.1f GFLOP/s (single precision)\n", r.SGEMM/1e9)
+	if r.Run != nil {
+		r.Run.print(w)
+	}
+	return w.Flush() // the writer keeps the first error of all that was written
+}
+
+func (r runReport) print(w io.Writer) {
+	m := r.Info
+	fmt.Fprintf(w, "\n%s: %s, %d layers of %d, %.1fM parameters\n", r.Model, m.Architecture, m.Layers, m.Embedding, float64(m.NumberParameters)/1e6)
+	fmt.Fprintf(w, "rank %d, packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Rank, r.fromConfig.Train.SeqLen, r.Keep)
+	for _, part := range []struct {
+		name  string
+		bytes uint64
+	}{
+		{"weights (mapped)", r.Memory.Weights},
+		{"adapter", r.Memory.Adapter},
+		{"gradients", r.Memory.Gradients},
+		{"moments", r.Memory.Moments},
+		{"activations", r.Memory.Activations},
+		{"workspace", r.Memory.Workspace},
+		{"loss", r.Memory.Loss},
+		{"total", r.Memory.Total},
+	} {
+		fmt.Fprintf(w, "%s\t%s\n", part.name, bytesText(part.bytes))
+	}
+	source := "free now"
+	if r.Limited {
+		source = "limits.memory"
+	}
+	fmt.Fprintf(w, "%s\t%s\n", source, bytesText(r.Available))
+	switch {
+	case r.Fits:
+		fmt.Fprintln(w, "\nThe run fits.")
+	case len(r.WouldFit) == 0:
+		fmt.Fprintln(w, "\nThe run does not fit, with any setting.")
+	default:
+		fmt.Fprintln(w, "\nThe run does not fit. It would with:")
+		for _, f := range r.WouldFit {
+			fmt.Fprint(w, " ")
+			for _, s := range f.Settings {
+				fmt.Fprintf(w, " --set %s", s)
+			}
+			fmt.Fprintf(w, "\t%s\n", bytesText(f.Total))
+		}
+	}
+}
+
+// bytesText is a size for people.
+func bytesText(n uint64) string {
+	const mib = 1 << 20
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
+	case n >= mib:
+		return fmt.Sprintf("%.1f MiB", float64(n)/mib)
+	}
+	return fmt.Sprintf("%.1f KiB", float64(n)/1024)
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"cftune/bindings/engine"
+	"cftune/trainer"
+	"cftune/trainer/config"
+	"cftune/trainer/pack"
+)
+
+// nativeEngine lets the loop train on the native engine.
+type nativeEngine struct {
+	model   *engine.Model
+	trainer *engine.Trainer
+	memory  engine.MemoryEstimate
+}
+
+var _ trainer.Engine = (*nativeEngine)(nil)
+
+// openEngine loads the configuration's base model and makes the adapter. maxTargets bounds the targets of a pack; 0
+// means that all of its tokens may be targets.
+func openEngine(run config.Run, maxTargets int) (*nativeEngine, error) {
+	params, err := engineParams(run, maxTargets)
+	if err != nil {
+		return nil, err
+	}
+	model, err := engine.Load(run.Model, run.Device)
+	if err != nil {
+		return nil, engineError(err)
+	}
+	e := &nativeEngine{model: model}
+	if e.trainer, err = engine.NewTrainer(model, params); err != nil {
+		e.Close()
+		return nil, engineError(err)
+	}
+	if e.memory, err = e.trainer.Memory(); err != nil {
+		e.Close()
+		return nil, engineError(err)
+	}
+	return e, nil
+}
+
+// Close frees adapter and model.
+func (e *nativeEngine) Close() {
+	if e.trainer != nil {
+		e.trainer.Close()
+	}
+	e.model.Close()
+}
+
+func (e *nativeEngine) Accumulate(ctx context.Context, b pack.Batch) (lossSum float64, targets int, err error) {
+	lossSum, targets, err = e.trainer.Accumulate(ctx, engine.Batch(b))
+	return lossSum, targets, engineError(err)
+}
+
+func (e *nativeEngine) Evaluate(ctx context.Context, b pack.Batch) (lossSum float64, targets int, err error) {
+	lossSum, targets, err = e.trainer.Evaluate(ctx, engine.Batch(b))
+	return lossSum, targets, engineError(err)
+}
+
+func (e *nativeEngine) Apply(lr, maxGradNorm, normalizer float64) (gradNorm float64, err error) {
+	gradNorm, err = e.trainer.Apply(lr, maxGradNorm, normalizer)
+	return gradNorm, engineError(err)
+}
+
+func (e *nativeEngine) Discard() { e.trainer.Discard() }
+
+func (e *nativeEngine) MemoryBytes() uint64 { return e.memory.Total }
+
+func (e *nativeEngine) State() (trainer.State, error) {
+	s, err := e.trainer.State()
+	if err != nil {
+		return trainer.State{}, engineError(err)
+	}
+	state := trainer.State{Steps: s.Steps, MicroBatches: s.MicroBatches}
+	for _, t := range s.Tensors {
+		state.Tensors = append(state.Tensors, trainer.Tensor{
+			Name: t.Name, Rows: t.Rows, Cols: t.Cols, Value: t.Value, Moment1: t.Moment1, Moment2: t.Moment2,
+		})
+	}
+	return state, nil
+}
+
+func (e *nativeEngine) Restore(state trainer.State) error {
+	s := engine.State{Steps: state.Steps, MicroBatches: state.MicroBatches}
+	for _, t := range state.Tensors {
+		s.Tensors = append(s.Tensors, engine.Tensor{
+			TensorInfo: engine.TensorInfo{Name: t.Name, Rows: t.Rows, Cols: t.Cols},
+			Value:      t.Value, Moment1: t.Moment1, Moment2: t.Moment2,
+		})
+	}
+	return engineError(e.trainer.Restore(s))
+}
+
+var engineTargets = map[string]engine.Targets{
+	"all_linear":  engine.TargetAllLinear,
+	"attn_q":      engine.TargetAttnQ,
+	"attn_k":      engine.TargetAttnK,
+	"attn_v":      engine.TargetAttnV,
+	"attn_output": engine.TargetAttnOutput,
+	"ffn_gate":    engine.TargetFFNGate,
+	"ffn_up":      engine.TargetFFNUp,
+	"ffn_down":    engine.TargetFFNDown,
+}
+
+var engineKeep = map[string]engine.Keep{"auto": engine.KeepAuto, "all": engine.KeepAll, "layers": engine.KeepLayers}
+
+// engineParams takes from a validated configuration what the engine needs.
+func engineParams(run config.Run, maxTargets int) (engine.Params, error) {
+	var targets engine.Targets
+	for name := range strings.SplitSeq(run.Adapter.Targets, ",") {
+		target, ok := engineTargets[strings.TrimSpace(name)]
+		if !ok {
+			return engine.Params{}, fmt.Errorf("adapter.targets: unknown module %q", name)
+		}
+		targets |= target
+	}
+	keep, ok := engineKeep[run.Train.KeepActivations]
+	if !ok {
+		return engine.Params{}, fmt.Errorf("train.keep_activations: unknown value %q", run.Train.KeepActivations)
+	}
+	if len(run.Optimizer.Betas) != 2 {
+		return engine.Params{}, fmt.Errorf("optimizer.betas: want 2 values, got %d", len(run.Optimizer.Betas))
+	}
+	limit, err := run.Limits.Bytes()
+	if err != nil {
+		return engine.Params{}, fmt.Errorf("limits.memory: %w", err)
+	}
+	return engine.Params{
+		Rank:        run.Adapter.Rank,
+		Alpha:       run.Adapter.Alpha,
+		RSLoRA:      run.Adapter.RSLoRA,
+		Dropout:     run.Adapter.Dropout,
+		Targets:     targets,
+		Seed:        run.Seed,
+		Keep:        keep,
+		MemoryLimit: limit,
+		MaxTokens:   run.Train.SeqLen,
+		MaxTargets:  maxTargets,
+		Threads:     run.Threads,
+		Beta1:       run.Optimizer.Betas[0],
+		Beta2:       run.Optimizer.Betas[1],
+		Eps:         run.Optimizer.Eps,
+		WeightDecay: run.Optimizer.WeightDecay,
+	}, nil
+}
+
+// codedError is an error with the exit code that it ends the process with.
+type codedError struct {
+	error
+	code int
+}
+
+func (e codedError) Unwrap() error { return e.error }
+func (e codedError) ExitCode() int { return e.code }
+
+// Exit codes that engine failures lead to.
+const (
+	codeUsage     = 2
+	codeData      = 3
+	codeDevice    = 5
+	codeNonFinite = 6
+)
+
+// engineError gives a failure of the native engine its exit code; other errors pass.
+func engineError(err error) error {
+	for code, kinds := range map[int][]error{
+		codeData:      {engine.ErrIO, engine.ErrFormat, engine.ErrUnsupported},
+		codeDevice:    {engine.ErrDevice, engine.ErrNoMemory},
+		codeNonFinite: {engine.ErrNonFinite},
+	} {
+		for _, kind := range kinds {
+			if errors.Is(err, kind) {
+				return codedError{err, code}
+			}
+		}
+	}
+	return err
+}
