@@ -47,6 +47,9 @@ Be kind<|im_end|>
 		`{% for message in turns %}{% if message.role == 'system' %}{{ raise_exception('system comes first') }}{% endif %}` +
 		`{% if message.role == 'user' %}{% if loop.first and system is defined %}{{ '[INST] ' + system + '\n\n' + message.content + ' [/INST]' }}{% else %}{{ '[INST] ' + message.content + ' [/INST]' }}{% endif %}` +
 		`{% else %}{{ ' ' + message.content + eos_token }}{% endif %}{% endfor %}`
+	// Opens a thought in the prompt only.
+	opens = `{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}` +
+		`{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}`
 	// Looks into contents and puts an empty thought before the last answer.
 	think = `{% for message in messages %}{% set content = message.content %}{% set thought = '' %}` +
 		`{% if message.role == 'assistant' and '</think>' in content %}{% set thought = content.split('</think>')[0].split('<think>')[1].strip('\n') %}{% set content = content.split('</think>')[1].lstrip('\n') %}{% endif %}` +
@@ -129,6 +132,9 @@ func TestEncode(t *testing.T) {
 		{"markup before the content is generated and learned", think, chatMLFake(),
 			messages{user("q"), assistant("a")}, nil,
 			"[<|im_start|>][user][\nq][<|im_end|>][\n][<|im_start|>][assistant][\n]{<think>}{\n\n</think>}{\n\na}{<|im_end|>}"},
+		{"a prompt that opens a thought, which the rendered turn lacks: what is learned follows the prompt", opens, chatMLFake(),
+			messages{user("q<|im_end|>"), assistant("hm</think> a")}, nil,
+			"[<|im_start|>][user][\nq<|im_end|>][<|im_end|>][\n][<|im_start|>][assistant][\n<think>][\n]{hm</think>}{ a}{<|im_end|>}"},
 		{"a content that the template takes apart", think, chatMLFake(),
 			messages{user("q"), assistant("<think>\nwhy\n</think>\n\na")}, nil,
 			"[<|im_start|>][user][\nq][<|im_end|>][\n][<|im_start|>][assistant][\n]{<think>}{\nwhy}{\n</think>}{\n\na}{<|im_end|>}"},
@@ -160,6 +166,7 @@ func TestPromptIsAsAtInference(t *testing.T) {
 		"headers":   {headers, headersFake()},
 		"inst":      {inst, instFake()},
 		"think":     {think, chatMLFake()},
+		"opens":     {opens, chatMLFake()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			template := newTemplate(t, c.source, c.tok)
@@ -253,8 +260,8 @@ func TestRefusals(t *testing.T) {
 		{"the template's own word", inst, instFake(), messages{user("q"), system("S"), assistant("a")}, nil, "chat template: the template says: system comes first"},
 		{"a message left out", turns + `{% if m.role != 'system' %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}`, chatMLFake(), messages{system("S"), user("q"), assistant("a")}, nil,
 			"chat template: leaves out what message 0 (system) says"},
-		{"a prompt that training would not have", `{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: <think>{% endif %}`,
-			chatMLFake(), conversation, nil, "chat template: renders the messages before message 1 differently once it is there, so that what is learned would not follow the prompt of inference"},
+		{"prompts that training of both turns would not have", `{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: <think>{% endif %}`,
+			chatMLFake(), messages{user("q"), assistant("a"), user("r"), assistant("b")}, nil, "chat template: renders the messages before message 1 differently once it is there, so that what is learned would not follow the prompt of inference"},
 		{"a learned message altered", turns + `{{ m.content | upper }}<|im_end|>{% endfor %}`, chatMLFake(), messages{user("q"), assistant("quite so")}, nil,
 			"chat template: alters or moves what message 1 (assistant) says, so that it cannot be learned as it stands"},
 		{"an altered message with a control token", turns + `{% if m.role == 'user' %}{{ m.content | upper }}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}`, chatMLFake(),
@@ -340,8 +347,11 @@ func TestTemplatesOfModels(t *testing.T) {
 	encoded := 0
 	for _, path := range paths {
 		tok := newFake("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<end_of_turn>",
-			"<start_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "[INST]", "[/INST]", "<s>", "</s>")
-		tok.eog, tok.bos, tok.eos, tok.addBOS = []string{"<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>"}, "<s>", "</s>", true
+			"<start_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "[INST]", "[/INST]", "<s>", "</s>",
+			"<|im_middle|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>",
+			"<｜User｜>", "<｜Assistant｜>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|assistant_end|>", "<｜end▁of▁sentence｜>")
+		tok.eog, tok.bos, tok.eos, tok.addBOS = []string{"<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>",
+			"<|end_of_text|>", "<|END_OF_TURN_TOKEN|>", "<|assistant_end|>", "<｜end▁of▁sentence｜>"}, "<s>", "</s>", true
 		source, err := os.ReadFile(path)
 		require.NoError(t, err)
 		template, err := NewTemplate(string(source), tok)
@@ -367,6 +377,8 @@ func TestTemplatesOfModels(t *testing.T) {
 		assert.Equal(t, tok.show(direct, nil), tok.show(inference, nil), path)
 		assert.True(t, tok.IsEOG(labels[len(labels)-1]), "%s: the end is not learned", path)
 	}
-	// 23 at the time of writing; the others are refused with the reason that the log shows.
-	assert.GreaterOrEqual(t, encoded, 20, "templates that can be trained with")
+	// The others are refused with the reason that the log shows: the Jinja engine cannot parse or render them, or they end
+	// no turn.
+	assert.GreaterOrEqual(t, encoded, 25, "templates that can be trained with")
+	t.Logf("%d of %d templates can be trained with", encoded, len(paths))
 }

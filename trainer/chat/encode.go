@@ -52,7 +52,7 @@ func (t *Template) Encode(messages []dataset.Message, train []bool) (tokens, lab
 	}
 	all := t.withSystem(messages)
 	train = append(make([]bool, len(all)-len(messages)), train...)
-	spans, err := t.spans(all, false)
+	spans, starts, err := t.learnedSpans(all, train)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,18 +60,54 @@ func (t *Template) Encode(messages []dataset.Message, train []bool) (tokens, lab
 	if err != nil {
 		return nil, nil, err
 	}
-	var targets []target
+	targets := make([]target, 0, len(starts))
 	for i := range all {
 		if !train[i] {
 			continue
 		}
-		found, err := t.target(all, i, spans, pieces)
+		found, err := t.target(all[i], i, starts[len(targets)], spans, pieces)
 		if err != nil {
 			return nil, nil, err
 		}
 		targets = append(targets, found)
 	}
 	return t.tokenize(pieces, targets)
+}
+
+// learnedSpans renders the conversation and returns where each learned message's generation begins: where a prompt of
+// the messages before it ends, even if the template puts more before the content (an empty <think></think>).
+//
+// Some templates render a prompt that is no beginning of the conversation (it opens <think>, which a past turn has
+// not). If only one message is learned, its words and what ends it then follow that prompt: so they will be generated.
+func (t *Template) learnedSpans(all []dataset.Message, train []bool) (spans []span, starts []int, err error) {
+	if spans, err = t.spans(all, false); err != nil {
+		return nil, nil, err
+	}
+	for i := range all {
+		if !train[i] {
+			continue
+		}
+		prompt, err := t.render(all[:i], true)
+		if err != nil {
+			return nil, nil, err
+		}
+		if hasPrefix(spans, prompt) {
+			starts = append(starts, len(prompt))
+			continue
+		}
+		at := slices.IndexFunc(spans, func(s span) bool { return s.message == i })
+		only := !slices.Contains(train[:i], true) && !slices.Contains(train[i+1:], true)
+		if !only || at < 0 {
+			return nil, nil, fmt.Errorf("chat template: renders the messages before message %d differently once it is there, "+
+				"so that what is learned would not follow the prompt of inference", i)
+		}
+		before, err := t.spans(all[:i], true)
+		if err != nil {
+			return nil, nil, err
+		}
+		return append(before, spans[at:]...), []int{len(prompt)}, nil
+	}
+	return spans, starts, nil
 }
 
 // learned checks which messages are learned.
@@ -99,23 +135,14 @@ func learned(messages []dataset.Message, train []bool) ([]bool, error) {
 	return train, nil
 }
 
-// target finds message i's learned part. It begins where a prompt of the messages before it ends: that is where
-// generation begins, even if the template puts more before the content (an empty <think></think>).
-func (t *Template) target(messages []dataset.Message, i int, spans []span, pieces []piece) (target, error) {
-	prompt, err := t.render(messages[:i], true)
-	if err != nil {
-		return target{}, err
-	}
-	if !hasPrefix(spans, prompt) {
-		return target{}, fmt.Errorf("chat template: renders the messages before message %d differently once it is there, "+
-			"so that what is learned would not follow the prompt of inference", i)
-	}
+// target finds the end of message i's learned part: that of the token that ends generation.
+func (t *Template) target(m dataset.Message, i, start int, spans []span, pieces []piece) (target, error) {
 	for _, p := range pieces {
-		if p.control < 0 || p.start < len(prompt) || !t.tok.IsEOG(p.control) {
+		if p.control < 0 || p.start < start || !t.tok.IsEOG(p.control) {
 			continue
 		}
-		found := target{len(prompt), p.end()}
-		return found, within(found, messages[i], i, spans)
+		found := target{start, p.end()}
+		return found, within(found, m, i, spans)
 	}
 	return target{}, fmt.Errorf("chat template: does not end message %d with a token that ends generation", i)
 }

@@ -172,6 +172,9 @@ func Build(examples []Example, seqLen int) ([]Batch, error) {
 	}
 	lengths := make([]int, len(examples))
 	for i, e := range examples {
+		if len(e.Tokens) != len(e.Labels) {
+			return nil, fmt.Errorf("example %s: %d tokens but %d labels", e.ID, len(e.Tokens), len(e.Labels))
+		}
 		if lengths[i] = Len(e); lengths[i] == 0 {
 			return nil, fmt.Errorf("example %s: %w", e.ID, ErrNoTargets)
 		}
