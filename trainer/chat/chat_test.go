@@ -318,6 +318,39 @@ func TestStrftime(t *testing.T) {
 	assert.Error(t, err)
 }
 
+// What Python 3 gives for the same expressions.
+func TestStringMethodsAreThoseOfPython(t *testing.T) {
+	for expression, want := range map[string]string{
+		`'a</x>b</x>c'.split('</x>', 1)[1]`:          "b</x>c",
+		`'a</x>b</x>c'.split('</x>', maxsplit=0)[0]`: "a</x>b</x>c",
+		`'a</x>b</x>c'.split('</x>')[-1]`:            "c",
+		`' a  b\nc '.split()|join('|')`:              "a|b|c",
+		`' a  b c '.split(none, 1)|join('|')`:        "a|b c ",
+		`''.split()|length`:                          "0",
+		`''.split(',')|length`:                       "1",
+		`'\n a \t'.strip()`:                          "a",
+		`'\n a \t'.lstrip()`:                         "a \t",
+		`'\n a \t'.rstrip()`:                         "\n a",
+		`'\n\n a\n'.lstrip('\n')`:                    " a\n",
+		`'xyaxy'.strip('yx')`:                        "a",
+		`'xyaxy'.rstrip(chars='y')`:                  "xyax",
+		`'aaa'.replace('a', 'b', 2)`:                 "bba",
+		`'ab'.upper() + 'a-b'.replace('-', '+')`:     "ABa+b",
+	} {
+		template, err := NewTemplate("{{ "+expression+" }}", chatMLFake())
+		require.NoError(t, err, expression)
+		got, err := template.Render(nil, false)
+		require.NoError(t, err, expression)
+		assert.Equal(t, want, got, expression)
+	}
+	for _, expression := range []string{`'a'.split('')`, `'a'.replace('a')`, `'a'.replace(1, 'a')`, `'a'.replace('a', 'b', 'c')`, `'a'.split(1)`, `'a'.split('a', 'b')`, `'a'.strip(1)`, `'a'.strip('a', 'b')`, `'a'.strip(cutset='a')`, `'a'.split('a', sep='a')`} {
+		template, err := NewTemplate("{{ "+expression+" }}", chatMLFake())
+		require.NoError(t, err, expression)
+		_, err = template.Render(nil, false)
+		assert.Error(t, err, expression)
+	}
+}
+
 func TestConcurrentUse(t *testing.T) {
 	tok := headersFake()
 	template := newTemplate(t, headers, tok)

@@ -75,12 +75,14 @@ func compile(source string) (compiled *exec.Template, err error) {
 	if err != nil {
 		return nil, err
 	}
+	methods := builtins.Methods
+	methods.Str = stringMethods()
 	environment := &exec.Environment{
 		Context:           exec.EmptyContext().Update(builtins.GlobalFunctions).Update(builtins.GlobalVariables),
 		Filters:           builtins.Filters,
 		Tests:             builtins.Tests,
 		ControlStructures: builtins.ControlStructures,
-		Methods:           builtins.Methods,
+		Methods:           methods,
 	}
 	compiled, err = exec.NewTemplate(templateName, settings, loader, environment)
 	if err != nil {
