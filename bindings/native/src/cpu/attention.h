@@ -24,16 +24,39 @@ struct attention_shape {
 class attention_mask {
   public:
     // query_tokens: the token index of each query, ascending; n_queries == n_tokens and NULL means all tokens.
+    // Every token sees itself: visible_until[j] must lie in (j, n_tokens]. Throws failure for anything else.
     attention_mask(const int32_t *visible_until, size_t n_tokens, const int32_t *query_tokens, size_t n_queries);
 
-    size_t n_tokens() const { return visible_until_.size(); }
+    size_t n_tokens() const { return n_tokens_; }
     size_t n_queries() const { return query_tokens_.size(); }
 
+    // Pairs of a query and a key it sees.
+    int64_t n_visible_pairs() const { return n_visible_pairs_; }
+
   private:
-    friend struct attention_tiles;
-    std::vector<int32_t> visible_until_;
-    std::vector<int32_t> query_tokens_;
-    // tile lists: to be chosen by the implementation
+    friend struct attention_tiles; // attention_kernels.h
+
+    // A tile of the other side that holds a visible pair; whole if every pair of both full tiles is visible.
+    struct tile {
+        int32_t index;
+        bool    whole;
+    };
+
+    void list_tiles();
+
+    size_t  n_tokens_        = 0;
+    int64_t n_visible_pairs_ = 0;
+
+    std::vector<int32_t> visible_until_; // [n_tokens, up to whole tiles]: 0 beyond the last token
+    std::vector<int32_t> query_tokens_;  // [n_queries]
+    std::vector<int32_t> first_key_;     // [n_queries]: the first key that the query sees
+    std::vector<int32_t> first_query_;   // [n_tokens]: the queries that may see the key are [first_query, end_query)
+    std::vector<int32_t> end_query_;
+
+    // Tiles of keys for each tile of queries and the reverse, ascending; the list of tile i is [start[i], start[i + 1]).
+    std::vector<tile>    key_tiles_, query_tiles_;
+    std::vector<int32_t> key_tiles_start_, query_tiles_start_;
+    std::vector<int64_t> key_tile_pairs_, query_tile_pairs_; // visible pairs in the tile's list
 };
 
 // q, out, dout, dq: [n_queries][n_head * head_dim];  k, v, dk, dv: [n_tokens][n_head_kv * head_dim];

@@ -69,10 +69,10 @@ CFT_INLINE vi lane_numbers() {
 // madd is a * b + c, rounded once where the machine can. max and min return b where either is NaN.
 #if defined(__AVX512F__)
 CFT_INLINE vf    madd(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-CFT_INLINE vf    max(vf a, vf b) { return _mm512_max_ps(a, b); }
-CFT_INLINE vf    min(vf a, vf b) { return _mm512_min_ps(a, b); }
+CFT_INLINE vf    max(vf a, vf b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+CFT_INLINE vf    min(vf a, vf b) { return _mm512_maskz_min_ps(0xffff, a, b); }
 CFT_INLINE bool  any_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
-// The zeroing form: GCC 12 warns of uninitialized values inside its own plain ones.
+// Zeroing forms, here and above: GCC 12 warns of uninitialized values inside its own plain ones.
 CFT_INLINE __m256 upper_half(vf v) { return _mm512_maskz_extractf32x8_ps(0xff, v, 1); }
 CFT_INLINE __m256 lower_half(vf v) { return _mm512_maskz_extractf32x8_ps(0xff, v, 0); }
 #elif defined(__AVX2__) && defined(__FMA__)
