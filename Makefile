@@ -29,8 +29,7 @@ test: deps ## build and run all tests (about 10 minutes on 2 cores)
 	scripts/test
 
 sanitize: deps ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	scripts/build-native --sanitize
-	ctest --test-dir build/native-sanitize/obj --output-on-failure --no-tests=error
+	scripts/sanitize
 
 bench: deps build ## measure training speed beside PyTorch + PEFT (fetches 3 GB the first time)
 	bench/cpu/run
