@@ -63,7 +63,7 @@ func newBenchCommand() *cobra.Command {
 		Long: `Time whole training steps (forward, backward, clipping, AdamW) of a LoRA adapter on random tokens, and print one JSON
 line: tokens per second, peak memory, and the machine's rate of single-precision matrix products in the same run.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return benchStep(cmd, o, cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return engineError(benchStep(cmd, o, cmd.OutOrStdout())) },
 	}
 	flags := step.Flags()
 	flags.StringVar(&o.model, "model", "", "base model, a GGUF file (required)")
@@ -89,16 +89,19 @@ func benchStep(cmd *cobra.Command, o benchOptions, out io.Writer) error {
 	if len(rows) == 0 {
 		rows = []int{o.tokens}
 	}
-	keep, ok := map[string]engine.Keep{"auto": engine.KeepAuto, "all": engine.KeepAll, "layers": engine.KeepLayers}[o.keep]
+	keep, ok := engineKeep[o.keep]
+	usage := func(format string, args ...any) error {
+		return codedError{fmt.Errorf("bench step: "+format, args...), codeUsage}
+	}
 	switch {
 	case !ok:
-		return fmt.Errorf("bench step: --keep-activations: %q is not auto, all or layers", o.keep)
+		return usage("--keep-activations: %q is not auto, all or layers", o.keep)
 	case o.steps < 1 || o.warmup < 0:
-		return fmt.Errorf("bench step: --steps must be at least 1 and --warmup at least 0")
+		return usage("--steps must be at least 1 and --warmup at least 0")
 	case slices.Min(rows) < 2:
-		return fmt.Errorf("bench step: a row of %d tokens has no target", slices.Min(rows))
+		return usage("a row of %d tokens has no target", slices.Min(rows))
 	case !(o.targets > 0 && o.targets <= 1):
-		return fmt.Errorf("bench step: --targets must be above 0 and at most 1, got %v", o.targets)
+		return usage("--targets must be above 0 and at most 1, got %v", o.targets)
 	}
 	began := time.Now()
 	model, err := engine.Load(o.model, o.device)

@@ -80,11 +80,7 @@ func realModel(t *testing.T) string {
 	if testing.Short() {
 		t.Skip("the real model takes too long for -short")
 	}
-	path := os.Getenv("CFTUNE_MODEL")
-	if path == "" {
-		t.Skip("CFTUNE_MODEL is not set: run scripts/test, or set it to the output of scripts/fetch-model")
-	}
-	return path
+	return smallModel(t)
 }
 
 func loadReference(t *testing.T, dir, model string) *reference {
