@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"cftune/trainer/dataset"
 )
@@ -233,7 +234,7 @@ func (t *Template) splitMarkup(text string) ([]piece, error) {
 	var list []piece
 	at := 0
 	for _, token := range whole {
-		if !t.tok.IsControl(token) {
+		if !t.isMarker(token) {
 			continue
 		}
 		spelling := t.tok.TokenText(token)
@@ -366,9 +367,38 @@ func (t *Template) strip(pieces []piece, i int, targets []target) (string, error
 	return text, nil
 }
 
-// run tokenizes a run of text. midText: text comes before it, so that a vocabulary which puts a space before text must
-// not put one here; a newline in front, whose tokens are taken off again, keeps it from that.
+// isMarker reports whether only markup may have the token. Some vocabularies have a token that ends generation among
+// their user-defined ones, which tokenizers find in any text (Phi-3's </s>).
+func (t *Template) isMarker(token int32) bool { return t.tok.IsControl(token) || t.tok.IsEOG(token) }
+
+// run tokenizes a run of text into tokens none of which is a marker: where the vocabulary finds one all the same, the
+// text is cut within its spelling. midText: text comes before it.
 func (t *Template) run(text string, midText bool) ([]int32, error) {
+	tokens, err := t.plain(text, midText)
+	if err != nil {
+		return nil, err
+	}
+	found := slices.IndexFunc(tokens, t.isMarker)
+	if found < 0 {
+		return tokens, nil
+	}
+	spelling := t.tok.TokenText(tokens[found])
+	at := strings.Index(text, spelling)
+	if at < 0 || len(spelling) < 2 {
+		return nil, fmt.Errorf("encode conversation: the vocabulary makes token %d (%q) of the text %.40q", tokens[found], spelling, text)
+	}
+	_, width := utf8.DecodeRuneInString(spelling)
+	before, err := t.run(text[:at+width], midText)
+	if err != nil {
+		return nil, err
+	}
+	after, err := t.run(text[at+width:], true)
+	return append(before, after...), err
+}
+
+// plain tokenizes text. A vocabulary that puts a space before text must not put one where text comes before it: a
+// newline in front, whose tokens are taken off again, keeps it from that.
+func (t *Template) plain(text string, midText bool) ([]int32, error) {
 	if text == "" {
 		return nil, nil
 	}

@@ -17,7 +17,8 @@ type fake struct {
 	eog      []string
 	rstrip   bool // control tokens eat the white space after them
 	lstrip   bool
-	spm      bool // a space is put before text, as SentencePiece vocabularies do
+	always   string // a control token that is found without parseSpecial too, and eats white space to its right
+	spm      bool   // a space is put before text, as SentencePiece vocabularies do
 	bos, eos string
 	addBOS   bool
 }
@@ -38,8 +39,8 @@ func (f *fake) Tokenize(text string, parseSpecial bool) ([]int32, error) {
 	afterControl := false
 	for text != "" {
 		at, which := len(text), -1
-		if parseSpecial {
-			for i, c := range f.controls {
+		for i, c := range f.controls {
+			if parseSpecial || c == f.always {
 				if found := strings.Index(text, c); found >= 0 && found < at {
 					at, which = found, i
 				}
@@ -58,6 +59,9 @@ func (f *fake) Tokenize(text string, parseSpecial bool) ([]int32, error) {
 		}
 		tokens = append(tokens, int32(which))
 		text = text[at+len(f.controls[which]):]
+		if f.controls[which] == f.always {
+			text = strings.TrimLeft(text, " \n")
+		}
 		afterControl = true
 	}
 	return tokens, nil
