@@ -17,7 +17,6 @@ var otherVariables = map[string]string{
 	"CFTUNE_CACHE":    "where built libraries and fetched files are kept",
 	"CFTUNE_MODEL":    "the model of the tests and the demo; a run's is set by --set model=...",
 	"CFTUNE_PORTABLE": "1 builds libraries that run on any machine of this kind",
-	"CFTUNE_BACKENDS": "folder that the backends' libraries are loaded from",
 }
 
 // OtherVariables returns the CFTUNE_ variables that are no keys of the configuration, each with its meaning.
