@@ -53,7 +53,7 @@ var allowed = map[string][]string{
 	"trainer/dashboard": {"trainer/metrics", "trainer/internal/*"},
 
 	"trainer/internal/durable":    {},
-	"trainer/internal/crashpoint": {},
+	"trainer/internal/crashpoint": {"trainer/internal/durable"},
 	"trainer/internal/testmodel":  {"internal/testmodel"},
 
 	// For the tests of every package; writes its files without the packages under test.

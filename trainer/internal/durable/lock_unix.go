@@ -1,0 +1,95 @@
+//go:build unix
+
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lock is held from Acquire to Release, or to the end of the process, however that comes.
+type Lock struct {
+	f *os.File
+}
+
+// HeldError says that another process holds a lock.
+type HeldError struct {
+	Path   string
+	Holder string // "pid 4711 on host"; empty if unknown
+}
+
+func (e *HeldError) Error() string {
+	if e.Holder == "" {
+		return fmt.Sprintf("%s is held by another process", e.Path)
+	}
+	return fmt.Sprintf("%s is held by %s", e.Path, e.Holder)
+}
+
+// maxHolderBytes bounds what is read of who holds a lock.
+const maxHolderBytes = 256
+
+// Acquire takes the lock file at path, making it if needed, and writes pid and host into it. It does not wait: the error
+// is a *HeldError if another process has it. The file stays when the lock is released; the lock is flock's, not the
+// file's presence, so a crashed holder leaves nothing to clean.
+func Acquire(path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &HeldError{Path: path, Holder: holder(f)}
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(f, "pid %d on %s\n", os.Getpid(), host)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &Lock{f: f}, nil
+}
+
+func holder(f io.Reader) string {
+	text, err := io.ReadAll(io.LimitReader(f, maxHolderBytes))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// Held returns who holds the lock file at path, without taking it: "" and false if nobody does.
+func Held(path string) (string, bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	// A shared lock is compatible with other lookers, not with a holder.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return holder(f), true
+	}
+	return "", false
+}
+
+// Release gives the lock back. Nil is fine.
+func (l *Lock) Release() error {
+	if l == nil || l.f == nil {
+		return nil
+	}
+	err := l.f.Close()
+	l.f = nil
+	return err
+}
