@@ -33,7 +33,8 @@ type runReport struct {
 	Info       engine.ModelInfo      `json:"info"`
 	Memory     engine.MemoryEstimate `json:"memory"`
 	Keep       string                `json:"keep_activations"` // what auto chose
-	Available  uint64                `json:"available"`        // bytes: limits.memory, or what is free
+	Buffers    uint64                `json:"buffers"`          // bytes: all but the mapped weights, which may be dropped and read again
+	Available  uint64                `json:"available"`        // bytes for buffers: limits.memory, or most of what is free
 	Limited    bool                  `json:"limited"`          // by limits.memory
 	Fits       bool                  `json:"fits"`
 	WouldFit   []fitting             `json:"would_fit,omitempty"` // where it does not fit
@@ -43,8 +44,14 @@ type runReport struct {
 // fitting is a change of settings with which the run fits.
 type fitting struct {
 	Settings []string `json:"settings"` // "train.seq_len=512", as --set takes them
-	Total    uint64   `json:"total"`    // bytes
+	Buffers  uint64   `json:"buffers"`  // bytes
 }
+
+// usableMemory is the share of the free memory that the engine takes for buffers where no limit is set.
+const usableMemory = 0.9
+
+// buffers is what a limit is compared with.
+func buffers(e engine.MemoryEstimate) uint64 { return e.Total - e.Weights }
 
 func newDoctorCommand() *cobra.Command {
 	var (
@@ -72,7 +79,7 @@ the run would take of memory, part by part; if that does not fit, name settings 
 				return err
 			}
 			if r := report.Run; r != nil && !r.Fits {
-				return codedError{fmt.Errorf("doctor: %s: needs %s, available are %s", path, bytesText(r.Memory.Total), bytesText(r.Available)), codeDevice}
+				return codedError{fmt.Errorf("doctor: %s: needs %s of buffers, available are %s", path, bytesText(r.Buffers), bytesText(r.Available)), codeDevice}
 			}
 			return nil
 		},
@@ -128,15 +135,15 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 	if r.Memory, err = model.EstimateMemory(params); err != nil {
 		return nil, err
 	}
-	r.Keep = r.Memory.Keep.String()
+	r.Keep, r.Buffers = r.Memory.Keep.String(), buffers(r.Memory)
 	r.Available, r.Limited = params.MemoryLimit, params.MemoryLimit > 0
 	for _, d := range devices {
 		if d.CanTrain && !r.Limited {
-			r.Available = d.MemoryFree
+			r.Available = uint64(float64(d.MemoryFree) * usableMemory)
 			break
 		}
 	}
-	if r.Fits = r.Memory.Total <= r.Available; !r.Fits {
+	if r.Fits = r.Buffers <= r.Available; !r.Fits {
 		if r.WouldFit, err = whatWouldFit(model, params, r.Available); err != nil {
 			return nil, err
 		}
@@ -204,8 +211,8 @@ func turnDown(model *engine.Model, p engine.Params, available uint64, settings [
 			if err != nil {
 				return nil, err
 			}
-			if e.Total <= available {
-				f := fitting{Total: e.Total}
+			if buffers(e) <= available {
+				f := fitting{Buffers: buffers(e)}
 				for _, key := range slices.Sorted(maps.Keys(values)) {
 					f.Settings = append(f.Settings, key+"="+values[key])
 				}
@@ -252,10 +259,11 @@ func (r runReport) print(w io.Writer) {
 		{"workspace", r.Memory.Workspace},
 		{"loss", r.Memory.Loss},
 		{"total", r.Memory.Total},
+		{"buffers (all but weights)", r.Buffers},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", part.name, bytesText(part.bytes))
 	}
-	source := "free now"
+	source := "available for them"
 	if r.Limited {
 		source = "limits.memory"
 	}
@@ -272,7 +280,7 @@ func (r runReport) print(w io.Writer) {
 			for _, s := range f.Settings {
 				fmt.Fprintf(w, " --set %s", s)
 			}
-			fmt.Fprintf(w, "\t%s\n", bytesText(f.Total))
+			fmt.Fprintf(w, "\t%s\n", bytesText(f.Buffers))
 		}
 	}
 }

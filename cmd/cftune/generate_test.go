@@ -200,13 +200,14 @@ func TestDoctorTellsWhatARunTakes(t *testing.T) {
 	require.Equal(t, "llama", report.Run.Info.Architecture)
 	require.Equal(t, m.Total, m.Weights+m.Adapter+m.Gradients+m.Moments+m.Activations+m.Workspace+m.Loss)
 	require.Equal(t, 2*m.Adapter, m.Moments)
+	require.Equal(t, m.Total-m.Weights, report.Run.Buffers)
 
 	text, _, err := execute(t, newDoctorCommand(), "", "--config", config)
 	require.NoError(t, err)
 	require.Contains(t, text, "The run fits.")
 
 	// With less than it takes, settings are named that do fit, and these hold.
-	limit := "limits.memory=" + bytesOf(m.Total*2/3)
+	limit := "limits.memory=" + bytesOf(report.Run.Buffers*2/3)
 	out, _, err = execute(t, newDoctorCommand(), "", "--config", config, "--set", limit, "--json")
 	require.ErrorContains(t, err, "available are")
 	require.Equal(t, 5, exitCode(err))
