@@ -21,8 +21,8 @@ namespace {
 
 // Largest error over largest value. Sums of up to 256 products and 300 probabilities in float; seen: 6e-7.
 constexpr double forward_tolerance = 2e-6;
-// Gradients pass through two more sums and the difference dP - D; seen: 2e-6.
-constexpr double backward_tolerance = 1e-5;
+// Gradients pass through two more sums and the difference dP - D; seen: 7e-6.
+constexpr double backward_tolerance = 2e-5;
 // Central differences of the float forward with steps of 1e-2: rounding over step.
 constexpr double difference_tolerance = 2e-3;
 
@@ -286,6 +286,9 @@ void head_sizes() {
                                  make_case(2, 1, head_dim, one_segment(75), all_of(75), 0));
     }
     on_every_instruction_set("head_dim 256", make_case(2, 1, 256, one_segment(130), all_of(130), 8));
+    // Rows a multiple of 1024 bytes apart take a way of their own.
+    on_every_instruction_set("crowded rows", make_case(4, 2, 128, one_segment(140), all_of(140), 0));
+    on_every_instruction_set("crowded wide rows", make_case(2, 1, 256, one_segment(70), some_of(70, 0.5), 0));
 }
 
 void lengths() {

@@ -75,7 +75,6 @@ std::atomic<const attention_kernels *> &kernels_in_use() {
 
 // ---- work division
 
-int query_tiles_of(size_t n_queries) { return static_cast<int>((n_queries + attention_tile_queries - 1) / attention_tile_queries); }
 int key_tiles_of(size_t n_tokens) { return static_cast<int>((n_tokens + attention_tile_keys - 1) / attention_tile_keys); }
 
 // Whether thread ith may start in the middle of a group: all groups cost the same, so the n_head_kv groups divide among
@@ -148,6 +147,23 @@ std::vector<int> divide_backward(const attention_tiles &tiles, int n_head_kv, in
     }
     first.push_back(tiles.n_key_tiles * n_head_kv);
     return first;
+}
+
+// add_shares adds what threads summed aside to the rows [queries.first, queries.second) of dq.
+void add_shares(const attention_backward_job &job, const std::vector<float *> &shares, const std::vector<int> &first,
+                std::pair<int, int> queries) {
+    const size_t columns = static_cast<size_t>(job.shape.n_head / job.shape.n_head_kv * job.shape.head_dim);
+    for (size_t thread = 0; thread < shares.size(); thread++) {
+        for (int query = queries.first; shares[thread] && query < queries.second; query++) {
+            const auto   row     = static_cast<size_t>(query);
+            const auto   kv_head = static_cast<size_t>(first[thread] / job.tiles.n_key_tiles);
+            float       *dq      = job.args.dq + row * job.args.ld_dq + kv_head * columns;
+            const float *share   = shares[thread] + row * columns;
+            for (size_t t = 0; t < columns; t++) {
+                dq[t] += share[t];
+            }
+        }
+    }
 }
 
 } // namespace
@@ -261,23 +277,9 @@ void attention_backward(const attention_shape &shape, const attention_mask &mask
                              aside ? static_cast<size_t>(group_columns) : args.ld_dq, scratch);
         }
     });
-    if (next_share == start + layout.shares) {
-        return;
+    if (next_share != start + layout.shares) {
+        pool.run([&](int ith, int) { add_shares(job, shares, first, even_part(tiles.n_queries, ith, nth)); });
     }
-    pool.run([&](int ith, int) {
-        const auto [begin, end] = even_part(tiles.n_queries, ith, nth);
-        for (int i = 0; i < nth; i++) {
-            const auto at = static_cast<size_t>(i);
-            for (int query = begin; shares[at] && query < end; query++) {
-                const auto   row = static_cast<size_t>(query);
-                float       *dq  = args.dq + row * args.ld_dq + first[at] / tiles.n_key_tiles * group_columns;
-                const float *share = shares[at] + row * static_cast<size_t>(group_columns);
-                for (int t = 0; t < group_columns; t++) {
-                    dq[t] += share[t];
-                }
-            }
-        }
-    });
 }
 
 } // namespace cft::cpu

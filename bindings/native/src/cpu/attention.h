@@ -2,7 +2,8 @@
 //
 // A pack is a forest of token sequences laid out depth first; key j is visible to the query at token i when
 // j <= i and i < visible_until[j]. Queries may be a subset of the tokens (the last layer computes target rows only).
-// Forward and backward are deterministic for a given thread count: fixed order of summation, no atomics.
+// Forward and backward are deterministic for a given thread count: fixed order of summation, no atomics. Only dq depends
+// on the thread count at all, and only in its last bits.
 #pragma once
 
 #include "../pool.h"
@@ -42,6 +43,7 @@ class attention_mask {
         bool    whole;
     };
 
+    void find_spans();
     void list_tiles();
 
     size_t  n_tokens_        = 0;

@@ -44,14 +44,12 @@ attention_mask::attention_mask(const int32_t *visible_until, size_t n_tokens, co
         }
         query_tokens_[i] = token;
     }
+    find_spans();
     list_tiles();
 }
 
-void attention_mask::list_tiles() {
-    const size_t n_queries     = query_tokens_.size();
-    const size_t n_query_tiles = tiles_of(n_queries, attention_tile_queries);
-    const size_t n_key_tiles   = tiles_of(n_tokens_, attention_tile_keys);
-
+void attention_mask::find_spans() {
+    const size_t n_queries = query_tokens_.size();
     first_key_.resize(n_queries);
     for (size_t i = 0, key = 0; i < n_queries; i++) {
         // Keys that ended before this query do not come back, so the first live one only moves forward.
@@ -75,6 +73,12 @@ void attention_mask::list_tiles() {
         first_query_[j] = index_of[j];
         end_query_[j]   = index_of[static_cast<size_t>(visible_until_[j])];
     }
+}
+
+void attention_mask::list_tiles() {
+    const size_t n_queries     = query_tokens_.size();
+    const size_t n_query_tiles = tiles_of(n_queries, attention_tile_queries);
+    const size_t n_key_tiles   = tiles_of(n_tokens_, attention_tile_keys);
 
     key_tile_pairs_.assign(n_key_tiles, 0);
     query_tile_pairs_.assign(n_query_tiles, 0);
