@@ -1,0 +1,49 @@
+// Command cftune fine-tunes GGUF models with LoRA adapters, by critiques and by answers. Run `cftune --help`.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run executes a command line and returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case <-signals:
+			// A second signal has its usual effect, so that a command that hangs can be ended.
+			signal.Reset(os.Interrupt, syscall.SIGTERM)
+			stop()
+		case <-ctx.Done():
+		}
+	}()
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	report(stderr, err)
+	return exitCode(err)
+}
+
+// report writes an error, which may have several lines, and a hint where there is one.
+func report(w io.Writer, err error) {
+	fmt.Fprintf(w, "cftune: error: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(w, "cftune: hint: %s\n", hint)
+	}
+}
