@@ -8,9 +8,9 @@ import (
 
 // Generator answers prompts on a session, as many at once as it has sequences.
 //
-// An answer depends on its prompt, its index and the options, not on what runs beside it, as far as libllama's sums do
-// not: products of several rows are added up in another order than those of one, which can tip tokens that are
-// equally likely to the last bits.
+// The tokens that all prompts begin with are computed once. An answer depends on its prompt, its index and the options,
+// not on what runs beside it, as far as libllama's sums do not: products of several rows are added up in another order
+// than those of one, which can tip tokens that are equally likely to the last bits.
 type Generator struct {
 	session *Session
 	vocab   *Vocab
@@ -97,6 +97,7 @@ type generation struct {
 	results []Completion
 	slots   []*answer // by sequence id; nil = unused
 	next    int       // first prompt that has not begun
+	prefix  int       // tokens that all prompts begin with, in the cache once
 	free    int       // cache tokens that are not promised to an answer
 	batch   batch
 }
@@ -118,8 +119,13 @@ func (a *answer) completion(reason StopReason) Completion {
 }
 
 func (r *generation) run(ctx context.Context) error {
+	if err := r.readPrefix(ctx); err != nil {
+		return err
+	}
 	for {
-		r.fill()
+		if err := r.fill(); err != nil {
+			return err
+		}
 		if !slices.ContainsFunc(r.slots, func(a *answer) bool { return a != nil }) {
 			return nil
 		}
@@ -141,9 +147,48 @@ func (r *generation) run(ctx context.Context) error {
 	}
 }
 
+// leastPrefix is the shortest prefix, in tokens, that is worth a decode of its own.
+const leastPrefix = 8
+
+// readPrefix puts what all prompts begin with into the session's spare sequence. Each prompt keeps a token of its own, to
+// draw the next one from.
+func (r *generation) readPrefix(ctx context.Context) error {
+	if len(r.prompts) < 2 {
+		return nil
+	}
+	prefix := r.prompts[0][:len(r.prompts[0])-1]
+	for _, p := range r.prompts[1:] {
+		n := 0
+		for n < min(len(prefix), len(p)-1) && prefix[n] == p[n] {
+			n++
+		}
+		prefix = prefix[:n]
+	}
+	if len(prefix) < leastPrefix {
+		return nil
+	}
+	position := 0
+	for part := range slices.Chunk(prefix, r.session.Params().NBatch) {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("engine: generate: %w", err)
+		}
+		positions, seqIDs := make([]int32, len(part)), make([]int32, len(part))
+		for i := range part {
+			positions[i], seqIDs[i] = int32(position+i), r.session.spare()
+		}
+		if err := r.session.Decode(part, positions, seqIDs, make([]bool, len(part))); err != nil {
+			return err
+		}
+		position += len(part)
+	}
+	r.prefix = len(prefix)
+	r.free -= r.prefix
+	return nil
+}
+
 // fill gives waiting prompts to unused sequences, in order, as far as the cache has room for whole answers. So no answer
 // ever runs out of cache because of the others, and the first prompt in line always gets its turn.
-func (r *generation) fill() {
+func (r *generation) fill() error {
 	for seq := range r.slots {
 		if r.slots[seq] != nil || r.next == len(r.prompts) {
 			continue
@@ -151,13 +196,19 @@ func (r *generation) fill() {
 		prompt := r.prompts[r.next]
 		nCtx := r.session.Params().NCtx
 		// The token drawn last is never decoded, so it takes no cache.
-		need := min(len(prompt)+r.opts.MaxTokens-1, nCtx)
+		need := min(len(prompt)+r.opts.MaxTokens-1, nCtx) - r.prefix
 		if need > r.free {
-			return
+			return nil
+		}
+		if r.prefix > 0 {
+			if err := r.session.Share(r.session.spare(), int32(seq), int32(r.prefix)); err != nil {
+				return err
+			}
 		}
 		r.slots[seq] = &answer{
 			prompt:   r.next,
-			pending:  slices.Clone(prompt),
+			pending:  slices.Clone(prompt[r.prefix:]),
+			position: int32(r.prefix),
 			reserved: need,
 			room:     min(r.opts.MaxTokens, nCtx-len(prompt)+1),
 			text:     stopText{stops: r.opts.StopStrings},
@@ -165,6 +216,7 @@ func (r *generation) fill() {
 		r.free -= need
 		r.next++
 	}
+	return nil
 }
 
 type batch struct {

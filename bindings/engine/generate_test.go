@@ -48,6 +48,8 @@ func TestBatchedAnswersAreThoseOfOneAtATime(t *testing.T) {
 		require.NoError(t, err)
 		defer v.Close()
 		all := prompts(t, v, questions)
+		require.Greater(t, len(all), 3) // so that sequences are used again
+		require.Equal(t, all[0][:3], all[1][:3])
 		generate := func(sequences int, times int) (answers []Completion) {
 			s, err := NewSession(path, "", SessionParams{NCtx: 768, NBatch: 64, NSequences: sequences, NThreads: 1, AdapterScale: 1, F32KV: f32})
 			require.NoError(t, err)
@@ -126,6 +128,44 @@ func TestGenerateFillsTheContext(t *testing.T) {
 		} else {
 			require.Equal(t, StopEnd, answers[i].Reason)
 		}
+	}
+}
+
+// What prompts have in common is read once and shared; the answers are those of prompts on their own.
+func TestCommonPrefixChangesNothing(t *testing.T) {
+	path := tinyModel(t, testmodel.Options{})
+	v, err := OpenVocab(path)
+	require.NoError(t, err)
+	defer v.Close()
+	s, err := NewSession(path, "", SessionParams{NCtx: 256, NBatch: 16, NSequences: 2, NThreads: 1, AdapterScale: 1, F32KV: true})
+	require.NoError(t, err)
+	defer s.Close()
+	g := NewGenerator(s, v)
+	common := chatML(t, v, "the answer is right, and the question is the same")
+	for name, all := range map[string][][]int32{
+		"long":                {append(slices.Clone(common), 60, 61), append(slices.Clone(common), 62), append(slices.Clone(common), 63, 64)},
+		"one is the prefix":   {common, append(slices.Clone(common), 62)},
+		"the same":            {common, common, common},
+		"too short to matter": {{1, 60, 70, 80}, {1, 60, 71, 80}},
+		"nothing":             {{60, 61}, {62, 63}},
+		"prompts of one":      {{60}, {61}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := GenerateOptions{MaxTokens: 8, Sampling: Sampling{Temperature: 1, TopP: 1, Seed: 5}}
+			together, err := g.Generate(t.Context(), all, opts)
+			require.NoError(t, err)
+			for i, prompt := range all {
+				// Same index, so the same draws; prompts that begin otherwise share nothing.
+				alone := make([][]int32, len(all))
+				for j := range alone {
+					alone[j] = []int32{90}
+				}
+				alone[i] = prompt
+				answers, err := g.Generate(t.Context(), alone, opts)
+				require.NoError(t, err)
+				require.Equal(t, answers[i], together[i])
+			}
+		})
 	}
 }
 

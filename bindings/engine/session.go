@@ -40,13 +40,16 @@ func NewSession(model, adapter string, p SessionParams) (*Session, error) {
 			return nil, invalid(op, fmt.Sprintf("%s is %d", v.name, v.value))
 		}
 	}
+	if p.NSequences < 1 {
+		return nil, invalid(op, fmt.Sprintf("n_sequences is %d, must be at least 1", p.NSequences))
+	}
 	if err := Init(""); err != nil {
 		return nil, err
 	}
 	cp := C.cft_session_params{
 		n_ctx:         C.int32_t(p.NCtx),
 		n_batch:       C.int32_t(p.NBatch),
-		n_sequences:   C.int32_t(p.NSequences),
+		n_sequences:   C.int32_t(p.NSequences) + 1, // one to spare
 		n_threads:     C.int32_t(p.NThreads),
 		n_gpu_layers:  C.int32_t(p.NGPULayers),
 		adapter_scale: C.float(p.AdapterScale),
@@ -67,6 +70,9 @@ func NewSession(model, adapter string, p SessionParams) (*Session, error) {
 	p.NBatch = min(p.NBatch, p.NCtx)
 	return &Session{c: c, params: p}, nil
 }
+
+// spare is a sequence beside the NSequences, in which Generator keeps what prompts have in common.
+func (s *Session) spare() int32 { return int32(s.params.NSequences) }
 
 // Params returns what the session was made with; NBatch is at most NCtx.
 func (s *Session) Params() SessionParams { return s.params }
