@@ -129,7 +129,7 @@ func (t *Trainer) forward(ctx context.Context, op string, b Batch, backward bool
 		}
 	}
 	if errors.Is(err, ErrCancelled) && ctx.Err() != nil {
-		err = errors.Join(err, ctx.Err())
+		err = fmt.Errorf("%w: %w", err, ctx.Err())
 	}
 	return loss, targets, err
 }

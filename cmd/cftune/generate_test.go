@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,15 +26,6 @@ func execute(t *testing.T, cmd *cobra.Command, stdin string, args ...string) (st
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	err = cmd.ExecuteContext(t.Context())
 	return out.String(), notes.String(), err
-}
-
-// exitCode is the code that an error asks for; 1 if none.
-func exitCode(err error) int {
-	var coded interface{ ExitCode() int }
-	if errors.As(err, &coded) {
-		return coded.ExitCode()
-	}
-	return 1
 }
 
 func tinyModel(t *testing.T, o testmodel.Options) string {
