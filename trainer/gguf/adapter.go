@@ -1,0 +1,202 @@
+package gguf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Metadata keys of adapter files. llama.cpp reads the first ones; those of cftune say what it cannot express.
+const (
+	keyType         = "general.type"
+	keyArchitecture = "general.architecture"
+	keyName         = "general.name"
+	keyAdapterType  = "adapter.type"
+	keyAlpha        = "adapter.lora.alpha"
+
+	keyRSLoRA      = "cftune.lora.rslora" // the scale is alpha / sqrt(rank), of cftune.lora.alpha
+	keyRSAlpha     = "cftune.lora.alpha"  // as configured; adapter.lora.alpha is adjusted where rslora is set
+	keyModelDigest = "cftune.base_model.sha256"
+	keyStep        = "cftune.step"
+)
+
+// Suffixes of an adapter's tensors, after the name of the base tensor.
+const (
+	suffixA = ".lora_a"
+	suffixB = ".lora_b"
+)
+
+// Adapter is a LoRA adapter: for each adapted base tensor W [out][in] the matrices A [rank][in] and B [out][rank].
+type Adapter struct {
+	Architecture string
+	Rank         int
+	Alpha        float64 // as configured
+	RSLoRA       bool    // the scale is Alpha / sqrt(Rank) instead of Alpha / Rank
+
+	Name        string // of the model, for people; may be empty
+	ModelDigest string // SHA-256 of the base model's file, hex; empty if unknown
+	Step        uint64 // of the training run; 0 if unknown
+
+	// Tensors are sorted by name, as llama.cpp has them: "blk.0.attn_q.weight.lora_a".
+	Tensors []Tensor
+}
+
+// Tensor is a row-major matrix.
+type Tensor struct {
+	Name       string
+	Rows, Cols int
+	Data       []float32
+}
+
+// Scale is the factor of B A x.
+func (a Adapter) Scale() float64 {
+	if a.RSLoRA {
+		return a.Alpha / math.Sqrt(float64(a.Rank))
+	}
+	return a.Alpha / float64(a.Rank)
+}
+
+// Modules returns the names of the adapted modules ("attn_q"), sorted.
+func (a Adapter) Modules() []string {
+	found := map[string]bool{}
+	for _, t := range a.Tensors {
+		if parts := strings.Split(t.Name, "."); len(parts) == 5 {
+			found[parts[2]] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// check makes sure that the tensors are pairs of one rank, with finite values.
+func (a *Adapter) check() error {
+	if len(a.Tensors) == 0 {
+		return bad("it has no tensors")
+	}
+	if !(a.Alpha > 0) || math.IsInf(a.Alpha, 0) {
+		return bad("alpha is %v", a.Alpha)
+	}
+	slices.SortFunc(a.Tensors, func(x, y Tensor) int { return strings.Compare(x.Name, y.Name) })
+	byName := make(map[string]Tensor, len(a.Tensors))
+	for _, t := range a.Tensors {
+		byName[t.Name] = t
+	}
+	for _, t := range a.Tensors {
+		base, isA := strings.CutSuffix(t.Name, suffixA)
+		other, rank := base+suffixB, t.Rows
+		if !isA {
+			var isB bool
+			if base, isB = strings.CutSuffix(t.Name, suffixB); !isB {
+				return bad("tensor %q is neither an A nor a B matrix", t.Name)
+			}
+			other, rank = base+suffixA, t.Cols
+		}
+		if _, paired := byName[other]; !paired {
+			return bad("tensor %s is there, but %s is not", t.Name, other)
+		}
+		if a.Rank == 0 {
+			a.Rank = rank
+		}
+		if rank != a.Rank {
+			return bad("tensor %s has rank %d, others have %d", t.Name, rank, a.Rank)
+		}
+		for _, x := range t.Data {
+			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
+				return bad("tensor %s has a value that is not finite", t.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// ReadAdapter reads a GGUF adapter, or a PEFT folder with adapter_config.json and adapter_model.safetensors. base is the
+// base model that it is for: PEFT's tensors are put into the order of its rows.
+//
+// Whatever would be lost or misread is refused by name. Errors about content wrap ErrFormat.
+func ReadAdapter(path string, base *File) (Adapter, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Adapter{}, fmt.Errorf("read adapter: %w", err)
+	}
+	read := readGGUFAdapter
+	if info.IsDir() {
+		read = readPEFT
+		if _, err := os.Stat(filepath.Join(path, peftConfigName)); errors.Is(err, fs.ErrNotExist) {
+			return Adapter{}, fmt.Errorf("read adapter %s: %w", path, bad("a folder without %s is no PEFT adapter", peftConfigName))
+		}
+	}
+	a, err := read(path, base)
+	if err == nil {
+		err = a.check()
+	}
+	if err == nil && a.Architecture != base.Architecture() {
+		err = bad("it is for architecture %q, the base model is %q", a.Architecture, base.Architecture())
+	}
+	if err != nil {
+		return Adapter{}, fmt.Errorf("read adapter %s: %w", path, err)
+	}
+	return a, nil
+}
+
+func readGGUFAdapter(path string, _ *File) (Adapter, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Adapter{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return Adapter{}, err
+	}
+	head, err := parse(f, info.Size())
+	if err != nil {
+		return Adapter{}, err
+	}
+	a, err := head.adapter()
+	if err != nil {
+		return Adapter{}, err
+	}
+	for _, t := range head.Tensors {
+		if len(t.Shape) != 2 {
+			return Adapter{}, bad("tensor %s has %d dimensions, not 2", t.Name, len(t.Shape))
+		}
+		if t.Type.elementBytes() == 0 {
+			return Adapter{}, bad("tensor %s is of %s; adapters are read from F32, F16 and BF16", t.Name, t.Type)
+		}
+		data, err := readElements(f, t.Offset, t.elements(), t.Type)
+		if err != nil {
+			return Adapter{}, fmt.Errorf("tensor %s: %w", t.Name, err)
+		}
+		a.Tensors = append(a.Tensors, Tensor{Name: t.Name, Rows: int(t.Shape[1]), Cols: int(t.Shape[0]), Data: data})
+	}
+	return a, nil
+}
+
+// adapter reads the metadata of an adapter.
+func (f *File) adapter() (Adapter, error) {
+	if kind, _ := f.String(keyType); kind != "adapter" {
+		return Adapter{}, bad("%s is %q: it is no adapter", keyType, kind)
+	}
+	if kind, _ := f.String(keyAdapterType); kind != "lora" {
+		return Adapter{}, bad("%s is %q, not lora", keyAdapterType, kind)
+	}
+	alpha, ok := f.Float(keyAlpha)
+	if !ok {
+		return Adapter{}, bad("%s is missing", keyAlpha)
+	}
+	a := Adapter{Architecture: f.Architecture(), Alpha: alpha}
+	if a.RSLoRA, _ = f.Bool(keyRSLoRA); a.RSLoRA {
+		if a.Alpha, ok = f.Float(keyRSAlpha); !ok {
+			return Adapter{}, bad("%s is set, but %s is missing", keyRSLoRA, keyRSAlpha)
+		}
+	}
+	a.Name, _ = f.String(keyName)
+	a.ModelDigest, _ = f.String(keyModelDigest)
+	a.Step, _ = f.Uint(keyStep)
+	return a, nil
+}

@@ -1,0 +1,291 @@
+package gguf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/bits"
+	"os"
+)
+
+// ErrFormat is wrapped by errors about what a file contains, as opposed to whether it can be read.
+var ErrFormat = errors.New("damaged or of another kind")
+
+func bad(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
+}
+
+// ValueType is the type of a metadata value, with GGUF's numbers.
+type ValueType uint32
+
+// The types of metadata values.
+const (
+	Uint8 ValueType = iota
+	Int8
+	Uint16
+	Int16
+	Uint32
+	Int32
+	Float32
+	Bool
+	String
+	Array
+	Uint64
+	Int64
+	Float64
+)
+
+// size is the number of bytes of a scalar; 0 for strings and arrays, which vary.
+func (t ValueType) size() (int, bool) {
+	sizes := [...]int{1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8}
+	if int(t) >= len(sizes) {
+		return 0, false
+	}
+	return sizes[t], true
+}
+
+// TensorType is how a tensor's elements are stored, with ggml's numbers.
+type TensorType uint32
+
+// The types that this package can decode. Others are named by their number.
+const (
+	F32  TensorType = 0
+	F16  TensorType = 1
+	BF16 TensorType = 30
+)
+
+func (t TensorType) String() string {
+	switch t {
+	case F32:
+		return "F32"
+	case F16:
+		return "F16"
+	case BF16:
+		return "BF16"
+	}
+	return fmt.Sprintf("type %d", uint32(t))
+}
+
+// elementBytes is the size of an element of the types that can be decoded, 0 for others.
+func (t TensorType) elementBytes() int {
+	switch t {
+	case F32:
+		return 4
+	case F16, BF16:
+		return 2
+	}
+	return 0
+}
+
+// TensorInfo describes a tensor of a file.
+type TensorInfo struct {
+	Name string
+	// Shape has the fastest dimension first, as ggml does: a row-major [rows][cols] matrix is {cols, rows}.
+	Shape  []uint64
+	Type   TensorType
+	Offset uint64 // from the start of the file
+}
+
+// elements returns the number of elements. Open has made sure that it does not overflow.
+func (t TensorInfo) elements() uint64 {
+	n := uint64(1)
+	for _, d := range t.Shape {
+		n *= d
+	}
+	return n
+}
+
+// File is what the head of a GGUF file says.
+type File struct {
+	Path    string
+	Version uint32
+	Size    int64 // of the whole file, in bytes
+	Tensors []TensorInfo
+
+	values map[string]value
+	data   uint64 // offset of the tensor data
+}
+
+// value is a metadata value: a bool, uint64, int64, float64 or string; for arrays a slice of one of these, or of slices.
+type value struct {
+	kind ValueType
+	v    any
+}
+
+// Limits of what a head may claim; real files are far below.
+const (
+	maxKeys        = 1 << 16
+	maxTensors     = 1 << 20
+	maxDims        = 4
+	maxStringBytes = 64 << 20 // a chat template or a merged vocabulary entry is kilobytes
+	maxArrayItems  = 64 << 20
+	maxArrayDepth  = 4
+	maxKeyBytes    = 1 << 16
+	minVersion     = 2
+	maxVersion     = 3
+	defaultAlign   = 32
+	alignmentKey   = "general.alignment"
+)
+
+// Open reads the head of the file at path: metadata and tensor descriptions. Errors about its content wrap ErrFormat.
+func Open(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open gguf: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("open gguf: %w", err)
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("open gguf %s: %w", path, bad("it is a folder"))
+	}
+	file, err := parse(f, info.Size())
+	if err != nil {
+		return nil, fmt.Errorf("open gguf %s: %w", path, err)
+	}
+	file.Path = path
+	return file, nil
+}
+
+// parse reads a head from a file of the given size.
+func parse(f io.ReaderAt, size int64) (*File, error) {
+	r := newReader(io.NewSectionReader(f, 0, size), size)
+	if magic := r.bytes(4); string(magic) != "GGUF" {
+		if r.err != nil {
+			return nil, r.err
+		}
+		return nil, bad("it starts with %q, not with GGUF", magic)
+	}
+	file := &File{Version: r.u32(), Size: size, values: map[string]value{}}
+	if r.err == nil && (file.Version < minVersion || file.Version > maxVersion) {
+		if v := bits.ReverseBytes32(file.Version); v >= minVersion && v <= maxVersion {
+			return nil, bad("it is big-endian")
+		}
+		return nil, bad("version %d is not one of %d to %d", file.Version, minVersion, maxVersion)
+	}
+	numTensors, numKeys := r.u64(), r.u64()
+	if r.err == nil && (numTensors > maxTensors || numKeys > maxKeys) {
+		return nil, bad("it claims %d tensors and %d metadata keys", numTensors, numKeys)
+	}
+	for range numKeys {
+		key := r.str(maxKeyBytes)
+		kind := ValueType(r.u32())
+		v := r.value(kind, 0)
+		if r.err != nil {
+			return nil, fmt.Errorf("metadata key %q: %w", key, r.err)
+		}
+		if _, twice := file.values[key]; twice {
+			return nil, bad("metadata key %q is there twice", key)
+		}
+		file.values[key] = value{kind, v}
+	}
+	for range numTensors {
+		t := r.tensorInfo()
+		if r.err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", t.Name, r.err)
+		}
+		file.Tensors = append(file.Tensors, t)
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return file, file.place(uint64(r.at))
+}
+
+// place turns the tensors' offsets into offsets from the file's start and checks that known types lie within it.
+func (f *File) place(headEnd uint64) error {
+	align := uint64(defaultAlign)
+	if v, ok := f.Uint(alignmentKey); ok {
+		align = v
+	}
+	if align == 0 || align&(align-1) != 0 || align > 1<<20 {
+		return bad("%s is %d", alignmentKey, align)
+	}
+	f.data = (headEnd + align - 1) / align * align
+	names := make(map[string]bool, len(f.Tensors))
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		if names[t.Name] {
+			return bad("tensor %q is there twice", t.Name)
+		}
+		names[t.Name] = true
+		if t.Offset%align != 0 || t.Offset > math.MaxInt64-f.data {
+			return bad("tensor %q: offset %d", t.Name, t.Offset)
+		}
+		t.Offset += f.data
+		need := t.elements() * uint64(t.Type.elementBytes()) // 0 for types that are not decoded here: their start is checked
+		if end := t.Offset + need; end < t.Offset || end > uint64(f.Size) {
+			return bad("tensor %q ends at byte %d, but the file has %d: it is cut off", t.Name, end, f.Size)
+		}
+	}
+	return nil
+}
+
+// Uint returns an integer of the metadata, whatever its width. It reports false where the key is missing, of another
+// type, or negative.
+func (f *File) Uint(key string) (uint64, bool) {
+	switch v := f.values[key].v.(type) {
+	case uint64:
+		return v, true
+	case int64:
+		return uint64(v), v >= 0
+	}
+	return 0, false
+}
+
+// Float returns a floating-point number of the metadata.
+func (f *File) Float(key string) (float64, bool) {
+	v, ok := f.values[key].v.(float64)
+	return v, ok
+}
+
+// Bool returns a truth value of the metadata.
+func (f *File) Bool(key string) (value, ok bool) {
+	v, ok := f.values[key].v.(bool)
+	return v, ok
+}
+
+// String returns a text of the metadata.
+func (f *File) String(key string) (string, bool) {
+	v, ok := f.values[key].v.(string)
+	return v, ok
+}
+
+// Strings returns an array of texts of the metadata.
+func (f *File) Strings(key string) ([]string, bool) {
+	v, ok := f.values[key].v.([]string)
+	return v, ok
+}
+
+// Uints returns an array of integers of the metadata, none of them negative.
+func (f *File) Uints(key string) ([]uint64, bool) {
+	switch v := f.values[key].v.(type) {
+	case []uint64:
+		return v, true
+	case []int64:
+		list := make([]uint64, len(v))
+		for i, n := range v {
+			if n < 0 {
+				return nil, false
+			}
+			list[i] = uint64(n)
+		}
+		return list, true
+	}
+	return nil, false
+}
+
+// Architecture returns general.architecture, "" where it is missing.
+func (f *File) Architecture() string {
+	name, _ := f.String("general.architecture")
+	return name
+}
+
+// ChatTemplate returns the model's chat template, "" where it has none.
+func (f *File) ChatTemplate() string {
+	template, _ := f.String("tokenizer.chat_template")
+	return template
+}
