@@ -1,0 +1,138 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"cftune/trainer/internal/durable"
+)
+
+// Names in a run directory.
+const (
+	ConfigName      = "config.json"
+	MetricsName     = "metrics.jsonl"
+	LockName        = "LOCK"
+	checkpointsName = "checkpoints"
+	manifestName    = "manifest.json"
+)
+
+// Run is a run directory that this process may write to.
+type Run struct {
+	fs   durable.FS
+	dir  string
+	lock *durable.Lock
+	made []string // folders that Create made, outermost first
+}
+
+// Create takes the folder for a new run, making it if needed. It fails with ErrExists if a run is there, and with a
+// *durable.HeldError if another process has it.
+func Create(fs durable.FS, dir string) (*Run, error) {
+	r := &Run{fs: fs, dir: dir}
+	if err := r.makeFolders(); err != nil {
+		r.Abandon()
+		return nil, fmt.Errorf("create run: %w", err)
+	}
+	for _, name := range []string{ConfigName, MetricsName, checkpointsName} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			r.Abandon()
+			return nil, fmt.Errorf("create run: %s %w", dir, ErrExists)
+		}
+	}
+	lock, err := durable.Acquire(filepath.Join(dir, LockName))
+	if err != nil {
+		r.Abandon()
+		return nil, fmt.Errorf("create run: %w", err)
+	}
+	r.lock = lock
+	return r, nil
+}
+
+func (r *Run) makeFolders() error {
+	var missing []string
+	for dir := filepath.Clean(r.dir); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			break
+		}
+		missing = append([]string{dir}, missing...)
+	}
+	if err := durable.MkdirAll(r.fs, r.dir); err != nil {
+		return err
+	}
+	r.made = missing
+	return nil
+}
+
+// Abandon gives up a run that Create made and that holds nothing yet, and removes what was made for it.
+func (r *Run) Abandon() {
+	if r.lock != nil {
+		// The lock file goes while it is held, so that nobody can take it in between.
+		_ = os.Remove(filepath.Join(r.dir, LockName))
+		_ = r.lock.Release()
+	}
+	for i := len(r.made) - 1; i >= 0; i-- {
+		_ = os.Remove(r.made[i]) // removes empty folders only
+	}
+}
+
+// OpenRun takes an existing run for writing and removes what a crash left of unfinished checkpoints.
+func OpenRun(fs durable.FS, dir string) (*Run, error) {
+	if err := exists(dir); err != nil {
+		return nil, fmt.Errorf("open run: %w", err)
+	}
+	lock, err := durable.Acquire(filepath.Join(dir, LockName))
+	if err != nil {
+		return nil, fmt.Errorf("open run: %w", err)
+	}
+	r := &Run{fs: fs, dir: dir, lock: lock}
+	for _, folder := range []string{dir, r.checkpoints()} {
+		if err := durable.RemoveTemp(fs, folder); err != nil && !errors.Is(err, os.ErrNotExist) {
+			r.Close()
+			return nil, fmt.Errorf("open run: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// exists reports ErrNotFound if dir holds no run.
+func exists(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, ConfigName)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s: no run, it has no %s: %w", dir, ConfigName, ErrNotFound)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// Dir is the run's folder.
+func (r *Run) Dir() string { return r.dir }
+
+// FS is where the run's files are written.
+func (r *Run) FS() durable.FS { return r.fs }
+
+// Close gives the run's lock back.
+func (r *Run) Close() error { return r.lock.Release() }
+
+func (r *Run) checkpoints() string { return filepath.Join(r.dir, checkpointsName) }
+
+// WriteConfig replaces the run's config.json.
+func (r *Run) WriteConfig(text []byte) error {
+	_, err := durable.ReplaceFile(r.fs, filepath.Join(r.dir, ConfigName), func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+	return err
+}
+
+// ReadConfig returns a run's config.json.
+func ReadConfig(dir string) ([]byte, error) {
+	if err := exists(dir); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(dir, ConfigName))
+}
+
+// Holder returns who is writing to the run, and false if nobody is.
+func Holder(dir string) (string, bool) { return durable.Held(filepath.Join(dir, LockName)) }

@@ -1,0 +1,182 @@
+// Package metrics records what each step of a run was: lines of JSON in a file, and progress for people.
+//
+// Lines are appended whole; after a crash the last one may be torn, and lines may run past the newest checkpoint. Rewind
+// takes both off before a run goes on.
+package metrics
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"cftune/trainer/internal/durable"
+)
+
+// Step is the record of one optimizer step.
+type Step struct {
+	Step     int     `json:"step"`  // from 1
+	Epoch    float64 `json:"epoch"` // passes over the records so far
+	Loss     float64 `json:"loss"`  // mean over the step's targets
+	Targets  int     `json:"targets"`
+	Tokens   int     `json:"tokens"` // positions computed
+	Examples int     `json:"examples"`
+	Packs    int     `json:"packs"`
+	LR       float64 `json:"lr"`
+	GradNorm float64 `json:"grad_norm"` // before clipping
+	// Objective has the number of examples of each objective.
+	Objective        map[string]int `json:"objective"`
+	TokensPerS       float64        `json:"tokens_per_s"`
+	TargetTokensPerS float64        `json:"target_tokens_per_s"`
+	MemoryBytes      uint64         `json:"memory_bytes"`
+	Time             time.Time      `json:"time"`
+	Seconds          float64        `json:"seconds"` // that the step took
+}
+
+// Validation is the record of one pass over the held-out records.
+type Validation struct {
+	Step      int       `json:"step"` // taken so far
+	Loss      float64   `json:"validation_loss"`
+	Targets   int       `json:"validation_targets"`
+	Objective string    `json:"validation_objective,omitempty"` // where several are measured; empty for all together
+	Time      time.Time `json:"time"`
+	Seconds   float64   `json:"seconds"`
+}
+
+// Log appends records to a file.
+type Log struct {
+	path string
+	f    durable.File
+}
+
+// OpenLog opens the file at path, making it if needed.
+func OpenLog(fs durable.FS, path string) (*Log, error) {
+	f, err := fs.Append(path)
+	if err != nil {
+		return nil, fmt.Errorf("open metrics: %w", err)
+	}
+	return &Log{path: path, f: f}, nil
+}
+
+// Write appends one record, a Step or a Validation.
+func (l *Log) Write(record any) error {
+	line, err := json.Marshal(record)
+	if err == nil {
+		_, err = l.f.Write(append(line, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write metrics %s: %w", l.path, err)
+	}
+	return nil
+}
+
+// Sync makes all records so far durable.
+func (l *Log) Sync() error {
+	if err := l.f.Sync(); err != nil {
+		return fmt.Errorf("sync metrics %s: %w", l.path, err)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (l *Log) Close() error { return l.f.Close() }
+
+// ErrCorrupt is wrapped by errors about lines that are no records.
+var ErrCorrupt = errors.New("damaged")
+
+// line is what every record has.
+type line struct {
+	Step *int     `json:"step"`
+	Loss *float64 `json:"loss"` // only of steps
+}
+
+// scan calls visit for each whole line. A last line without a newline is torn and not visited.
+func scan(text []byte, visit func(line line, end int) error) error {
+	at := 0
+	for number := 1; ; number++ {
+		n := bytes.IndexByte(text[at:], '\n')
+		if n < 0 {
+			return nil
+		}
+		var l line
+		err := json.Unmarshal(text[at:at+n], &l)
+		if err == nil && l.Step == nil {
+			err = errors.New("it has no step")
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %w: %w", number, ErrCorrupt, err)
+		}
+		at += n + 1
+		if err := visit(l, at); err != nil {
+			return err
+		}
+	}
+}
+
+// Rewind takes off a torn last line and every record of a later step. A missing file is empty.
+func Rewind(fs durable.FS, path string, step int) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("rewind metrics: %w", err)
+	}
+	keep := 0
+	err = scan(text, func(l line, end int) error {
+		if *l.Step <= step {
+			keep = end
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("rewind metrics: %s: %w", path, err)
+	}
+	if keep == len(text) {
+		return nil
+	}
+	_, err = durable.ReplaceFile(fs, path, func(w io.Writer) error {
+		_, err := w.Write(text[:keep])
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("rewind metrics: %w", err)
+	}
+	return nil
+}
+
+// Summary is what Check found.
+type Summary struct {
+	LastStep int     `json:"last_step"` // 0 if there is no step yet
+	LastLoss float64 `json:"last_loss"`
+	Torn     bool    `json:"torn"` // the last line is cut off
+}
+
+// Check reads a file of records: steps must follow each other from 1. A missing file is empty.
+func Check(path string) (Summary, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return Summary{}, nil
+	}
+	if err != nil {
+		return Summary{}, fmt.Errorf("check metrics: %w", err)
+	}
+	s := Summary{Torn: len(text) > 0 && text[len(text)-1] != '\n'}
+	err = scan(text, func(l line, _ int) error {
+		if l.Loss == nil {
+			return nil
+		}
+		if *l.Step != s.LastStep+1 {
+			return fmt.Errorf("%w: step %d follows step %d", ErrCorrupt, *l.Step, s.LastStep)
+		}
+		s.LastStep, s.LastLoss = *l.Step, *l.Loss
+		return nil
+	})
+	if err != nil {
+		return s, fmt.Errorf("check metrics: %s: %w", path, err)
+	}
+	return s, nil
+}
