@@ -1,7 +1,9 @@
 // cft.cpp - the door: every function of cft.h that concerns models and trainers.
 #include "cft.h"
 
+#include "cpu/linear.h"
 #include "failure.h"
+#include "pool.h"
 #include "trainer.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
 // layout.cpp - sizes of a trainer's buffers, and the choice of what is kept.
+#include "cpu/ops.h"
 #include "failure.h"
 #include "library.h"
 #include "trainer.h"
@@ -10,9 +11,8 @@
 namespace cft {
 namespace {
 
-constexpr size_t  loss_chunk_bytes = size_t(64) << 20;
-constexpr double  usable_memory    = 0.9; // of what the machine has free, when no limit is set
-constexpr int     all_modules      = 7;
+constexpr size_t loss_chunk_bytes = size_t(64) << 20;
+constexpr double usable_memory   = 0.9; // of what the machine has free, when no limit is set
 
 } // namespace
 
@@ -53,33 +53,35 @@ void check_params(const cft_trainer_params &p) {
 }
 
 layout::layout(const cft_model &model, const cft_trainer_params &p, bool keep) {
-    const auto  &hp = model.hp;
-    const size_t d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q = size_t(hp.n_head) * size_t(hp.head_dim),
-                 kv = size_t(hp.n_head_kv) * size_t(hp.head_dim), r = size_t(p.rank), layers = size_t(hp.n_layer);
+    const auto  &hp     = model.hp;
+    const size_t layers = size_t(hp.n_layer), r = size_t(p.rank);
     keep_all    = keep;
     threads     = resolve_threads(p.n_threads);
     max_tokens  = p.max_tokens;
     max_targets = p.max_targets > 0 ? p.max_targets : p.max_tokens;
-    const size_t t = size_t(max_tokens);
+    const size_t t = size_t(max_tokens), d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q = size_t(hp.q_width()), kv = size_t(hp.kv_width());
 
-    const size_t in[all_modules]  = {d, d, d, q, d, d, ff};
-    const size_t out[all_modules] = {q, kv, kv, d, ff, ff, d};
-    for (int m = 0; m < all_modules; m++) {
-        if (p.targets & (1u << m)) {
+    const size_t in[n_target_modules] = {d, d, d, q, d, d, ff}, out[n_target_modules] = {q, kv, kv, d, ff, ff, d};
+    for (int m = 0; m < n_target_modules; m++) {
+        if (p.targets >> m & 1) {
             n_params += layers * r * (in[m] + out[m]);
         }
     }
-    inputs = t * d;
-    rest   = t * (2 * q + 2 * kv + size_t(hp.n_head) + d + 2 * ff + all_modules * r);
-    // Layer inputs, the last layer's output, and every layer's rest or one for all.
-    activations = inputs * layers + t * d + rest * (keep ? layers : 1);
-    // xn, xr, d, d2 (n_embd each), act, d_act, d_up (n_ff), dq, dattn (q), dk, dv, dx of q (n_embd), U, rope table.
-    workspace = t * (6 * d + 3 * ff + 2 * q + 2 * kv + 2 * r + size_t(hp.n_rot));
+    carver input(nullptr), rest(nullptr), space(nullptr);
+    input.take(t * d);
+    inputs = input.used();
+    cft::activations(hp, p.rank, t, rest);
+    kept = rest.used();
+    // Every layer's input, the last layer's output, and every layer's rest or one for all.
+    activations = inputs * (layers + 1) + kept * (keep ? layers : 1);
+    cft::workspace(hp, p.rank, t, space);
+    space.take(t * d); // the gradient on its way down
+    workspace = space.used();
     loss_rows = std::max<int64_t>(threads, int64_t(loss_chunk_bytes / sizeof(float)) / hp.n_vocab);
     loss_rows = std::min<int64_t>(loss_rows, max_targets);
     loss      = size_t(loss_rows) * size_t(hp.n_vocab);
-    const cpu::attention_shape shape{hp.n_head, hp.n_head_kv, hp.head_dim, 1.0f};
-    attention_bytes = cpu::attention_workspace_bytes(shape, t, t, threads);
+
+    scratch_bytes = cpu::cpu_ops::scratch_bytes(threads, hp.attention(), max_tokens);
 }
 
 cft_memory_estimate layout::estimate(const cft_model &model) const {
@@ -89,7 +91,7 @@ cft_memory_estimate layout::estimate(const cft_model &model) const {
     e.gradients        = n_params * sizeof(float);
     e.moments          = 2 * n_params * sizeof(float);
     e.activations      = activations * sizeof(float);
-    e.workspace        = (workspace + cpu::tile_floats * size_t(threads)) * sizeof(float) + attention_bytes;
+    e.workspace        = workspace * sizeof(float) + scratch_bytes;
     e.loss             = loss * sizeof(float);
     e.total            = e.weights + e.adapter + e.gradients + e.moments + e.activations + e.workspace + e.loss;
     e.keep_activations = keep_all ? CFT_KEEP_ALL : CFT_KEEP_LAYERS;

@@ -24,7 +24,7 @@ void weight::dequantize(int64_t row, int64_t col, int64_t n, float *dst) const {
         std::memcpy(dst, src, size_t(n) * sizeof(float));
         return;
     }
-    ggml_get_type_traits(type)->to_float(src, dst, n);
+    to_float(src, dst, n);
 }
 
 mapping::mapping(const std::string &path) {
@@ -140,7 +140,7 @@ class loader {
         if (offset > file.size() || bytes > file.size() - offset) {
             damaged("tensor " + name + " goes on after the file's end: the file is cut off");
         }
-        return weight{file.data() + offset, t->type, rows, cols, ggml_row_size(t->type, cols)};
+        return weight{file.data() + offset, t->type, rows, cols, ggml_row_size(t->type, cols), cpu::dequantizer(t->type)};
     }
 
     std::vector<float> vector(const mapping &file, const std::string &name, int64_t n) const {
@@ -255,7 +255,7 @@ cft_model::cft_model(const std::string &path) : file((check_gguf_file(path), pat
         rope_frequencies.push_back(float(theta * hp.rope_freq_scale / factors[size_t(i)]));
     }
 
-    const int64_t q_dim = int64_t(hp.n_head) * hp.head_dim, kv_dim = int64_t(hp.n_head_kv) * hp.head_dim;
+    const int64_t q_dim = hp.q_width(), kv_dim = hp.kv_width();
     for (int i = 0; i < hp.n_layer; i++) {
         const std::string prefix = "blk." + std::to_string(i) + ".";
         for (const char *bias : {"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}) {

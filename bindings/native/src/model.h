@@ -2,8 +2,10 @@
 #pragma once
 
 #include "cft.h"
-#include "ggml.h"
+#include "cpu/attention.h"
+#include "cpu/dequantize.h"
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -17,6 +19,7 @@ struct weight {
     int64_t          rows      = 0;
     int64_t          cols      = 0;
     size_t           row_bytes = 0;
+    cpu::dequantize_function to_float = nullptr; // NULL for F32
 
     // dequantize writes columns [col, col + n) of one row to dst; col and n are multiples of block().
     void    dequantize(int64_t row, int64_t col, int64_t n, float *dst) const;
@@ -34,7 +37,14 @@ struct hyperparameters {
     int   n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab, n_ctx_train, n_rot;
     float rope_freq_base, rope_freq_scale, rms_eps;
     bool  tied_output;
+
+    int64_t              q_width() const { return int64_t(n_head) * head_dim; }
+    int64_t              kv_width() const { return int64_t(n_head_kv) * head_dim; }
+    cpu::attention_shape attention() const { return {n_head, n_head_kv, head_dim, 1.0f / std::sqrt(float(head_dim))}; }
 };
+
+// The target modules of cft.h.
+constexpr int n_target_modules = 7;
 
 // mapping is a file mapped read-only.
 class mapping {

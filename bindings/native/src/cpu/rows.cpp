@@ -1,10 +1,8 @@
 // rows.cpp - rows_kernels.inc for any CPU, and the choice among the versions.
 #include "rows.h"
 
-#include <cmath>
-#include <cstring>
+#include <math.h>
 
-#define ROWS_NAME "generic"
 namespace cft::cpu {
 namespace generic {
 #include "rows_kernels.inc"
@@ -19,17 +17,24 @@ const row_kernels &row_kernels_here();
 }
 #endif
 
-const row_kernels &rows() {
+const row_kernels *rows_of(isa i) {
+    if (!cpu_has(i)) {
+        return nullptr;
+    }
 #if defined(__x86_64__)
-    static const row_kernels &chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                                               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
-                                           ? avx512::row_kernels_here()
-                                       : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2::row_kernels_here()
-                                                                                                         : generic::kernels;
-    return chosen;
-#else
-    return generic::kernels;
+    if (i == isa::avx512) {
+        return &avx512::row_kernels_here();
+    }
+    if (i == isa::avx2) {
+        return &avx2::row_kernels_here();
+    }
 #endif
+    return &generic::kernels;
+}
+
+const row_kernels &rows() {
+    static const row_kernels &best = *rows_of(best_isa());
+    return best;
 }
 
 } // namespace cft::cpu

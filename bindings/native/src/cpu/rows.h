@@ -1,6 +1,9 @@
 // rows.h - row-wise kernels of the CPU engine, in one version per instruction set, chosen at run time.
 #pragma once
 
+#include "isa.h"
+#include "random.h"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -8,8 +11,6 @@ namespace cft::cpu {
 
 // All matrices are row-major and contiguous unless a stride is named.
 struct row_kernels {
-    const char *name; // "avx512", "avx2+fma", "generic"
-
     // y[i] = x[i] / rms(x[i]) * w, for n rows of d.
     void (*rmsnorm)(const float *x, const float *w, float *y, size_t n, size_t d, float eps);
     // dx[i] += the gradient of rmsnorm at x[i] for the output gradient dy[i].
@@ -27,11 +28,20 @@ struct row_kernels {
     double (*cross_entropy_loss)(const float *logits, size_t v, size_t target);
     // y += x, n elements.
     void (*add)(float *y, const float *x, size_t n);
+    // out = x * y, and sum += x * y, n elements.
+    void (*multiply)(const float *x, const float *y, float *out, size_t n);
+    void (*multiply_add)(const float *x, const float *y, float *sum, size_t n);
+    // mask[i] is 0 where the random word of column first + i is below threshold, else keep; first is a multiple of 4. See
+    // random.h for the counter, whose first word is advanced.
+    void (*dropout_mask)(uint64_t key, philox_counter counter, uint32_t threshold, float keep, size_t first, size_t n, float *mask);
+    double (*sum_of_squares)(const float *x, size_t n);
     // AdamW of n elements: g is the accumulated gradient, scaled by g_scale; c1, c2 are 1 - beta^t.
     void (*adamw)(float *p, const float *g, float *m, float *v, size_t n, float g_scale, float lr, float beta1, float beta2,
                   float eps, float weight_decay, float c1, float c2);
 };
 
-const row_kernels &rows();
+// The kernels of one instruction set; NULL if this CPU cannot run them.
+const row_kernels *rows_of(isa i);
+const row_kernels &rows(); // this CPU's best
 
 } // namespace cft::cpu

@@ -1,10 +1,8 @@
 // rows_avx2.cpp - rows_kernels.inc compiled for AVX2.
 #include "rows.h"
 
-#include <cmath>
-#include <cstring>
+#include <math.h>
 
-#define ROWS_NAME "avx2+fma"
 namespace cft::cpu::avx2 {
 #include "rows_kernels.inc"
 const row_kernels &row_kernels_here() { return kernels; }

@@ -1,10 +1,8 @@
-// rows_avx512.cpp - rows_kernels.inc compiled for AVX512.
+// rows_avx512.cpp - rows_kernels.inc compiled for AVX-512.
 #include "rows.h"
 
-#include <cmath>
-#include <cstring>
+#include <math.h>
 
-#define ROWS_NAME "avx512"
 namespace cft::cpu::avx512 {
 #include "rows_kernels.inc"
 const row_kernels &row_kernels_here() { return kernels; }

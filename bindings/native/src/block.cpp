@@ -1,0 +1,144 @@
+// block.cpp - see block.h.
+#include "block.h"
+
+#include <cmath>
+
+namespace cft {
+
+activations::activations(const hyperparameters &hp, int rank, size_t t, carver &from) {
+    const size_t r = size_t(rank), d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q_width = size_t(hp.q_width()), kv_width = size_t(hp.kv_width());
+    q         = from.take(t * q_width);
+    k         = from.take(t * kv_width);
+    v         = from.take(t * kv_width);
+    attn      = from.take(t * q_width);
+    lse       = from.take(t * size_t(hp.n_head));
+    x_mid     = from.take(t * d);
+    gate      = from.take(t * ff);
+    up        = from.take(t * ff);
+    h_qkv     = from.take(t * 3 * r);
+    h_output  = from.take(t * r);
+    h_gate_up = from.take(t * 2 * r);
+    h_down    = from.take(t * r);
+}
+
+workspace::workspace(const hyperparameters &hp, int rank, size_t t, carver &from) {
+    const size_t d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q_width = size_t(hp.q_width()), kv_width = size_t(hp.kv_width());
+    x_norm = from.take(t * d);
+    x_rows = from.take(t * d);
+    d_mid  = from.take(t * d);
+    d_rows = from.take(t * d);
+    act    = from.take(t * ff);
+    d_act  = from.take(t * ff);
+    d_up   = from.take(t * ff);
+    dq     = from.take(t * q_width);
+    d_attn = from.take(t * q_width);
+    dk     = from.take(t * kv_width);
+    dv     = from.take(t * kv_width);
+    u      = from.take(t * 3 * size_t(rank));
+    rope   = from.take(t * size_t(hp.n_rot));
+}
+
+block::block(ops &o, const cft_model &model, int layer, const layer_groups &groups, const pack_view &pack, const activations &a,
+             const workspace &w)
+    : ops_(o), hp_(model.hp), weights_(model.layers[size_t(layer)]), groups_(groups), pack_(pack), a_(a), w_(w), drop_(pack.drop),
+      first_(layer == 0), last_(layer == model.hp.n_layer - 1), t_(pack.t), n_(last_ ? int64_t(pack.rows.size()) : pack.t),
+      shape_(model.hp.attention()), mask_(last_ ? pack.last : pack.all), row_tokens_(last_ ? pack.rows.data() : nullptr) {
+    drop_.layer = layer;
+}
+
+void block::forward(const float *x, float *x_next) const {
+    attention_forward(x);
+    feed_forward(x_next);
+}
+
+void block::backward(const float *x, float *d) const {
+    feed_forward_backward(d);
+    attention_backward(x, d);
+}
+
+void block::attention_forward(const float *x) const {
+    const int64_t d = hp_.n_embd, rank = group(group_kv).rank;
+    ops_.rmsnorm(x, weights_.attn_norm, t_, hp_.rms_eps, w_.x_norm);
+    if (last_) {
+        ops_.gather(w_.x_norm, pack_.rows, d, w_.x_rows);
+        ops_.gather(x, pack_.rows, d, a_.x_mid);
+        float *const q[] = {a_.q}, *const kv[] = {a_.k, a_.v};
+        ops_.linear(group(group_q), drop_, w_.x_rows, n_, q, false, a_.h_qkv);
+        ops_.linear(group(group_kv), drop_, w_.x_norm, t_, kv, false, a_.h_qkv + n_ * rank);
+    } else {
+        ops_.copy(x, t_ * d, a_.x_mid);
+        float *const qkv[] = {a_.q, a_.k, a_.v};
+        ops_.linear(group(group_qkv), drop_, w_.x_norm, t_, qkv, false, a_.h_qkv);
+    }
+    ops_.rope(a_.q, n_, row_tokens_, hp_.n_head, hp_.head_dim, hp_.n_rot, w_.rope, 1);
+    ops_.rope(a_.k, t_, nullptr, hp_.n_head_kv, hp_.head_dim, hp_.n_rot, w_.rope, 1);
+    const size_t q_width = size_t(hp_.q_width()), kv_width = size_t(hp_.kv_width());
+    ops_.attention(shape_, mask_, {a_.q, a_.k, a_.v, a_.attn, a_.lse, q_width, kv_width, kv_width, q_width});
+    float *const out[] = {a_.x_mid};
+    ops_.linear(group(group_output), drop_, a_.attn, n_, out, true, a_.h_output);
+}
+
+void block::feed_forward(float *x_next) const {
+    ops_.rmsnorm(a_.x_mid, weights_.ffn_norm, n_, hp_.rms_eps, w_.x_rows);
+    float *const gate_up[] = {a_.gate, a_.up};
+    ops_.linear(group(group_gate_up), drop_, w_.x_rows, n_, gate_up, false, a_.h_gate_up);
+    ops_.swiglu(a_.gate, a_.up, n_ * hp_.n_ff, w_.act);
+    if (!x_next) {
+        ops_.linear(group(group_down), drop_, w_.act, n_, nullptr, false, a_.h_down);
+        return;
+    }
+    ops_.copy(a_.x_mid, n_ * hp_.n_embd, x_next);
+    float *const out[] = {x_next};
+    ops_.linear(group(group_down), drop_, w_.act, n_, out, true, a_.h_down);
+}
+
+void block::feed_forward_backward(float *d) const {
+    ops_.swiglu(a_.gate, a_.up, n_ * hp_.n_ff, w_.act);
+    const float *const d_out[] = {d};
+    ops_.linear_backward(group(group_down), drop_, w_.act, n_, d_out, a_.h_down, w_.u, w_.d_act, false);
+    ops_.swiglu_backward(w_.d_act, a_.gate, a_.up, n_ * hp_.n_ff, w_.d_act, w_.d_up);
+    ops_.rmsnorm(a_.x_mid, weights_.ffn_norm, n_, hp_.rms_eps, w_.x_rows);
+    const float *const d_gate_up[] = {w_.d_act, w_.d_up};
+    ops_.linear_backward(group(group_gate_up), drop_, w_.x_rows, n_, d_gate_up, a_.h_gate_up, w_.u, w_.d_mid, false);
+    ops_.rmsnorm_backward(w_.d_mid, a_.x_mid, weights_.ffn_norm, n_, hp_.rms_eps, d);
+}
+
+void block::attention_backward(const float *x, float *d) const {
+    const float *const d_out[] = {d};
+    ops_.linear_backward(group(group_output), drop_, a_.attn, n_, d_out, a_.h_output, w_.u, w_.d_attn, false);
+    const size_t q_width = size_t(hp_.q_width()), kv_width = size_t(hp_.kv_width());
+    ops_.attention_backward(shape_, mask_, {a_.q, a_.k, a_.v, a_.attn, a_.lse, w_.d_attn, w_.dq, w_.dk, w_.dv, q_width, kv_width, kv_width,
+                                            q_width, q_width, q_width, kv_width, kv_width});
+    ops_.rope(w_.dq, n_, row_tokens_, hp_.n_head, hp_.head_dim, hp_.n_rot, w_.rope, -1);
+    ops_.rope(w_.dk, t_, nullptr, hp_.n_head_kv, hp_.head_dim, hp_.n_rot, w_.rope, -1);
+    ops_.rmsnorm(x, weights_.attn_norm, t_, hp_.rms_eps, w_.x_norm);
+    float *const dx = first_ ? nullptr : w_.d_mid;
+    if (last_) {
+        const float *const d_kv[] = {w_.dk, w_.dv};
+        ops_.linear_backward(group(group_kv), drop_, w_.x_norm, t_, d_kv, a_.h_qkv + n_ * group(group_kv).rank, w_.u, dx, false);
+        query_backward_of_rows(w_.dq, d);
+    } else {
+        const float *const d_qkv[] = {w_.dq, w_.dk, w_.dv};
+        ops_.linear_backward(group(group_qkv), drop_, w_.x_norm, t_, d_qkv, a_.h_qkv, w_.u, dx, false);
+    }
+    if (!first_) {
+        ops_.rmsnorm_backward(w_.d_mid, x, weights_.attn_norm, t_, hp_.rms_eps, d);
+    }
+}
+
+// Adds the rows' part to d_mid and spreads d from the rows to all tokens.
+void block::query_backward_of_rows(const float *dq, float *d) const {
+    const int64_t      columns = hp_.n_embd;
+    const float *const d_q[]   = {dq};
+    ops_.gather(w_.x_norm, pack_.rows, columns, w_.x_rows);
+    ops_.linear_backward(group(group_q), drop_, w_.x_rows, n_, d_q, a_.h_qkv, w_.u, first_ ? nullptr : w_.d_rows, false);
+    if (first_) {
+        return;
+    }
+    ops_.scatter_add(w_.d_rows, pack_.rows, columns, w_.d_mid);
+    ops_.copy(d, n_ * columns, w_.d_rows);
+    ops_.zero(d, t_ * columns);
+    ops_.scatter_add(w_.d_rows, pack_.rows, columns, d);
+}
+
+} // namespace cft

@@ -1,0 +1,59 @@
+// ops.h - the operations of ../ops.h on the CPU: a thread pool, OpenBLAS on one thread each, and row kernels. Work is
+// divided by thread number alone.
+#pragma once
+
+#include "../buffer.h"
+#include "../ops.h"
+#include "../pool.h"
+#include "linear.h"
+#include "rows.h"
+
+namespace cft::cpu {
+
+class cpu_ops final : public ops {
+  public:
+    // For packs of up to max_tokens tokens.
+    cpu_ops(int n_threads, const attention_shape &shape, int64_t max_tokens);
+
+    // Bytes of scratch that an object made with the same arguments holds.
+    static size_t scratch_bytes(int n_threads, const attention_shape &shape, int64_t max_tokens);
+
+    void embed(const weight &table, const int32_t *tokens, int64_t n, float *x) override;
+    void rope_table(const int32_t *positions, int64_t n, const std::vector<float> &frequencies, float *table) override;
+    void copy(const float *from, int64_t n_floats, float *to) override;
+    void zero(float *x, int64_t n_floats) override;
+    void gather(const float *from, const std::vector<int32_t> &rows, int64_t columns, float *to) override;
+    void scatter_add(const float *from, const std::vector<int32_t> &rows, int64_t columns, float *to) override;
+    void rmsnorm(const float *x, const std::vector<float> &w, int64_t n, float eps, float *y) override;
+    void rmsnorm_backward(const float *dy, const float *x, const std::vector<float> &w, int64_t n, float eps, float *dx) override;
+    void rope(float *x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, const float *table, int direction) override;
+    void swiglu(const float *gate, const float *up, int64_t n_floats, float *act) override;
+    void swiglu_backward(const float *d_act, const float *gate, const float *up, int64_t n_floats, float *d_gate, float *d_up) override;
+    void linear(const linear_group &g, const dropout &drop, const float *x, int64_t t, float *const *y, bool add, float *h) override;
+    void linear_backward(const linear_group &g, const dropout &drop, const float *x, int64_t t, const float *const *dy, const float *h,
+                         float *u, float *dx, bool add) override;
+    void attention(const attention_shape &shape, const attention_mask &mask, const attention_forward_args &args) override;
+    void attention_backward(const attention_shape &shape, const attention_mask &mask, const attention_backward_args &args) override;
+    void logits(const weight &w, const float *x, int64_t n, float *out) override;
+    void cross_entropy(float *logits, int64_t n, int64_t n_vocab, const int32_t *targets, const float *weights, bool gradient,
+                       double *losses) override;
+    void logits_backward(const weight &w, const float *d_logits, int64_t n, float *dx) override;
+    double sum_of_squares(const float *x, int64_t n_floats) override;
+    void   adamw(const adamw_step &step, float *value, const float *gradient, float *moment1, float *moment2, int64_t n_floats) override;
+
+  private:
+    // Runs body(begin, end) on each thread's share of [0, n), in multiples of step.
+    template <typename Body> void divide(int64_t n, int64_t step, const Body &body);
+    float *tile(int ith) { return tiles_.data() + size_t(ith) * tile_floats; }
+
+    void adapter_inputs(const linear_group &g, const dropout &drop, const float *x, int64_t t, float *h);
+    void adapter_gradients(const linear_group &g, const float *x, int64_t t, const float *const *dy, const float *h, const float *u,
+                           bool with_a, int ith, int nth);
+    void dropped_gradients(const linear_group &g, const dropout &drop, const float *x, int64_t t, const float *u, float *dx);
+
+    const row_kernels &kernels_;
+    buffer             tiles_, attention_;
+    thread_pool        pool_;
+};
+
+} // namespace cft::cpu
