@@ -45,6 +45,8 @@ var allowed = map[string][]string{
 	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
 	"trainer/evaluate":  {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack", "trainer/objective", "trainer/internal/*"},
 	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
+	// The demo's data set, as records.
+	"trainer/wordforms": {"trainer/dataset"},
 	// Stores files by name; what is in them is others' business.
 	"trainer/checkpoint": {"trainer/internal/*"},
 	// Reads committed checkpoints.
