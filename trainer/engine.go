@@ -9,10 +9,12 @@ import (
 // Engine is what the loop needs of the native engine. Implementations are used by one goroutine at a time.
 type Engine interface {
 	// Accumulate adds the gradient of the batch's summed, weighted target loss. It returns that sum and the number
-	// of targets. When ctx ends during the call it returns an error that wraps ctx.Err().
+	// of targets. When ctx ends during the call it returns an error that wraps ctx.Err(); when the loss is not finite,
+	// one that wraps ErrNonFinite.
 	Accumulate(ctx context.Context, b pack.Batch) (lossSum float64, targets int, err error)
 	// Apply divides the accumulated gradient by normalizer, clips it, takes one optimizer step and returns the
-	// gradient norm before clipping. On failure nothing has changed but that the gradient is still accumulated.
+	// gradient norm before clipping. On failure nothing has changed but that the gradient is still accumulated; a
+	// gradient that is not finite gives an error that wraps ErrNonFinite.
 	Apply(lr, maxGradNorm, normalizer float64) (gradNorm float64, err error)
 	// Discard clears the accumulated gradient.
 	Discard()

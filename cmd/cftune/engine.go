@@ -158,6 +158,11 @@ type codedError struct {
 func (e codedError) Unwrap() error { return e.error }
 func (e codedError) ExitCode() int { return e.code }
 
+// Is lets the loop know a loss that is not finite without knowing the engine.
+func (e codedError) Is(target error) bool {
+	return target == trainer.ErrNonFinite && e.code == codeNonFinite
+}
+
 // Exit codes that engine failures lead to.
 const (
 	codeUsage     = 2

@@ -3,6 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+
+	"cftune/bindings/engine"
+	"cftune/trainer"
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
+	"cftune/trainer/dataset"
+	"cftune/trainer/export"
+	"cftune/trainer/gguf"
+	"cftune/trainer/metrics"
 )
 
 // The exit codes that engine.go does not have.
@@ -15,7 +25,7 @@ const (
 const exitCodesHelp = `Exit codes:
   0    done
   1    another error
-  2    wrong usage or configuration
+  2    wrong usage or configuration; an output that exists or cannot be written
   3    data or a model cannot be used: a row that is no JSON, too long or without anything to learn; a GGUF that is
        missing, cut off, or of an architecture that is not trained
   4    a checkpoint is missing, damaged, or does not fit the configuration; or another process has the run
@@ -23,31 +33,89 @@ const exitCodesHelp = `Exit codes:
   6    the loss is not finite
   130  interrupted; a training run has written a checkpoint and can be resumed`
 
-// hinted is an error with advice for people.
-type hinted struct {
-	error
-	hint string
+// rule gives errors an exit code and, where there is one to give, advice.
+type rule struct {
+	code    int
+	matches func(error) bool
+	hint    string
 }
 
-func (e hinted) Unwrap() error { return e.error }
+func is(targets ...error) func(error) bool {
+	return func(err error) bool {
+		for _, target := range targets {
+			if errors.Is(err, target) {
+				return true
+			}
+		}
+		return false
+	}
+}
 
+func as[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+// rules are tried in order; errors that none matches have the code that they carry, or codeOther.
+var rules = []rule{
+	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
+	{codeInterrupted, as[*trainer.Interrupted], ""},
+	{codeCheckpoint, as[*trainer.MismatchError], "begin a new run, or resume with what the run has"},
+	{codeCheckpoint, as[*checkpoint.HeldError], ""},
+	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},
+	{codeCheckpoint, is(checkpoint.ErrCorrupt, metrics.ErrCorrupt), "cftune check shows what is damaged; cftune resume --older takes the newest checkpoint that is whole"},
+	{codeUsage, is(checkpoint.ErrExists), "cftune resume goes on with that run; --output begins another"},
+	{codeUsage, is(export.ErrExists), "--force replaces it"},
+	{codeUsage, as[*checkpoint.OutputError], ""},
+	{codeUsage, as[*config.Problems], ""},
+	{codeUsage, as[*trainer.AdapterError], "the adapter section must say what the adapter is; --set adapter.rank=... and the like change it"},
+	{codeData, as[*trainer.DataError], ""},
+	{codeData, as[*dataset.Error], ""},
+	{codeData, is(gguf.ErrFormat), ""},
+	{codeDevice, is(engine.ErrNoMemory), "cftune doctor --config shows what the run takes and what would fit"},
+}
+
+// ruleFor returns the rule of an error, nil if there is none.
+func ruleFor(err error) *rule {
+	for i := range rules {
+		if rules[i].matches(err) {
+			return &rules[i]
+		}
+	}
+	return nil
+}
+
+// hintFor returns advice about an error, empty where there is none.
 func hintFor(err error) string {
-	var h hinted
-	if errors.As(err, &h) {
-		return h.hint
+	if e, ok := errors.AsType[*trainer.DataError](err); ok {
+		switch {
+		case e.TooLong:
+			return "raise train.seq_len, or set data.over_long to drop or truncate_prompt"
+		case e.Objective:
+			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique"
+		}
+	}
+	if e, ok := errors.AsType[*trainer.Interrupted](err); ok {
+		return fmt.Sprintf("cftune resume %s goes on", e.Run)
+	}
+	if r := ruleFor(err); r != nil {
+		return r.hint
 	}
 	return ""
 }
 
 // exitCode returns the process's exit code for an error.
 func exitCode(err error) int {
-	var coded interface{ ExitCode() int }
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.As(err, &coded):
-		return coded.ExitCode()
-	case errors.Is(err, context.Canceled):
+	}
+	if r := ruleFor(err); r != nil {
+		return r.code
+	}
+	if coded, ok := errors.AsType[codedError](err); ok {
+		return coded.code
+	}
+	if errors.Is(err, context.Canceled) {
 		return codeInterrupted
 	}
 	return codeOther

@@ -23,6 +23,11 @@ func newRootCommand() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return codedError{err, codeUsage} })
 	root.AddCommand(
+		newTrainCommand(),
+		newResumeCommand(),
+		newExportCommand(),
+		newCheckCommand(),
+		newRunsCommand(),
 		newGenerateCommand(),
 		newDoctorCommand(),
 		newBenchCommand(),

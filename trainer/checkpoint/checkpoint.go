@@ -105,6 +105,23 @@ func (r *Run) Prune(keep int) error {
 	return nil
 }
 
+// RemoveAfter removes the checkpoints of all steps after the given one.
+func (r *Run) RemoveAfter(step int) error {
+	steps, err := List(r.dir)
+	if err != nil {
+		return fmt.Errorf("remove checkpoints: %w", err)
+	}
+	for _, s := range slices.Backward(steps) {
+		if s <= step {
+			break
+		}
+		if err := durable.Remove(r.fs, stepDir(r.dir, s)); err != nil {
+			return fmt.Errorf("remove checkpoints: %w", err)
+		}
+	}
+	return nil
+}
+
 const stepPrefix = "step-"
 
 func stepDir(dir string, step int) string {

@@ -19,6 +19,12 @@ const (
 	manifestName    = "manifest.json"
 )
 
+// HeldError says that another process holds a run's lock.
+type HeldError = durable.HeldError
+
+// SpaceError says that a disk is too full for a checkpoint.
+type SpaceError = durable.SpaceError
+
 // Run is a run directory that this process may write to.
 type Run struct {
 	fs   durable.FS
@@ -33,7 +39,7 @@ func Create(fs durable.FS, dir string) (*Run, error) {
 	r := &Run{fs: fs, dir: dir}
 	if err := r.makeFolders(); err != nil {
 		r.Abandon()
-		return nil, fmt.Errorf("create run: %w", err)
+		return nil, &OutputError{dir, err}
 	}
 	for _, name := range []string{ConfigName, MetricsName, checkpointsName} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
@@ -42,13 +48,28 @@ func Create(fs durable.FS, dir string) (*Run, error) {
 		}
 	}
 	lock, err := durable.Acquire(filepath.Join(dir, LockName))
-	if err != nil {
+	var held *HeldError
+	switch {
+	case errors.As(err, &held):
 		r.Abandon()
 		return nil, fmt.Errorf("create run: %w", err)
+	case err != nil:
+		r.Abandon()
+		return nil, &OutputError{dir, err}
 	}
 	r.lock = lock
 	return r, nil
 }
+
+// OutputError says that a folder cannot be made or written to.
+type OutputError struct {
+	Dir string
+	Err error
+}
+
+func (e *OutputError) Error() string { return fmt.Sprintf("create run: output %s: %v", e.Dir, e.Err) }
+
+func (e *OutputError) Unwrap() error { return e.Err }
 
 func (r *Run) makeFolders() error {
 	var missing []string
@@ -102,6 +123,16 @@ func exists(dir string) error {
 		return fmt.Errorf("%s: no run, it has no %s: %w", dir, ConfigName, ErrNotFound)
 	} else if err != nil {
 		return err
+	}
+	return nil
+}
+
+// Clear removes the configuration and metrics of a run without checkpoints, so that Abandon leaves nothing.
+func (r *Run) Clear() error {
+	for _, name := range []string{MetricsName, ConfigName} {
+		if err := r.fs.RemoveAll(filepath.Join(r.dir, name)); err != nil {
+			return fmt.Errorf("clear run: %w", err)
+		}
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func (a *Adapter) check() error {
 }
 
 // ReadAdapter reads a GGUF adapter, or a PEFT folder with adapter_config.json and adapter_model.safetensors. base is the
-// base model that it is for: PEFT's tensors are put into the order of its rows.
+// base model that it is for: PEFT's tensors are put into the order of its rows. It may be nil for a GGUF file.
 //
 // Whatever would be lost or misread is refused by name. Errors about content wrap ErrFormat.
 func ReadAdapter(path string, base *File) (Adapter, error) {
@@ -126,6 +126,9 @@ func ReadAdapter(path string, base *File) (Adapter, error) {
 	read := readGGUFAdapter
 	if info.IsDir() {
 		read = readPEFT
+		if base == nil {
+			return Adapter{}, fmt.Errorf("read adapter %s: %w", path, bad("it is a folder, not a GGUF file"))
+		}
 		if _, err := os.Stat(filepath.Join(path, peftConfigName)); errors.Is(err, fs.ErrNotExist) {
 			return Adapter{}, fmt.Errorf("read adapter %s: %w", path, bad("a folder without %s is no PEFT adapter", peftConfigName))
 		}
@@ -134,7 +137,7 @@ func ReadAdapter(path string, base *File) (Adapter, error) {
 	if err == nil {
 		err = a.check()
 	}
-	if err == nil && a.Architecture != base.Architecture() {
+	if err == nil && base != nil && a.Architecture != base.Architecture() {
 		err = bad("it is for architecture %q, the base model is %q", a.Architecture, base.Architecture())
 	}
 	if err != nil {

@@ -116,8 +116,9 @@ func scan(text []byte, visit func(line line, end int) error) error {
 	}
 }
 
-// Rewind takes off a torn last line and every record of a later step. A missing file is empty.
-func Rewind(fs durable.FS, path string, step int) error {
+// Rewind takes off a torn last line, every record of a later step, and validations after the step of the last one that
+// counts. A missing file is empty.
+func Rewind(fs durable.FS, path string, step, validated int) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -127,7 +128,7 @@ func Rewind(fs durable.FS, path string, step int) error {
 	}
 	keep := 0
 	err = scan(text, func(l line, end int) error {
-		if *l.Step <= step {
+		if limit := map[bool]int{true: validated, false: step}[l.Loss == nil]; *l.Step <= limit {
 			keep = end
 		}
 		return nil

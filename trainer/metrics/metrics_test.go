@@ -54,16 +54,18 @@ func TestRecordsHaveTheKeysThatOthersRead(t *testing.T) {
 
 func TestRewind(t *testing.T) {
 	for _, tt := range []struct {
-		name  string
-		step  int
-		torn  string
-		lines int
+		name            string
+		step, validated int
+		torn            string
+		lines           int
 	}{
-		{"nothing to take off", 5, "", 7},
-		{"torn last line", 5, `{"step": 6, "lo`, 7},
-		{"later steps", 2, "", 3},
-		{"later steps and a torn line", 2, `{"step`, 3},
-		{"all steps, but not the validation before them", 0, "", 1},
+		{"nothing to take off", 5, 5, "", 7},
+		{"torn last line", 5, 5, `{"step": 6, "lo`, 7},
+		{"a validation that no checkpoint knows", 5, 0, "", 6},
+		{"later steps", 2, 0, "", 3},
+		{"later steps and a torn line", 2, 0, `{"step`, 3},
+		{"all steps, but not the validation before them", 0, 0, "", 1},
+		{"everything", 0, -1, "", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "metrics.jsonl")
@@ -71,14 +73,14 @@ func TestRewind(t *testing.T) {
 			whole, err := os.ReadFile(path)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(path, append(bytes.Clone(whole), tt.torn...), 0o600))
-			require.NoError(t, Rewind(durable.OS, path, tt.step))
+			require.NoError(t, Rewind(durable.OS, path, tt.step, tt.validated))
 			got, err := os.ReadFile(path)
 			require.NoError(t, err)
 			assert.True(t, bytes.HasPrefix(whole, got))
 			assert.Equal(t, tt.lines, bytes.Count(got, []byte("\n")))
 		})
 	}
-	assert.NoError(t, Rewind(durable.OS, filepath.Join(t.TempDir(), "none"), 3))
+	assert.NoError(t, Rewind(durable.OS, filepath.Join(t.TempDir(), "none"), 3, 0))
 }
 
 // Whatever operation fails, the file is the old one or the rewound one.
@@ -87,7 +89,7 @@ func TestRewindSurvivesCrashes(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "metrics.jsonl")
 		writeSteps(t, path, 5)
 		fs := &crashpoint.FS{At: at}
-		err := Rewind(fs, path, 2)
+		err := Rewind(fs, path, 2, 0)
 		require.NoError(t, fs.Lose())
 		summary, checkErr := Check(path)
 		require.NoError(t, checkErr)

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"cftune/bindings/engine"
+	"cftune/trainer"
+	"cftune/trainer/config"
+	"cftune/trainer/metrics"
+)
+
+// trainFlags are those that train and resume share.
+type trainFlags struct {
+	sets      []string
+	stopAfter int
+	asJSON    bool
+}
+
+func (f *trainFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.sets, "set", nil, "override a key of the configuration (key=value)")
+	cmd.Flags().IntVar(&f.stopAfter, "stop-after", 0, "stop with a checkpoint after so many steps; the schedule stays that of the whole run")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the result as one JSON object")
+}
+
+func (f *trainFlags) check() error {
+	if f.stopAfter < 0 {
+		return codedError{fmt.Errorf("--stop-after: must be at least 0, got %d", f.stopAfter), codeUsage}
+	}
+	return nil
+}
+
+const trainLong = `Train a LoRA adapter as a configuration says.
+
+The data is looked at whole before the model trains: problems come back together, with their number and the first few
+places. The run directory (output) gets config.json, metrics.jsonl and checkpoints; the path of the last checkpoint is
+written to standard output.
+
+An interrupt (Ctrl-C, SIGTERM) throws the current step away, saves the one before it and exits with 130; a second one
+ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run.
+
+`
+
+func newTrainCommand() *cobra.Command {
+	var (
+		f            trainFlags
+		path, output string
+		dryRun       bool
+	)
+	cmd := &cobra.Command{
+		Use:   "train",
+		Short: "Train an adapter as a configuration says",
+		Long:  trainLong + exitCodesHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			sets := f.sets
+			if cmd.Flags().Changed("output") {
+				sets = append(slices.Clone(sets), "output="+output)
+			}
+			run, err := config.Load(path, sets, os.Environ())
+			if err != nil {
+				return codedError{err, codeUsage}
+			}
+			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter}
+			if dryRun {
+				return s.dryRun(cmd.Context(), run, f.asJSON)
+			}
+			result, err := s.train(cmd.Context(), run)
+			if err != nil {
+				return err
+			}
+			return s.print(result, f.asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "configuration of the run, a YAML file (required)")
+	cmd.Flags().StringVar(&output, "output", "", "the run directory, instead of the configuration's output")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "look at configuration, model and data, show the plan, and write nothing")
+	f.add(cmd)
+	if err := cmd.MarkFlagRequired("config"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return cmd
+}
+
+// session is one call of train or resume.
+type session struct {
+	out, notes io.Writer
+	stopAfter  int
+	older      bool
+	// quiet shows no progress.
+	quiet bool
+}
+
+// train makes a new run of a configuration.
+func (s session) train(ctx context.Context, run config.Run) (trainer.Result, error) {
+	text, vocab, err := openText(run)
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	defer vocab.Close()
+	t, err := trainer.New(ctx, s.options(run, text))
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	defer t.Close()
+	return s.run(ctx, run, t)
+}
+
+func (s session) options(run config.Run, text trainer.Text) trainer.Options {
+	return trainer.Options{
+		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older,
+	}
+}
+
+// run loads the model and trains.
+func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (trainer.Result, error) {
+	plan := t.Plan()
+	e, err := openEngine(run, plan.MaxTargets)
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	defer e.Close()
+	s.note("%s: %d steps over %d examples of %d tokens, %d of them targets; %s of memory, activations kept: %s",
+		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, bytesText(e.memory.Total), e.memory.Keep)
+	return t.Run(ctx, e)
+}
+
+func (s session) note(format string, args ...any) {
+	if !s.quiet {
+		fmt.Fprintf(s.notes, format+"\n", args...)
+	}
+}
+
+// progress is a bar on a terminal, lines elsewhere.
+func (s session) progress(first, total int) metrics.Progress {
+	switch f, ok := s.notes.(*os.File); {
+	case s.quiet:
+		return metrics.NewLines(io.Discard, total)
+	case ok && term.IsTerminal(int(f.Fd())):
+		return metrics.NewBar(f, first, total)
+	}
+	return metrics.NewLines(s.notes, total)
+}
+
+// print writes the result: the checkpoint's path, or all of it as JSON.
+func (s session) print(r trainer.Result, asJSON bool) error {
+	if r.Stopped != "" {
+		s.note("stopped after step %d of %d (%s); cftune resume %s goes on", r.Step, r.Steps, r.Stopped, r.Run)
+	}
+	if asJSON {
+		return json.NewEncoder(s.out).Encode(r)
+	}
+	_, err := fmt.Fprintln(s.out, r.Checkpoint)
+	return err
+}
+
+// dryRun shows what a run would do.
+func (s session) dryRun(ctx context.Context, run config.Run, asJSON bool) error {
+	text, vocab, err := openText(run)
+	if err != nil {
+		return err
+	}
+	defer vocab.Close()
+	t, err := trainer.Prepare(ctx, s.options(run, text))
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	plan := t.Plan()
+	if asJSON {
+		return json.NewEncoder(s.out).Encode(plan)
+	}
+	_, err = fmt.Fprintf(s.out, "steps: %d\nrecords: %d\nexamples: %d\ntokens: %d\ntargets: %d\nlonger than a pack: %d (%s)\nvalidation examples: %d\n",
+		plan.Steps, plan.Records, plan.Examples, plan.Tokens, plan.Targets, plan.OverLong.Count, plan.OverLong.Policy, plan.Validation.Examples)
+	return err
+}
+
+// openText opens the base model's vocabulary and, unless all records are tokenized, its chat template. The caller closes
+// the vocabulary when the run is over.
+func openText(run config.Run) (trainer.Text, *engine.Vocab, error) {
+	formats := map[string]bool{}
+	for _, source := range run.Data.Sources {
+		formats[source.Format] = true
+	}
+	if v := run.Data.Validation; v.Path != "" {
+		formats[v.Format] = true
+	}
+	delete(formats, "tokenized")
+	if len(formats) == 0 {
+		vocab, err := engine.OpenVocab(run.Model)
+		if err != nil {
+			return trainer.Text{}, nil, engineError(err)
+		}
+		return trainer.Text{Vocabulary: vocab.Info().Tokens, BOS: vocab.BOS()}, vocab, nil
+	}
+	vocab, template, err := openChat(run.Model, run.Chat.TemplateFile, run.Chat.System)
+	if err != nil {
+		return trainer.Text{}, nil, err
+	}
+	source := vocab.ChatTemplate()
+	if run.Chat.TemplateFile != "" {
+		text, err := os.ReadFile(run.Chat.TemplateFile)
+		if err != nil {
+			vocab.Close()
+			return trainer.Text{}, nil, codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+		}
+		source = string(text)
+	}
+	sum := sha256.Sum256([]byte(source))
+	return trainer.Text{
+		Template: template, Digest: hex.EncodeToString(sum[:]), Vocabulary: vocab.Info().Tokens, BOS: vocab.BOS(),
+	}, vocab, nil
+}
+
+// programVersion names this program in a run's record.
+func programVersion() string {
+	v := newVersionReport()
+	if v.Revision == "" {
+		return v.Version
+	}
+	return v.Version + " " + v.Revision
+}

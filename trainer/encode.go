@@ -1,0 +1,106 @@
+package trainer
+
+import (
+	"errors"
+	"fmt"
+
+	"cftune/trainer/chat"
+	"cftune/trainer/config"
+	"cftune/trainer/dataset"
+	"cftune/trainer/objective"
+	"cftune/trainer/pack"
+)
+
+// Text is how records become tokens.
+type Text struct {
+	// Template may be nil where all records are tokenized.
+	Template *chat.Template
+	// Digest is the SHA-256 of the template's source, hex.
+	Digest string
+	// Vocabulary is the number of tokens; BOS the one at a text's begin, -1 if there is none.
+	Vocabulary int
+	BOS        int32
+}
+
+// outcome is what the over-long policy did to an example.
+type outcome int
+
+const (
+	fits outcome = iota
+	dropped
+	truncated
+)
+
+// errTooLong is wrapped where the policy refuses an example, or cannot cut it.
+var errTooLong = errors.New("longer than a pack")
+
+// errLayout is wrapped where a record lacks what its objective needs.
+var errLayout = errors.New("no layout")
+
+// encoder makes examples of a set's records. It is safe for concurrent use.
+type encoder struct {
+	set  *dataset.Set
+	text Text
+	run  config.Run
+}
+
+// encoded is an example, or what became of it. length is what it takes in a pack, before any cut.
+type encoded struct {
+	example pack.Example
+	length  int
+	outcome outcome
+}
+
+// encode makes record i an example under an objective; pre-tokenized records have none, whatever is given.
+func (e *encoder) encode(i int, name string) (encoded, error) {
+	record, err := e.set.Record(i)
+	if err != nil {
+		return encoded{}, err
+	}
+	example := pack.Example{ID: record.ID, Weight: record.Weight, Objective: name}
+	if record.InputIDs != nil {
+		example.Objective = objective.Tokenized
+		example.Tokens, example.Labels = record.InputIDs, record.Labels
+	} else {
+		conversation, err := objective.Layout(name, record)
+		if err != nil {
+			return encoded{}, fmt.Errorf("%w: %w", errLayout, err)
+		}
+		if e.text.Template == nil {
+			return encoded{}, fmt.Errorf("record %s: needs a chat template, and there is none", record.ID)
+		}
+		example.Tokens, example.Labels, err = e.text.Template.Encode(conversation.Messages, conversation.Train)
+		if err != nil {
+			return encoded{}, fmt.Errorf("record %s: %w", record.ID, err)
+		}
+	}
+	if err := pack.Check(example, e.text.Vocabulary); err != nil {
+		return encoded{}, err
+	}
+	return e.fit(example)
+}
+
+// fit applies the over-long policy.
+func (e *encoder) fit(example pack.Example) (encoded, error) {
+	result := encoded{example: example, length: pack.Len(example)}
+	if result.length <= e.run.Train.SeqLen {
+		return result, nil
+	}
+	switch e.run.Data.OverLong {
+	case "drop":
+		result.outcome = dropped
+		return result, nil
+	case "truncate_prompt":
+		keep := 0
+		if e.text.BOS >= 0 && example.Tokens[0] == e.text.BOS {
+			keep = 1
+		}
+		cut, err := pack.TruncatePrompt(example, e.run.Train.SeqLen, keep)
+		if err != nil {
+			return result, fmt.Errorf("%w: %w", errTooLong, err)
+		}
+		result.example, result.outcome = cut, truncated
+		return result, nil
+	}
+	return result, fmt.Errorf("%w: example %s has %d tokens", errTooLong, example.ID, result.length)
+}

@@ -1,0 +1,319 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"time"
+
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/metrics"
+	"cftune/trainer/schedule"
+)
+
+// Result is what a call of Run came to.
+type Result struct {
+	Run        string           `json:"run"`
+	Step       int              `json:"step"`
+	Steps      int              `json:"steps"` // planned
+	Checkpoint string           `json:"checkpoint"`
+	Loss       *float64         `json:"loss,omitempty"` // of the last step; missing if this call took none
+	Validation *float64         `json:"validation_loss,omitempty"`
+	Best       *checkpoint.Best `json:"best,omitempty"`
+	Targets    int64            `json:"targets"` // trained on since the run began
+	Seconds    float64          `json:"seconds"` // of this call
+	// Stopped says why the run ended before its last step (max_time, stop_after); empty if it did not.
+	Stopped string `json:"stopped,omitempty"`
+}
+
+// Run trains until the plan's last step, a limit, or the end of ctx, and leaves a checkpoint of the last completed step.
+//
+// An error is an *Interrupted if ctx ended, and a *StepError, wrapping ErrNonFinite, if a loss or gradient was not
+// finite: then the checkpoints are as they were.
+func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
+	began := time.Now()
+	if t.dir == nil {
+		return Result{}, errors.New("run: it was only prepared")
+	}
+	limit, err := t.run.Limits.Duration()
+	if err != nil {
+		return Result{}, fmt.Errorf("limits.max_time: %w", err)
+	}
+	if err := t.begin(engine); err != nil {
+		return Result{}, err
+	}
+	defer func() {
+		t.progress.Close()
+		t.log.Close() // what must not be lost was synced with the checkpoint
+	}()
+	for _, note := range t.notes {
+		t.progress.Note("note: " + note)
+	}
+	result := t.Result()
+	err = t.loop(ctx, engine, &result, func() string { return t.stopReason(began, limit) })
+	if err != nil && t.done == 0 && t.saved < 0 {
+		err = errors.Join(err, t.dir.Clear()) // nothing came of it: the folder can be used again
+	}
+	result.Step, result.Checkpoint = t.done, t.savedDir
+	result.Best, result.Targets, result.Seconds = t.best, t.counters.Targets, time.Since(began).Seconds()
+	return result, err
+}
+
+// Result tells where the run stands.
+func (t *Trainer) Result() Result {
+	return Result{
+		Run: t.dir.Dir(), Step: t.done, Steps: t.record.Plan.Steps, Checkpoint: t.savedDir, Best: t.best, Targets: t.counters.Targets,
+	}
+}
+
+// begin writes the run's record, sets the engine to where the run stands, and opens the metrics.
+func (t *Trainer) begin(engine Engine) error {
+	text, err := t.record.encode()
+	if err != nil {
+		return err
+	}
+	switch {
+	case t.resumed != nil:
+		state, err := loadState(t.resumed)
+		if err != nil {
+			return err
+		}
+		if err := engine.Restore(state); err != nil {
+			return fmt.Errorf("resume %s: %w", t.dir.Dir(), err)
+		}
+		// Newer ones are damaged, and their steps will be saved again.
+		if err := t.dir.RemoveAfter(t.done); err != nil {
+			return err
+		}
+	case t.warm != nil:
+		if err := warmStart(engine, t.run.Adapter.InitFrom, t.warm); err != nil {
+			return err
+		}
+		t.warm = nil
+	}
+	if err := t.dir.WriteConfig(text); err != nil {
+		return err
+	}
+	path := filepath.Join(t.dir.Dir(), checkpoint.MetricsName)
+	if err := metrics.Rewind(t.options.fs, path, t.done, t.validated); err != nil {
+		return err
+	}
+	if t.log, err = metrics.OpenLog(t.options.fs, path); err != nil {
+		return err
+	}
+	t.progress = silent{}
+	if t.options.Progress != nil {
+		t.progress = t.options.Progress(t.done, t.record.Plan.Steps)
+	}
+	return nil
+}
+
+type silent struct{}
+
+func (silent) Step(metrics.Step)             {}
+func (silent) Validation(metrics.Validation) {}
+func (silent) Note(string)                   {}
+func (silent) Close()                        {}
+
+// stopReason says whether the run is to end now, between two steps.
+func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
+	if limit > 0 && time.Since(began) >= limit {
+		return "max_time"
+	}
+	return ""
+}
+
+// loop takes the steps. Whatever ends it, the last completed step is on disk, unless a failure of the engine or the disk
+// is what ends it.
+func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop func() string) error {
+	last := t.record.Plan.Steps
+	if after := t.options.StopAfter; after > 0 && t.done+after < last {
+		last = t.done + after
+	}
+	rates, err := schedule.New(t.run.Optimizer.Schedule, t.run.Optimizer.LR, t.run.Optimizer.WarmupSteps, t.record.Plan.Steps, t.run.Optimizer.MinLRRatio)
+	if err != nil {
+		return err
+	}
+	feedCtx, stopFeeding := context.WithCancel(ctx)
+	groups := t.feed(feedCtx, last)
+	defer func() {
+		stopFeeding()
+		for range groups { // until the feeder has gone
+		}
+	}()
+	for {
+		if err := t.betweenSteps(ctx, engine, result); err != nil {
+			return t.interrupted(engine, err)
+		}
+		if t.done >= last {
+			break
+		}
+		if result.Stopped = stop(); result.Stopped != "" {
+			return t.save(engine)
+		}
+		g, ok := <-groups
+		if !ok {
+			return t.interrupted(engine, ctx.Err())
+		}
+		if g.err != nil {
+			return g.err
+		}
+		step, err := t.step(ctx, engine, g, rates.LR(g.step))
+		if err != nil {
+			return t.interrupted(engine, err)
+		}
+		result.Loss = &step.Loss
+		t.progress.Step(step)
+		if err := t.log.Write(step); err != nil {
+			return err
+		}
+	}
+	if last < t.record.Plan.Steps {
+		result.Stopped = "stop_after"
+	}
+	return t.save(engine)
+}
+
+// betweenSteps measures the validation loss and saves, where that is due at the step that was done last. The measure
+// comes first, so that a checkpoint knows it.
+func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Result) error {
+	every := t.run.Data.Validation.EverySteps
+	if t.held != nil && t.validated != t.done && (t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps) {
+		loss, err := t.validate(ctx, engine)
+		if err != nil {
+			return err
+		}
+		result.Validation = &loss
+	}
+	if t.done > 0 && t.done%t.run.Checkpoint.EverySteps == 0 {
+		return t.save(engine)
+	}
+	return nil
+}
+
+// step trains on one group and takes one optimizer step. The loss is the mean over all targets of the group, so short
+// and long packs count by their targets.
+func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) (metrics.Step, error) {
+	began := time.Now()
+	var sum float64
+	var targets int
+	for i, b := range g.batches {
+		s, n, err := engine.Accumulate(ctx, b)
+		if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
+			err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
+		}
+		if err != nil {
+			engine.Discard()
+			return metrics.Step{}, &StepError{Step: g.step, Examples: g.ids[i], Err: err}
+		}
+		sum += s
+		targets += n
+	}
+	norm, err := engine.Apply(lr, t.run.Optimizer.MaxGradNorm, float64(targets))
+	if err != nil {
+		engine.Discard()
+		return metrics.Step{}, &StepError{Step: g.step, Err: fmt.Errorf("optimizer step: %w", err)}
+	}
+	t.done, t.cursor = g.step, g.end
+	t.counters.Examples += int64(g.examples)
+	t.counters.Tokens += int64(g.tokens)
+	t.counters.Targets += int64(targets)
+	t.counters.MicroBatches += uint64(len(g.batches))
+
+	seconds := time.Since(began).Seconds()
+	return metrics.Step{
+		Step: g.step, Epoch: t.epochs(), Loss: sum / float64(targets), Targets: targets, Tokens: g.tokens,
+		Examples: g.examples, Packs: len(g.batches), LR: lr, GradNorm: norm, Objective: g.objective,
+		TokensPerS: float64(g.tokens) / seconds, TargetTokensPerS: float64(targets) / seconds,
+		MemoryBytes: engine.MemoryBytes(), Time: time.Now().UTC(), Seconds: seconds,
+	}, nil
+}
+
+// epochs tells how many passes over the records are done, with the part of the current one.
+func (t *Trainer) epochs() float64 {
+	return float64(t.cursor.Epoch) + float64(t.cursor.Index)/float64(t.set.Len())
+}
+
+// validate measures the loss over all held-out examples, and of each objective where there are several.
+func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) {
+	began := time.Now()
+	var records []metrics.Validation
+	var all float64
+	var targets int
+	for _, h := range t.held {
+		sum := 0.0
+		for _, b := range h.batches {
+			s, _, err := engine.Evaluate(ctx, b)
+			if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
+				err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
+			}
+			if err != nil {
+				return 0, fmt.Errorf("validation after step %d: %w", t.done, err)
+			}
+			sum += s
+		}
+		all, targets = all+sum, targets+h.targets
+		records = append(records, metrics.Validation{Step: t.done, Loss: sum / float64(h.targets), Targets: h.targets, Objective: h.objective})
+	}
+	total := metrics.Validation{Step: t.done, Loss: all / float64(targets), Targets: targets}
+	if len(records) == 1 {
+		records = nil
+	}
+	for _, r := range append(records, total) {
+		r.Time, r.Seconds = time.Now().UTC(), time.Since(began).Seconds()
+		if err := t.log.Write(r); err != nil {
+			return 0, err
+		}
+		t.progress.Validation(r)
+	}
+	t.validated = t.done
+	if t.best == nil || total.Loss < t.best.Loss {
+		t.best = &checkpoint.Best{Step: t.done, Loss: total.Loss}
+	}
+	return total.Loss, nil
+}
+
+// interrupted saves the last completed step where ctx ended, and passes other errors on.
+func (t *Trainer) interrupted(engine Engine, err error) error {
+	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	engine.Discard()
+	t.progress.Note(fmt.Sprintf("interrupted: saving step %d", t.done))
+	if saveErr := t.save(engine); saveErr != nil {
+		return saveErr
+	}
+	return &Interrupted{Run: t.dir.Dir(), Step: t.done, Checkpoint: t.savedDir, Err: err}
+}
+
+// save commits a checkpoint of the last completed step, unless there is one, and removes old ones.
+func (t *Trainer) save(engine Engine) error {
+	if t.saved == t.done {
+		return nil
+	}
+	state, err := engine.State()
+	if err != nil {
+		return fmt.Errorf("write checkpoint step %d: %w", t.done, err)
+	}
+	if state.Steps != uint64(t.done) {
+		return fmt.Errorf("write checkpoint step %d: the engine has taken %d steps", t.done, state.Steps)
+	}
+	// The engine has also counted the packs of a step that was thrown away; they will be computed again.
+	state.MicroBatches = t.counters.MicroBatches
+	// Metrics first: no checkpoint may be ahead of them.
+	if err := t.log.Sync(); err != nil {
+		return err
+	}
+	t.savedDir, err = t.dir.Write(checkpoint.Manifest{
+		Step: t.done, Cursor: checkpoint.Cursor(t.cursor), Seed: t.run.Seed,
+		ConfigDigest: identity(t.run).Digest(), ModelDigest: t.record.Model.SHA256, DataDigest: t.record.DataDigest,
+		Counters: t.counters, ValidatedStep: t.validated, Best: t.best,
+	}, contents(t.run, t.architecture, t.record.Model.SHA256, state))
+	if err != nil {
+		return err
+	}
+	t.saved = t.done
+	return t.dir.Prune(t.run.Checkpoint.KeepLast)
+}

@@ -1,0 +1,361 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"cftune/trainer/dataset"
+	"cftune/trainer/objective"
+	"cftune/trainer/pack"
+)
+
+// Plan is what a run will do: the result of looking at all of its data before the model trains.
+type Plan struct {
+	Steps    int   `json:"steps"`
+	Records  int   `json:"records"` // of an epoch
+	Examples int64 `json:"examples"`
+	Tokens   int64 `json:"tokens"` // positions computed
+	Targets  int64 `json:"targets"`
+	// Objective has the number of examples of each objective.
+	Objective map[string]int64 `json:"objective"`
+	// MaxTargets is the largest number of targets of a pack, validation's included: a bound for the engine's buffers.
+	MaxTargets int        `json:"max_targets"`
+	OverLong   OverLong   `json:"over_long"`
+	Validation Validation `json:"validation"`
+}
+
+// OverLong tells what became of examples longer than a pack. Examples are counted once, however many epochs have them.
+type OverLong struct {
+	Policy  string   `json:"policy"`
+	Count   int      `json:"count"`
+	Longest int      `json:"longest"`         // positions, before any cut
+	First   []string `json:"first,omitempty"` // IDs
+}
+
+// Validation counts what the validation loss is measured on.
+type Validation struct {
+	Examples int   `json:"examples"`
+	Targets  int64 `json:"targets"`
+}
+
+// slot is what the planner remembers of a record under an objective.
+type slot struct {
+	length, targets int32
+	known, skipped  bool
+}
+
+// fault is a record that cannot be used.
+type fault struct {
+	record int
+	id     string
+	length int
+	err    error
+}
+
+// planner encodes every pick of a run once and remembers its size.
+type planner struct {
+	encoder *encoder
+	grouper *grouper
+	slots   map[string][]slot // by objective, then record
+
+	mu     sync.Mutex
+	faults []fault
+	long   []fault // dropped or truncated
+	seen   atomic.Int64
+
+	ahead dataset.Cursor // up to where picks were encoded ahead
+}
+
+// aheadRecords is how many records are encoded at once, by all cores.
+const aheadRecords = 1024
+
+func newPlanner(e *encoder) *planner {
+	p := &planner{encoder: e, slots: map[string][]slot{}}
+	for _, stage := range e.run.Objective.Stages {
+		for name := range stage.Mix {
+			if p.slots[name] == nil {
+				p.slots[name] = make([]slot, e.set.Len())
+			}
+		}
+	}
+	p.grouper = &grouper{run: e.run, records: e.set.Len(), size: p.size}
+	return p
+}
+
+func (p *planner) slot(k pick) *slot { return &p.slots[k.objective][k.record] }
+
+// size implements grouper.size; faults are collected and count as skipped.
+func (p *planner) size(k pick) (sized, error) {
+	s := p.slot(k)
+	if !s.known {
+		p.look(k)
+	}
+	return sized{length: int(s.length), skipped: s.skipped}, nil
+}
+
+// look encodes a pick into its slot. Different picks may be looked at at once.
+func (p *planner) look(k pick) {
+	e, err := p.encoder.encode(k.record, k.objective)
+	p.seen.Add(1)
+	s := slot{known: true, skipped: err != nil || e.outcome == dropped}
+	if !s.skipped {
+		s.length, s.targets = int32(pack.Len(e.example)), int32(pack.NumTargets(e.example))
+	}
+	*p.slot(k) = s
+	if err == nil && e.outcome == fits {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := fault{k.record, e.example.ID, e.length, err}
+	if err != nil {
+		p.faults = append(p.faults, f)
+	} else {
+		p.long = append(p.long, f)
+	}
+}
+
+// lookAhead encodes what comes from a cursor on in parallel. Where a step later belongs to another stage than this one,
+// a pick may be missed here; size then encodes it.
+func (p *planner) lookAhead(ctx context.Context, at dataset.Cursor, step int) error {
+	if at.Epoch >= p.encoder.run.Train.Epochs || at.Epoch == p.ahead.Epoch && at.Index < p.ahead.Index {
+		return ctx.Err()
+	}
+	end := min(at.Index+aheadRecords, p.grouper.records)
+	p.ahead = dataset.Cursor{Epoch: at.Epoch, Index: end}
+	var wanted []pick
+	for i := at.Index; i < end; i++ {
+		if k := p.grouper.pickAt(dataset.Cursor{Epoch: at.Epoch, Index: i}, step); !p.slot(k).known {
+			wanted = append(wanted, k)
+		}
+	}
+	return parallel(ctx, len(wanted), func(i int) { p.look(wanted[i]) })
+}
+
+// parallel calls work for 0..n-1 on all cores. It ends early when ctx does.
+func parallel(ctx context.Context, n int, work func(i int)) error {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(runtime.GOMAXPROCS(0), n) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				work(i)
+			}
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// plan goes through the whole run without training. Faults of the data come back together, as a *DataError.
+func (p *planner) plan(ctx context.Context) (Plan, error) {
+	run := p.encoder.run
+	plan := Plan{Records: p.grouper.records, Objective: map[string]int64{}}
+	var at dataset.Cursor
+	for run.Train.MaxSteps == 0 || plan.Steps < run.Train.MaxSteps {
+		if err := p.lookAhead(ctx, at, plan.Steps+1); err != nil {
+			return Plan{}, err
+		}
+		picks, lengths, end, err := p.grouper.group(at, plan.Steps+1)
+		if err != nil {
+			return Plan{}, err
+		}
+		if len(picks) == 0 {
+			break
+		}
+		plan.Steps++
+		at = end
+		plan.add(p, picks, lengths)
+	}
+	if err := p.dataError(); err != nil {
+		return Plan{}, err
+	}
+	if plan.Steps == 0 {
+		return Plan{}, &DataError{Problems: []string{fmt.Sprintf("of %d records, none is left to train on", plan.Records)}}
+	}
+	plan.OverLong = overLong(run.Data.OverLong, p.long)
+	return plan, nil
+}
+
+// add counts a step.
+func (plan *Plan) add(p *planner, picks []pick, lengths []int) {
+	for _, items := range pack.Plan(lengths, p.encoder.run.Train.SeqLen) {
+		targets := 0
+		for _, i := range items {
+			targets += int(p.slot(picks[i]).targets)
+			plan.Tokens += int64(lengths[i])
+			plan.Objective[picks[i].objective]++
+		}
+		plan.Targets += int64(targets)
+		plan.MaxTargets = max(plan.MaxTargets, targets)
+	}
+	plan.Examples += int64(len(picks))
+}
+
+func overLong(policy string, long []fault) OverLong {
+	o := OverLong{Policy: policy, Count: len(long)}
+	slices.SortFunc(long, byRecord)
+	for _, f := range long {
+		o.Longest = max(o.Longest, f.length)
+		if len(o.First) < maxNamed {
+			o.First = append(o.First, f.id)
+		}
+	}
+	return o
+}
+
+func byRecord(a, b fault) int { return a.record - b.record }
+
+// dataError puts the faults into words, by their kinds.
+func (p *planner) dataError() error {
+	return faultsError(p.faults, int(p.seen.Load()), p.encoder.run.Train.SeqLen)
+}
+
+func faultsError(faults []fault, seen, seqLen int) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	slices.SortFunc(faults, byRecord)
+	var long, masked, layout, other []fault
+	for _, f := range faults {
+		switch {
+		case errors.Is(f.err, errTooLong):
+			long = append(long, f)
+		case errors.Is(f.err, pack.ErrNoTargets):
+			masked = append(masked, f)
+		case errors.Is(f.err, errLayout):
+			layout = append(layout, f)
+		default:
+			other = append(other, f)
+		}
+	}
+	e := &DataError{TooLong: len(long) > 0, Objective: len(layout) > 0}
+	if n := len(long); n > 0 {
+		longest := slices.MaxFunc(long, func(a, b fault) int { return a.length - b.length })
+		e.Problems = append(e.Problems, fmt.Sprintf("%d of %d examples are longer than a pack of %d tokens (train.seq_len), the longest has %d: %s",
+			n, seen, seqLen, longest.length, named(ids(long), n)))
+	}
+	if n := len(masked); n > 0 {
+		e.Problems = append(e.Problems, fmt.Sprintf("%d of %d examples have no token that is learned: all are masked: %s",
+			n, seen, named(ids(masked), n)))
+	}
+	for _, list := range [][]fault{layout, other} {
+		if n := len(list); n > 0 {
+			e.Problems = append(e.Problems, fmt.Sprintf("%d of %d records cannot be used:", n, seen))
+			for _, f := range list[:min(n, maxNamed)] {
+				e.Problems = append(e.Problems, "  "+words(f.err))
+			}
+			if more := n - maxNamed; more > 0 {
+				e.Problems = append(e.Problems, fmt.Sprintf("  and %d more", more))
+			}
+		}
+	}
+	return e
+}
+
+// words leaves out what only errors.Is needs.
+func words(err error) string {
+	if u, ok := err.(interface{ Unwrap() []error }); ok && errors.Is(err, errLayout) {
+		return u.Unwrap()[1].Error()
+	}
+	return err.Error()
+}
+
+func ids(faults []fault) []string {
+	list := make([]string, len(faults))
+	for i, f := range faults {
+		list[i] = f.id
+	}
+	return list
+}
+
+// objectives lists the objectives with a weight in some stage.
+func (e *encoder) objectives() []string {
+	used := map[string]bool{}
+	for _, stage := range e.run.Objective.Stages {
+		for name, weight := range stage.Mix {
+			if weight > 0 {
+				used[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(used))
+}
+
+// held is what the validation loss is measured on, for one objective.
+type held struct {
+	objective string
+	batches   []pack.Batch
+	targets   int
+}
+
+// encodeHeld encodes all held-out records under every objective of the run and packs them.
+func encodeHeld(ctx context.Context, e *encoder, plan *Plan) ([]held, error) {
+	var picks []pick
+	names := e.objectives()
+	for i := range e.set.Len() {
+		for _, name := range names {
+			picks = append(picks, pick{i, name})
+		}
+	}
+	results := make([]encoded, len(picks))
+	errs := make([]error, len(picks))
+	if err := parallel(ctx, len(picks), func(i int) { results[i], errs[i] = e.encode(picks[i].record, picks[i].objective) }); err != nil {
+		return nil, err
+	}
+	var faults, long []fault
+	examples := map[string][]pack.Example{}
+	tokenized := map[int]bool{}
+	for i, r := range results {
+		if name := r.example.Objective; name == objective.Tokenized {
+			if tokenized[picks[i].record] {
+				continue // the same under every objective
+			}
+			tokenized[picks[i].record] = true
+		}
+		if errs[i] != nil {
+			faults = append(faults, fault{picks[i].record, r.example.ID, r.length, errs[i]})
+			continue
+		}
+		if r.outcome != fits {
+			long = append(long, fault{picks[i].record, r.example.ID, r.length, nil})
+		}
+		if r.outcome != dropped {
+			examples[r.example.Objective] = append(examples[r.example.Objective], r.example)
+			plan.Validation.Examples++
+		}
+	}
+	if err := faultsError(faults, len(picks), e.run.Train.SeqLen); err != nil {
+		return nil, fmt.Errorf("validation %w", err)
+	}
+	if len(examples) == 0 {
+		return nil, &DataError{Problems: []string{fmt.Sprintf("validation: of %d records, none is left", e.set.Len())}}
+	}
+	plan.OverLong.Count += len(long)
+	return packHeld(examples, e.run.Train.SeqLen, plan)
+}
+
+func packHeld(examples map[string][]pack.Example, seqLen int, plan *Plan) ([]held, error) {
+	var sets []held
+	for _, name := range slices.Sorted(maps.Keys(examples)) {
+		batches, err := pack.Build(examples[name], seqLen)
+		if err != nil {
+			return nil, fmt.Errorf("validation: %w", err)
+		}
+		h := held{objective: name, batches: batches}
+		for _, b := range batches {
+			n := b.NumTargets()
+			h.targets += n
+			plan.MaxTargets = max(plan.MaxTargets, n)
+		}
+		plan.Validation.Targets += int64(h.targets)
+		sets = append(sets, h)
+	}
+	return sets, nil
+}

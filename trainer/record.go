@@ -1,0 +1,159 @@
+package trainer
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
+	"cftune/trainer/internal/durable"
+)
+
+// Record is a run's config.json: what the run was made from.
+type Record struct {
+	Format  int    `json:"format"`
+	Version string `json:"version"` // of the program that began the run
+	// Started is the time that chat templates see throughout the run.
+	Started          time.Time  `json:"started"`
+	Cores            int        `json:"cores"`
+	Config           config.Run `json:"config"`
+	Model            ModelFile  `json:"model"`
+	ChatDigest       string     `json:"chat_sha256"`
+	DataDigest       string     `json:"data_digest"`
+	ValidationDigest string     `json:"validation_digest"`
+	Plan             Plan       `json:"plan"`
+}
+
+// ModelFile identifies the base model's file.
+type ModelFile struct {
+	Path     string    `json:"path"` // absolute
+	Bytes    int64     `json:"bytes"`
+	Modified time.Time `json:"modified"`
+	SHA256   string    `json:"sha256"`
+}
+
+// identify digests the base model's file, unless it is the known one by path, size and time.
+func identify(path string, known ModelFile) (ModelFile, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return ModelFile{}, fmt.Errorf("base model: %w", err)
+	}
+	info, err := os.Stat(absolute)
+	if err != nil {
+		return ModelFile{}, fmt.Errorf("base model: %w", err)
+	}
+	m := ModelFile{Path: absolute, Bytes: info.Size(), Modified: info.ModTime().UTC()}
+	if m.Path == known.Path && m.Bytes == known.Bytes && m.Modified.Equal(known.Modified) && known.SHA256 != "" {
+		return known, nil
+	}
+	written, err := durable.Digest(absolute)
+	if err != nil {
+		return ModelFile{}, fmt.Errorf("base model: %w", err)
+	}
+	m.SHA256 = written.SHA256
+	return m, nil
+}
+
+// ReadRecord reads a run's config.json.
+func ReadRecord(dir string) (Record, error) {
+	text, err := checkpoint.ReadConfig(dir)
+	if err != nil {
+		return Record{}, fmt.Errorf("read run: %w", err)
+	}
+	var version struct {
+		Format int `json:"format"`
+	}
+	fail := func(err error) (Record, error) {
+		return Record{}, fmt.Errorf("read run: %s: %w", filepath.Join(dir, checkpoint.ConfigName), err)
+	}
+	if err := json.Unmarshal(text, &version); err != nil {
+		return fail(fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, err))
+	}
+	if version.Format != checkpoint.FormatVersion {
+		return fail(fmt.Errorf("%w: format %d is not %d, the one this version reads", checkpoint.ErrIncompatible, version.Format, checkpoint.FormatVersion))
+	}
+	var r Record
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return fail(fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, err))
+	}
+	if err := r.Config.Validate(); err != nil {
+		return fail(fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, err))
+	}
+	return r, nil
+}
+
+func (r Record) encode() ([]byte, error) {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("run record: %w", err)
+	}
+	return append(text, '\n'), nil
+}
+
+// identity is what must not change between the parts of a run. Left out is what decides how long the run goes on, where
+// it computes and writes, and the paths of files that are known by their digests.
+func identity(run config.Run) config.Run {
+	run.Model, run.Output, run.Device, run.Threads = "", "", "", 0
+	sources := make([]config.Source, len(run.Data.Sources))
+	for i, s := range run.Data.Sources {
+		sources[i] = config.Source{Format: s.Format, Weight: s.Weight}
+	}
+	run.Data.Sources = sources
+	run.Data.Validation.Path = ""
+	run.Train.Epochs, run.Train.MaxSteps, run.Train.KeepActivations = 0, 0, ""
+	run.Checkpoint, run.Limits = config.Checkpoint{}, config.Limits{}
+	return run
+}
+
+// compare reports, as a *MismatchError, what of a run differs from what it is to be resumed with.
+func (r Record) compare(dir string, now Record) error {
+	fields := config.Diff(identity(r.Config), identity(now.Config))
+	for _, d := range []struct{ key, a, b string }{
+		{"the base model's sha256", r.Model.SHA256, now.Model.SHA256},
+		{"the records' digest", r.DataDigest, now.DataDigest},
+		{"the held-out records' digest", r.ValidationDigest, now.ValidationDigest},
+		{"the chat template's sha256", r.ChatDigest, now.ChatDigest},
+	} {
+		if d.a != d.b {
+			fields = append(fields, config.FieldDiff{Key: d.key, A: orNone(d.a), B: orNone(d.b)})
+		}
+	}
+	if len(fields) > 0 {
+		return &MismatchError{Run: dir, Fields: fields}
+	}
+	return nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// notes tells what of the free settings has changed that shows in the results.
+func (r Record) notes(now Record) []string {
+	var notes []string
+	for _, d := range config.Diff(r.Config, now.Config) {
+		switch d.Key {
+		case "threads", "device":
+			notes = append(notes, fmt.Sprintf("%s was %s, is %s: results may differ from an unbroken run's in the last bits", d.Key, d.A, d.B))
+		case "train.epochs", "train.max_steps":
+			notes = append(notes, fmt.Sprintf("%s was %s, is %s: the learning rate's schedule now spans %d steps, not %d", d.Key, d.A, d.B, now.Plan.Steps, r.Plan.Steps))
+		}
+	}
+	if r.Config.Threads == 0 && now.Config.Threads == 0 && r.Cores != now.Cores {
+		notes = append(notes, fmt.Sprintf("this machine has %d cores, the run began on %d: results may differ from an unbroken run's in the last bits", now.Cores, r.Cores))
+	}
+	return notes
+}
+
+// isMissing reports whether a run has nothing under the path yet.
+func isMissing(err error) bool { return errors.Is(err, os.ErrNotExist) }

@@ -1,0 +1,295 @@
+package trainer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
+	"cftune/trainer/dataset"
+	"cftune/trainer/gguf"
+	"cftune/trainer/internal/durable"
+	"cftune/trainer/metrics"
+)
+
+// Options are what a run needs beside the engine.
+type Options struct {
+	Config config.Run
+	Text   Text
+	// Version is the program's, for the run's record.
+	Version string
+	// Progress makes the display of a run that is at step first of total; nil shows nothing.
+	Progress func(first, total int) metrics.Progress
+	// StopAfter ends Run, with a checkpoint, after so many steps of this call; 0 = never.
+	StopAfter int
+	// Older lets Resume take an older checkpoint where the newest is damaged.
+	Older bool
+
+	fs durable.FS // nil means durable.OS
+}
+
+// Trainer is one run, from its preparation to its end.
+type Trainer struct {
+	options Options
+	run     config.Run
+	record  Record
+	notes   []string
+
+	set, heldSet *dataset.Set
+	encoder      *encoder
+	held         []held
+	warm         *gguf.Adapter
+	architecture string
+
+	dir     *checkpoint.Run
+	resumed *checkpoint.Checkpoint // nil for a new run
+
+	// Where the run stands: what a checkpoint holds beside the engine's state.
+	done     int // steps
+	cursor   dataset.Cursor
+	counters checkpoint.Counters
+	// validated is the step of the last validation, -1 before the first.
+	validated int
+	best      *checkpoint.Best
+	saved     int // step of the newest checkpoint, -1 if there is none
+	savedDir  string
+
+	log      *metrics.Log
+	progress metrics.Progress
+}
+
+// Prepare looks at everything that a run of this configuration needs but the engine, and writes nothing. Its Plan tells
+// what the run would do.
+func Prepare(ctx context.Context, o Options) (*Trainer, error) {
+	t := newTrainer(o)
+	if err := t.prepare(ctx); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// New prepares a run and makes its directory. Where it fails, nothing is left behind.
+func New(ctx context.Context, o Options) (*Trainer, error) {
+	t := newTrainer(o)
+	dir, err := checkpoint.Create(t.options.fs, o.Config.Output)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*Trainer, error) {
+		dir.Abandon()
+		t.Close()
+		return nil, err
+	}
+	if err := t.prepare(ctx); err != nil {
+		return fail(err)
+	}
+	if t.record.Model, err = identify(t.run.Model, ModelFile{}); err != nil {
+		return fail(err)
+	}
+	t.dir = dir
+	return t, nil
+}
+
+func newTrainer(o Options) *Trainer {
+	if o.fs == nil {
+		o.fs = durable.OS
+	}
+	return &Trainer{
+		options:   o,
+		run:       o.Config,
+		validated: -1,
+		saved:     -1,
+		record: Record{
+			Format: checkpoint.FormatVersion, Version: o.Version, Started: time.Now().UTC(), Cores: runtime.NumCPU(),
+			Config: o.Config, ChatDigest: o.Text.Digest,
+		},
+	}
+}
+
+// prepare opens base model, data and adapter, and plans.
+func (t *Trainer) prepare(ctx context.Context) error {
+	base, err := gguf.Open(t.run.Model)
+	if err != nil {
+		return fmt.Errorf("base model: %w", err)
+	}
+	t.architecture = base.Architecture()
+	if t.warm, err = readWarmStart(t.run, base); err != nil {
+		return err
+	}
+	if err := t.openData(); err != nil {
+		return err
+	}
+	return t.plan(ctx)
+}
+
+// openData opens the records and fixes the time that chat templates see.
+func (t *Trainer) openData() error {
+	text := t.options.Text
+	if text.Template != nil {
+		text.Template = text.Template.At(t.record.Started)
+	}
+	var err error
+	if t.set, err = dataset.Open(t.run.Data.Sources); err != nil {
+		return openError(err)
+	}
+	t.record.DataDigest = t.set.Digest()
+	t.encoder = &encoder{set: t.set, text: text, run: t.run}
+	v := t.run.Data.Validation
+	if v.Path == "" {
+		return nil
+	}
+	if t.heldSet, err = dataset.Open([]config.Source{{Path: v.Path, Format: v.Format, Weight: 1}}); err != nil {
+		return openError(err)
+	}
+	t.record.ValidationDigest = t.heldSet.Digest()
+	return nil
+}
+
+// openError tells faults of the data from those of the disk.
+func openError(err error) error {
+	var fault *dataset.Error
+	if errors.As(err, &fault) || errors.Is(err, os.ErrNotExist) {
+		return &DataError{Problems: []string{err.Error()}}
+	}
+	return err
+}
+
+// plan looks at all records.
+func (t *Trainer) plan(ctx context.Context) error {
+	plan, err := newPlanner(t.encoder).plan(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.encodeHeld(ctx, &plan); err != nil {
+		return err
+	}
+	t.record.Plan = plan
+	if o := plan.OverLong; o.Count > 0 {
+		done := map[string]string{"drop": "dropped", "truncate_prompt": "cut at the start of their prompts"}[o.Policy]
+		t.notes = append(t.notes, fmt.Sprintf("%d examples longer than a pack of %d tokens are %s (data.over_long): %s",
+			o.Count, t.run.Train.SeqLen, done, named(o.First, o.Count)))
+	}
+	return nil
+}
+
+func (t *Trainer) encodeHeld(ctx context.Context, plan *Plan) error {
+	if t.heldSet == nil {
+		return nil
+	}
+	var err error
+	t.held, err = encodeHeld(ctx, &encoder{set: t.heldSet, text: t.encoder.text, run: t.run}, plan)
+	return err
+}
+
+// Plan tells what the run will do, or has done in part.
+func (t *Trainer) Plan() Plan { return t.record.Plan }
+
+// Done tells the steps taken so far.
+func (t *Trainer) Done() int { return t.done }
+
+// Finished reports whether nothing is left to do.
+func (t *Trainer) Finished() bool {
+	return t.done >= t.record.Plan.Steps && (t.held == nil || t.validated == t.done)
+}
+
+// Close gives the run directory back and closes the data. A new run that has written nothing leaves nothing.
+func (t *Trainer) Close() error {
+	var errs []error
+	for _, set := range []*dataset.Set{t.set, t.heldSet} {
+		if set != nil {
+			errs = append(errs, set.Close())
+		}
+	}
+	t.set, t.heldSet = nil, nil
+	if t.dir != nil {
+		if _, err := os.Lstat(filepath.Join(t.dir.Dir(), checkpoint.ConfigName)); isMissing(err) {
+			t.dir.Abandon()
+		}
+		errs = append(errs, t.dir.Close())
+		t.dir = nil
+	}
+	return errors.Join(errs...)
+}
+
+// Resume takes up the run in a directory. The configuration is the run's own with changes laid over it (Overlay); what
+// must not change is compared field by field, and differences come back as a *MismatchError.
+func Resume(ctx context.Context, dir string, o Options) (*Trainer, error) {
+	t := newTrainer(o)
+	var err error
+	if t.dir, err = checkpoint.OpenRun(t.options.fs, dir); err != nil {
+		return nil, err
+	}
+	if err := t.resume(ctx, dir); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Trainer) resume(ctx context.Context, dir string) error {
+	was, err := ReadRecord(dir)
+	if err != nil {
+		return err
+	}
+	c, passed, err := checkpoint.Latest(dir, t.options.Older)
+	if err != nil {
+		return err
+	}
+	for _, p := range passed {
+		t.notes = append(t.notes, fmt.Sprintf("passed over: %v", p))
+	}
+	t.resumed, t.saved, t.savedDir = c, c.Step, c.Dir
+	t.record.Started, t.record.Version = was.Started, was.Version
+	if err := t.prepareResumed(ctx, was); err != nil {
+		return err
+	}
+	if c.ConfigDigest != identity(was.Config).Digest() || c.ModelDigest != was.Model.SHA256 || c.DataDigest != was.DataDigest || c.Seed != was.Config.Seed {
+		return fmt.Errorf("resume %s: checkpoint step %d is not of the run in %s: %w", dir, c.Step, checkpoint.ConfigName, checkpoint.ErrIncompatible)
+	}
+	t.notes = append(t.notes, was.notes(t.record)...)
+	t.done, t.cursor = c.Step, dataset.Cursor(c.Cursor)
+	t.counters, t.validated, t.best = c.Counters, c.ValidatedStep, c.Best
+	return nil
+}
+
+// prepareResumed is prepare without what the run has behind it: its adapter was read when it began, and its plan is
+// known unless the number of steps changes.
+func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
+	base, err := gguf.Open(t.run.Model)
+	if err != nil {
+		return fmt.Errorf("base model: %w", err)
+	}
+	t.architecture = base.Architecture()
+	if t.record.Model, err = identify(t.run.Model, was.Model); err != nil {
+		return err
+	}
+	if err := t.openData(); err != nil {
+		return err
+	}
+	if err := was.compare(t.dir.Dir(), t.record); err != nil {
+		return err // before the data is looked at with other settings
+	}
+	if t.run.Train.Epochs != was.Config.Train.Epochs || t.run.Train.MaxSteps != was.Config.Train.MaxSteps {
+		return t.plan(ctx)
+	}
+	t.record.Plan = was.Plan
+	again := was.Plan // its counts are taken already
+	return t.encodeHeld(ctx, &again)
+}
+
+// Overlay lays settings ("train.max_steps=50") over a run's configuration. The environment is not asked: what it said
+// when the run began is in the configuration.
+func Overlay(run config.Run, sets []string) (config.Run, error) {
+	text, err := json.Marshal(run)
+	if err != nil {
+		return config.Run{}, fmt.Errorf("overlay: %w", err)
+	}
+	return config.Parse(text, sets, nil) // JSON is YAML
+}
