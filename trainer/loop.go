@@ -103,6 +103,10 @@ func (t *Trainer) begin(engine Engine) error {
 	if t.log, err = metrics.OpenLog(t.options.fs, path); err != nil {
 		return err
 	}
+	if err := t.options.fs.SyncDir(t.dir.Dir()); err != nil { // the file's name
+		t.log.Close()
+		return fmt.Errorf("open metrics: %w", err)
+	}
 	t.progress = silent{}
 	if t.options.Progress != nil {
 		t.progress = t.options.Progress(t.done, t.record.Plan.Steps)

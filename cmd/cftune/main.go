@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -19,15 +20,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	go func() {
-		select {
-		case <-signals:
-			// A second signal has its usual effect, so that a command that hangs can be ended.
-			signal.Reset(os.Interrupt, syscall.SIGTERM)
-			stop()
-		case <-ctx.Done():
-		}
-	}()
+	go interrupt(ctx, stop, signals)
 	root := newRootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -38,6 +31,27 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	report(stderr, err)
 	return exitCode(err)
+}
+
+// oneSignal is the time within which signals count as one: timeout(1) and some launchers send each twice, to the process
+// and to its group.
+const oneSignal = time.Second
+
+// interrupt ends the context with the first signal and the process with the second, so that a command that hangs can be
+// ended.
+func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.Signal) {
+	select {
+	case <-signals:
+	case <-ctx.Done():
+		return
+	}
+	first := time.Now()
+	stop()
+	for range signals {
+		if time.Since(first) > oneSignal {
+			os.Exit(codeInterrupted)
+		}
+	}
 }
 
 // report writes an error, which may have several lines, and a hint where there is one.

@@ -31,8 +31,8 @@ type FS struct {
 	// Ops counts operations.
 	Ops int
 
-	unsynced map[string]bool // files with data that was not synced
-	renames  []rename        // whose folder was not synced since
+	unsynced map[string]int64 // files with data that was not synced, and how many bytes were
+	renames  []rename         // whose folder was not synced since
 }
 
 type rename struct {
@@ -58,19 +58,23 @@ func (fs *FS) open(path string, open func(string) (durable.File, error)) (durabl
 	if err := fs.step("open " + path); err != nil {
 		return nil, err
 	}
+	size := int64(0) // what a file has when it is opened is taken for durable
+	if info, err := os.Stat(path); err == nil {
+		size = info.Size()
+	}
 	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}
-	fs.dirty(path)
-	return &file{fs, f, path}, nil
+	fs.dirty(path, size)
+	return &file{fs, f, path, size}, nil
 }
 
-func (fs *FS) dirty(path string) {
+func (fs *FS) dirty(path string, synced int64) {
 	if fs.unsynced == nil {
-		fs.unsynced = map[string]bool{}
+		fs.unsynced = map[string]int64{}
 	}
-	fs.unsynced[path] = true
+	fs.unsynced[path] = synced
 }
 
 // Create implements durable.FS.
@@ -99,11 +103,11 @@ func (fs *FS) Rename(from, to string) error {
 	if err := durable.OS.Rename(from, to); err != nil {
 		return err
 	}
-	for path := range fs.unsynced {
+	for path, synced := range fs.unsynced {
 		rest, inside := strings.CutPrefix(path, from)
 		if inside && (rest == "" || rest[0] == filepath.Separator) {
 			delete(fs.unsynced, path)
-			fs.dirty(to + rest)
+			fs.dirty(to+rest, synced)
 		}
 	}
 	fs.renames = append(fs.renames, rename{from, to, replaced})
@@ -142,7 +146,7 @@ func (fs *FS) FreeBytes(path string) (uint64, error) {
 }
 
 // Lose makes the losses of a power cut: renames that were not synced are undone, newest first, if nothing else took their
-// names, and files that were not synced keep half of their bytes.
+// names, and files that were not synced keep half of their bytes, but no fewer than were synced.
 func (fs *FS) Lose() error {
 	for i := len(fs.renames) - 1; i >= 0; i-- {
 		r := fs.renames[i]
@@ -158,12 +162,12 @@ func (fs *FS) Lose() error {
 			}
 		}
 	}
-	for path := range fs.unsynced {
+	for path, synced := range fs.unsynced {
 		info, err := os.Stat(path)
 		if err != nil {
 			continue // removed, or in a folder that was
 		}
-		if err := os.Truncate(path, info.Size()/2); err != nil {
+		if err := os.Truncate(path, max(synced, info.Size()/2)); err != nil {
 			return err
 		}
 	}
@@ -171,9 +175,10 @@ func (fs *FS) Lose() error {
 }
 
 type file struct {
-	fs   *FS
-	f    durable.File
-	path string
+	fs     *FS
+	f      durable.File
+	path   string
+	synced int64 // bytes
 }
 
 func (f *file) Write(p []byte) (int, error) {
@@ -182,7 +187,7 @@ func (f *file) Write(p []byte) (int, error) {
 		n, writeErr := f.f.Write(p[:len(p)/2])
 		return n, errors.Join(err, writeErr)
 	}
-	f.fs.dirty(f.path)
+	f.fs.dirty(f.path, f.synced)
 	return f.f.Write(p)
 }
 
@@ -190,6 +195,11 @@ func (f *file) Sync() error {
 	if err := f.fs.step("sync " + f.path); err != nil {
 		return err
 	}
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return err
+	}
+	f.synced = info.Size()
 	delete(f.fs.unsynced, f.path)
 	return f.f.Sync()
 }
