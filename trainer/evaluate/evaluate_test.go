@@ -1,0 +1,136 @@
+package evaluate
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestParseVerdict(t *testing.T) {
+	tests := []struct {
+		name, critique string
+		want           Verdict
+	}{
+		{"right", "It is 4.\nConclusion: right [END]", Right},
+		{"wrong", "It is 4.\nConclusion: wrong [END]", Wrong},
+		{"without the end mark, which generation stops at", "Conclusion: wrong ", Wrong},
+		{"correct", "Critique Conclusion: correct [END]", Right},
+		{"bold", "**Conclusion: Correct [END]**", Right},
+		{"bold heading", "**Conclusion:** incorrect", Wrong},
+		{"bold word", "Conclusion: **wrong** [END]", Wrong},
+		{"upper case", "CONCLUSION: RIGHT", Right},
+		{"a sentence", "Conclusion: the solution is incorrect.", Wrong},
+		{"on the next line", "Conclusion:\nright", Right},
+		{"the last one counts", "Conclusion: right? No.\nConclusion: wrong [END]", Wrong},
+		{"incorrect is not correct", "Conclusion: incorrect [END]", Wrong},
+		{"the instruction repeated", "Conclusion: right/wrong [END]", NoVerdict},
+		{"the instruction repeated before the verdict", "Conclusion: right/wrong\nConclusion: right", Right},
+		{"cut off", "Conclusion: ", NoVerdict},
+		{"a word that begins alike", "Conclusion: rightly so", NoVerdict},
+		{"denied", "Conclusion: not right", NoVerdict},
+		{"an opinion without a conclusion", "The answer is correct.", NoVerdict},
+		{"empty", "", NoVerdict},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, ParseVerdict(tt.critique)) })
+	}
+	assert.Equal(t, []Verdict{Right, Wrong}, []Verdict{Of(true), Of(false)})
+}
+
+func TestMatchAnswer(t *testing.T) {
+	anywhere, leading, exact := Match{Anywhere: true}, Match{Anywhere: true, Leading: true}, Match{true, true, true}
+	tests := []struct {
+		name, answer string
+		want         Match
+	}{
+		{"the bare form", "carried", exact},
+		{"letter case, quotes and a full stop", "\"Carried.\"", exact},
+		{"bold", "**carried**", exact},
+		{"a statement", `The past tense of "carry" is "carried".`, exact},
+		{"a statement in American quotes", `The past tense of "carry" is "carried."`, exact},
+		{"a statement with a colon", "The past tense of carry is: carried", exact},
+		{"announced", "Answer: carried", exact},
+		{"something follows", `The past tense of "carry" is "carried". It ends in y.`, leading},
+		{"something follows in the sentence", `The past tense of "carry" is "carried" (y becomes i).`, leading},
+		{"the form comes first", `"Carried" is the past tense of "carry".`, leading},
+		{"hedged: the second form is no lead", `The past tense of "carry" is "carryed" or "carried".`, anywhere},
+		{"stated in the second sentence", "Let me think. The past tense is carried.", anywhere},
+		{"described instead of stated", `The past tense of "carry" is a verb form: carried.`, anywhere},
+		{"part of a word", "miscarried", Match{}},
+		{"part of a hyphenated word", "carried-over", Match{}},
+		{"another form", `The past tense of "carry" is "carryed".`, Match{}},
+		{"empty", "", Match{}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, tt.want, MatchAnswer(tt.answer, "carried")) })
+	}
+}
+
+func TestDrifted(t *testing.T) {
+	for _, answer := range []string{"Critique:\ncarried", "carried\nConclusion: right", `The solution says "carryed"`, "The answer is wrong.", "carried [END]"} {
+		assert.True(t, Drifted(answer), answer)
+	}
+	for _, answer := range []string{"carried", "The answer is carried.", `The past tense of "conclude" is "concluded".`} {
+		assert.False(t, Drifted(answer), answer)
+	}
+}
+
+// tolerance covers the digits that the published values are given with.
+const tolerance = 5e-5
+
+func TestWilson(t *testing.T) {
+	// Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3.
+	for _, tt := range []struct {
+		k, n      int
+		low, high float64
+	}{
+		{81, 263, 0.2553, 0.3662},
+		{15, 148, 0.0624, 0.1605},
+		{0, 20, 0, 0.1611},
+		{1, 29, 0.0061, 0.1718},
+	} {
+		got := Wilson(tt.k, tt.n)
+		assert.InDelta(t, tt.low, got.Low, tolerance)
+		assert.InDelta(t, tt.high, got.High, tolerance)
+	}
+	assert.Equal(t, Interval{0, 1}, Wilson(0, 0))
+}
+
+func TestNewShare(t *testing.T) {
+	s := NewShare([]bool{true, false, true, true})
+	assert.Equal(t, Share{Count: 3, N: 4, Interval: Wilson(3, 4)}, s)
+	assert.Equal(t, 0.75, s.Value())
+	assert.Zero(t, NewShare(nil).Value())
+}
+
+func TestMcNemar(t *testing.T) {
+	assert.Equal(t, 1.0, McNemar(0, 0))
+	assert.InDelta(t, 1.0, McNemar(4, 4), 1e-12)
+	assert.InDelta(t, 2.0/1024, McNemar(0, 10), 1e-12)          // only one way out of 2^10, on either side
+	assert.InDelta(t, 2*(1+10+45)/1024.0, McNemar(8, 2), 1e-12) // tails of the binomial of 10
+	assert.InDelta(t, McNemar(3, 9), McNemar(9, 3), 1e-15)
+}
+
+func TestCompare(t *testing.T) {
+	a := make([]bool, 200)
+	b := make([]bool, 200)
+	for i := range a {
+		a[i] = i < 120
+		b[i] = i >= 110 && i < 160 // 110 only a, 10 both, 40 only b
+	}
+	d := Compare(a, b, 1)
+	assert.Equal(t, 110, d.OnlyA)
+	assert.Equal(t, 40, d.OnlyB)
+	assert.InDelta(t, 0.35, d.Value, 1e-12)
+	// The normal approximation: standard error sqrt((150/200 - 0.35^2) / 200) = 0.056, so 0.35 -+ 0.11. Percentiles of the
+	// bootstrap lie within a hundredth of it.
+	assert.InDelta(t, 0.24, d.Low, 0.01)
+	assert.InDelta(t, 0.46, d.High, 0.01)
+	assert.Less(t, d.P, 1e-7)
+	assert.Equal(t, d, Compare(a, b, 1), "the same seed gives the same interval")
+
+	none := Compare(a, a, 1)
+	assert.Equal(t, Difference{P: 1}, none)
+	assert.Equal(t, Interval{-1, 1}, Compare(nil, nil, 1).Interval)
+	assert.Panics(t, func() { Compare(a, b[1:], 1) })
+}
