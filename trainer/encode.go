@@ -75,7 +75,7 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 		}
 	}
 	if err := pack.Check(example, e.text.Vocabulary); err != nil {
-		return encoded{}, err
+		return encoded{example: example}, err
 	}
 	return e.fit(example)
 }

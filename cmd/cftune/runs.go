@@ -76,6 +76,9 @@ func listRuns(folder string) ([]runSummary, error) {
 	runs := []runSummary{}
 	for _, entry := range entries {
 		dir := filepath.Join(folder, entry.Name())
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			continue // a run is a folder; links to one count
+		}
 		if r, err := summarize(dir); err == nil {
 			runs = append(runs, r)
 		} else if !errors.Is(err, checkpoint.ErrNotFound) {

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cftune/internal/testmodel"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"cftune": main})
+}
+
+// TestScripts runs the program as users do: testdata/script says what they type and what they see.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"),
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"model":     scriptModel,
+			"exits":     scriptExits,
+			"interrupt": scriptInterrupt,
+			"cut":       scriptCut,
+			"flip":      scriptFlip,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+// scriptModel writes a tiny model: model FILE [nan] [architecture=NAME]
+func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: model FILE [nan] [architecture=NAME]")
+	}
+	o := testmodel.Options{Seed: 1, Type: testmodel.Q8_0}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "nan":
+			o.NaN, o.Type = true, testmodel.F32
+		case "architecture":
+			o.Architecture = value
+		default:
+			ts.Fatalf("model: unknown option %s", arg)
+		}
+	}
+	ts.Check(testmodel.Write(ts.MkAbs(args[0]), o))
+}
+
+// scriptExits runs a command and compares its exit code: exits CODE COMMAND [ARGUMENT...]
+func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND [ARGUMENT...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	if got := exitCodeOf(ts, ts.Exec(args[1], args[2:]...)); got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func exitCodeOf(ts *testscript.TestScript, err error) int {
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		ts.Fatalf("%v", err)
+	}
+	if exit == nil {
+		return 0
+	}
+	return exit.ExitCode()
+}
+
+// interruptDeadline bounds the wait for the step at which a script interrupts a run; a step takes well below a second.
+const interruptDeadline = 2 * time.Minute
+
+// scriptInterrupt runs a command, sends SIGINT once the metrics have so many lines, and wants exit code 130; what it said
+// is then in the file stderr.txt: interrupt METRICS LINES COMMAND [ARGUMENT...]
+func scriptInterrupt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: interrupt METRICS LINES COMMAND [ARGUMENT...]")
+	}
+	lines, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	// The script's environment has the PATH on which the program lies.
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `exec "$0" "$@"`}, args[2:]...)...)
+	cmd.Dir = ts.Getenv("WORK")
+	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	ts.Check(cmd.Start())
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	if err := awaitLines(ts.MkAbs(args[0]), lines, done); err != nil {
+		_ = cmd.Process.Kill() // it may have ended
+		ts.Fatalf("%v\n%s", err, stderr.String())
+	}
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	if got := exitCodeOf(ts, <-done); got != codeInterrupted {
+		ts.Fatalf("exit code %d, want %d\n%s", got, codeInterrupted, stderr.String())
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("stderr.txt"), stderr.Bytes(), 0o600))
+}
+
+func awaitLines(path string, lines int, done <-chan error) error {
+	deadline := time.After(interruptDeadline)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, err := os.ReadFile(path)
+		if err == nil && bytes.Count(text, []byte("\n")) >= lines {
+			return nil
+		}
+		select {
+		case err := <-done:
+			return fmt.Errorf("it ended before it could be interrupted: %v", err)
+		case <-deadline:
+			return fmt.Errorf("%s has fewer than %d lines after %v", path, lines, interruptDeadline)
+		case <-tick.C:
+		}
+	}
+}
+
+// scriptCut cuts a file to a share of its bytes: cut FILE PERCENT
+func scriptCut(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cut FILE PERCENT")
+	}
+	percent, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), info.Size()*percent/100))
+}
+
+// scriptFlip changes one bit in the middle of a file: flip FILE
+func scriptFlip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: flip FILE")
+	}
+	data, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	data[len(data)/2] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
