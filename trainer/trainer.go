@@ -16,6 +16,7 @@ import (
 	"cftune/trainer/gguf"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/metrics"
+	"cftune/trainer/pack"
 )
 
 // Options are what a run needs beside the engine.
@@ -164,10 +165,13 @@ func openError(err error) error {
 // plan looks at all records.
 func (t *Trainer) plan(ctx context.Context) error {
 	plan, err := newPlanner(t.encoder).plan(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		err = t.encodeHeld(ctx, &plan)
 	}
-	if err := t.encodeHeld(ctx, &plan); err != nil {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("interrupted while looking at the data: %w", err)
+	}
+	if err != nil {
 		return err
 	}
 	t.record.Plan = plan
@@ -197,6 +201,26 @@ func (t *Trainer) Done() int { return t.done }
 // Finished reports whether nothing is left to do.
 func (t *Trainer) Finished() bool {
 	return t.done >= t.record.Plan.Steps && (t.held == nil || t.validated == t.done)
+}
+
+// Preview returns the first n examples of a run in the order of training, without looking at the rest.
+func Preview(o Options, n int) ([]pack.Example, error) {
+	t := newTrainer(o)
+	defer t.Close()
+	if err := t.openData(); err != nil {
+		return nil, err
+	}
+	g := &grouper{run: t.run, records: t.set.Len()}
+	var examples []pack.Example
+	for i := range min(n, t.set.Len()) {
+		k := g.pickAt(dataset.Cursor{Index: i}, 1)
+		e, err := t.encoder.encode(k.record, k.objective)
+		if err != nil {
+			return nil, &DataError{Problems: []string{words(err)}, TooLong: errors.Is(err, errTooLong), Objective: errors.Is(err, errLayout)}
+		}
+		examples = append(examples, e.example)
+	}
+	return examples, nil
 }
 
 // Close gives the run directory back and closes the data. A new run that has written nothing leaves nothing.

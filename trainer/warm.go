@@ -1,8 +1,10 @@
 package trainer
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 
@@ -22,6 +24,9 @@ func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, error) {
 		return nil, nil
 	}
 	a, err := gguf.ReadAdapter(path, base)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &config.Problems{List: []config.Problem{{Key: "adapter.init_from", Message: err.Error()}}}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("adapter.init_from: %w", err)
 	}

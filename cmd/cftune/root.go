@@ -28,6 +28,7 @@ func newRootCommand() *cobra.Command {
 		newExportCommand(),
 		newCheckCommand(),
 		newRunsCommand(),
+		newDataCommand(),
 		newGenerateCommand(),
 		newDoctorCommand(),
 		newBenchCommand(),

@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 			"model":     scriptModel,
 			"exits":     scriptExits,
 			"interrupt": scriptInterrupt,
+			"killed":    scriptKilled,
 			"cut":       scriptCut,
 			"flip":      scriptFlip,
 		},
@@ -86,8 +87,22 @@ const interruptDeadline = 2 * time.Minute
 // scriptInterrupt runs a command, sends SIGINT once the metrics have so many lines, and wants exit code 130; what it said
 // is then in the file stderr.txt: interrupt METRICS LINES COMMAND [ARGUMENT...]
 func scriptInterrupt(ts *testscript.TestScript, neg bool, args []string) {
+	if got := stopAtLine(ts, neg, args, os.Interrupt); got != codeInterrupted {
+		ts.Fatalf("exit code %d, want %d\n%s", got, codeInterrupted, ts.ReadFile("stderr.txt"))
+	}
+}
+
+// scriptKilled does the same with SIGKILL, after which a process does nothing more: killed METRICS LINES COMMAND [ARGUMENT...]
+func scriptKilled(ts *testscript.TestScript, neg bool, args []string) {
+	if got := stopAtLine(ts, neg, args, os.Kill); got != -1 {
+		ts.Fatalf("exit code %d of a process that was killed", got)
+	}
+}
+
+// stopAtLine runs a command, sends a signal once a file has so many lines, and returns the exit code.
+func stopAtLine(ts *testscript.TestScript, neg bool, args []string, signal os.Signal) int {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: interrupt METRICS LINES COMMAND [ARGUMENT...]")
+		ts.Fatalf("usage: METRICS LINES COMMAND [ARGUMENT...]")
 	}
 	lines, err := strconv.Atoi(args[1])
 	ts.Check(err)
@@ -104,11 +119,10 @@ func scriptInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 		_ = cmd.Process.Kill() // it may have ended
 		ts.Fatalf("%v\n%s", err, stderr.String())
 	}
-	ts.Check(cmd.Process.Signal(os.Interrupt))
-	if got := exitCodeOf(ts, <-done); got != codeInterrupted {
-		ts.Fatalf("exit code %d, want %d\n%s", got, codeInterrupted, stderr.String())
-	}
+	ts.Check(cmd.Process.Signal(signal))
+	code := exitCodeOf(ts, <-done)
 	ts.Check(os.WriteFile(ts.MkAbs("stderr.txt"), stderr.Bytes(), 0o600))
+	return code
 }
 
 func awaitLines(path string, lines int, done <-chan error) error {
