@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"cftune/bindings/engine"
+	"cftune/trainer"
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
+	"cftune/trainer/dataset"
+	"cftune/trainer/export"
+	"cftune/trainer/gguf"
+	"cftune/trainer/metrics"
+)
+
+func TestExitCodes(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{errors.New("something"), 1},
+		{&checkpoint.SpaceError{Path: "disk"}, 1},
+		{os.ErrPermission, 1},
+		{codedError{errors.New("flag"), codeUsage}, 2},
+		{&config.Problems{}, 2},
+		{checkpoint.ErrExists, 2},
+		{export.ErrExists, 2},
+		{&checkpoint.OutputError{Dir: "x", Err: os.ErrPermission}, 2},
+		{&trainer.AdapterError{}, 2},
+		{&trainer.DataError{}, 3},
+		{&dataset.Error{Err: errors.New("line")}, 3},
+		{gguf.ErrFormat, 3},
+		{engineError(engine.ErrFormat), 3},
+		{engineError(engine.ErrUnsupported), 3},
+		{engineError(engine.ErrIO), 3},
+		{&trainer.MismatchError{}, 4},
+		{&checkpoint.HeldError{}, 4},
+		{checkpoint.ErrNotFound, 4},
+		{checkpoint.ErrIncompatible, 4},
+		{fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, gguf.ErrFormat), 4},
+		{metrics.ErrCorrupt, 4},
+		{engineError(engine.ErrNoMemory), 5},
+		{engineError(engine.ErrDevice), 5},
+		{engineError(engine.ErrNonFinite), 6},
+		{&trainer.StepError{Err: engineError(engine.ErrNonFinite)}, 6},
+		{&trainer.StepError{Err: trainer.ErrNonFinite}, 6},
+		{&trainer.Interrupted{Err: context.Canceled}, 130},
+		{fmt.Errorf("while looking at the data: %w", context.Canceled), 130},
+	} {
+		assert.Equal(t, tt.want, exitCode(tt.err), "%v", tt.err)
+		if tt.err != nil {
+			assert.Equal(t, tt.want, exitCode(fmt.Errorf("operation: %w", tt.err)), "wrapped: %v", tt.err)
+		}
+	}
+}
+
+// The loop knows a loss that is not finite by its own name for it.
+func TestEngineErrorsSayNonFiniteInTheLoopsWords(t *testing.T) {
+	assert.ErrorIs(t, engineError(engine.ErrNonFinite), trainer.ErrNonFinite)
+	assert.NotErrorIs(t, engineError(engine.ErrNoMemory), trainer.ErrNonFinite)
+}
+
+// Every code that a rule gives is in --help and in the README.
+func TestExitCodesAreDocumented(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := []int{0, codeOther, codeUsage, codeData, codeCheckpoint, codeDevice, codeNonFinite, codeInterrupted}
+	for _, r := range rules {
+		assert.Contains(t, codes, r.code)
+	}
+	for _, code := range codes {
+		assert.Contains(t, exitCodesHelp, "\n  "+strconv.Itoa(code)+strings.Repeat(" ", 5-len(strconv.Itoa(code))))
+		assert.Contains(t, string(readme), "\n| "+strconv.Itoa(code)+" |")
+	}
+}

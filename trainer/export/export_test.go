@@ -1,0 +1,84 @@
+package export
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/gguf"
+	"cftune/trainer/internal/crashpoint"
+	"cftune/trainer/internal/durable"
+)
+
+func adapter() gguf.Adapter {
+	return gguf.Adapter{Architecture: "llama", Rank: 1, Alpha: 2, Step: 5, Tensors: []gguf.Tensor{
+		{Name: "blk.0.attn_q.weight.lora_a", Rows: 1, Cols: 2, Data: []float32{0.1, 0.2}},
+		{Name: "blk.0.attn_q.weight.lora_b", Rows: 2, Cols: 1, Data: []float32{0.3, 0.4}},
+	}}
+}
+
+func newCheckpoint(t *testing.T) *checkpoint.Checkpoint {
+	t.Helper()
+	run, err := checkpoint.Create(durable.OS, filepath.Join(t.TempDir(), "run"))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, run.Close()) })
+	require.NoError(t, run.WriteConfig([]byte("{}")))
+	_, err = run.Write(checkpoint.Manifest{Step: 5}, []checkpoint.Content{{Name: adapterName, Write: func(w io.Writer) error {
+		return gguf.WriteAdapter(w, adapter(), gguf.F32)
+	}}})
+	require.NoError(t, err)
+	c, err := checkpoint.Open(run.Dir(), 5)
+	require.NoError(t, err)
+	return c
+}
+
+func TestAdapter(t *testing.T) {
+	c := newCheckpoint(t)
+	path := filepath.Join(t.TempDir(), "adapter.gguf")
+	result, err := Adapter(c, path, Options{})
+	require.NoError(t, err)
+	exported, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, Result{Path: path, Step: 5, Rank: 1, Type: "F32", Bytes: int64(len(exported))}, result)
+	stored, err := os.ReadFile(c.Path(adapterName))
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(stored, exported), "the export is not the checkpoint's adapter")
+
+	_, err = Adapter(c, path, Options{F16: true})
+	assert.ErrorIs(t, err, ErrExists)
+	_, err = Adapter(c, path, Options{F16: true, Force: true})
+	require.NoError(t, err)
+	half, err := gguf.ReadAdapter(path, nil)
+	require.NoError(t, err)
+	const halfRounding = 1.0 / 2048 // half a unit in the last of 11 bits
+	assert.InEpsilonSlice(t, adapter().Tensors[0].Data, half.Tensors[0].Data, halfRounding)
+	assert.NotEqual(t, adapter().Tensors[0].Data, half.Tensors[0].Data)
+}
+
+func TestAFailedExportLeavesTheOldFile(t *testing.T) {
+	c := newCheckpoint(t)
+	for at := 1; ; at++ {
+		path := filepath.Join(t.TempDir(), "adapter.gguf")
+		require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
+		fs := &crashpoint.FS{At: at}
+		_, err := Adapter(c, path, Options{Force: true, fs: fs})
+		require.NoError(t, fs.Lose())
+		got, readErr := os.ReadFile(path)
+		require.NoError(t, readErr)
+		if string(got) != "old" {
+			_, readErr = gguf.ReadAdapter(path, nil)
+			require.NoError(t, readErr, "crash at operation %d left a broken file", at)
+		}
+		if !fs.Crashed() {
+			require.NoError(t, err)
+			require.NotEqual(t, "old", string(got))
+			return
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package durable_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"cftune/trainer/internal/crashpoint"
+	"cftune/trainer/internal/durable"
+)
+
+func text(s string) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := io.WriteString(w, s)
+		return err
+	}
+}
+
+// Whatever operation fails, power loss included, the file holds the old text or the new one, and if the call succeeded
+// the new one.
+func TestReplaceFileIsAllOrNothing(t *testing.T) {
+	for _, powerLoss := range []bool{false, true} {
+		for at := 1; ; at++ {
+			path := filepath.Join(t.TempDir(), "file")
+			require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
+			fs := &crashpoint.FS{At: at}
+			_, err := durable.ReplaceFile(fs, path, text("the new text"))
+			if powerLoss {
+				require.NoError(t, fs.Lose())
+			}
+			got, readErr := os.ReadFile(path)
+			require.NoError(t, readErr)
+			if err == nil {
+				require.Equal(t, "the new text", string(got))
+			} else {
+				require.Contains(t, []string{"old", "the new text"}, string(got), "crash at operation %d", at)
+			}
+			if !fs.Crashed() {
+				require.NoError(t, err)
+				require.Greater(t, at, 5)
+				break
+			}
+		}
+	}
+}
+
+func TestReplaceFileLeavesNothingWhenWritingFails(t *testing.T) {
+	dir := t.TempDir()
+	reason := errors.New("no more words")
+	_, err := durable.ReplaceFile(durable.OS, filepath.Join(dir, "file"), func(io.Writer) error { return reason })
+	assert.ErrorIs(t, err, reason)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, entries)
+}
+
+func TestWrittenIsWhatDigestFinds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	written, err := durable.WriteFile(durable.OS, path, text("abc"))
+	require.NoError(t, err)
+	// FIPS 180-2, appendix B.1.
+	assert.Equal(t, durable.Written{Bytes: 3, SHA256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}, written)
+	found, err := durable.Digest(path)
+	require.NoError(t, err)
+	assert.Equal(t, written, found)
+	_, err = durable.WriteFile(durable.OS, path, text("abc"))
+	assert.ErrorIs(t, err, os.ErrExist, "a file was written over")
+}
+
+func TestCommitNeverReplaces(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.tmp", "a"} {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+	}
+	err := durable.Commit(durable.OS, filepath.Join(dir, "a.tmp"), filepath.Join(dir, "a"))
+	assert.ErrorContains(t, err, "already exists")
+	require.NoError(t, durable.RemoveTemp(durable.OS, dir))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	assert.Equal(t, "a", entries[0].Name())
+}
+
+func TestCheckSpace(t *testing.T) {
+	free := uint64(3 << 20)
+	fs := &crashpoint.FS{Free: &free}
+	assert.NoError(t, durable.CheckSpace(fs, "disk", 3<<20))
+	assert.EqualError(t, durable.CheckSpace(fs, "disk", 3<<20+1), "disk: 3.1 MiB are needed, 3.0 MiB are free")
+}
+
+func TestLockIsOneProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "LOCK")
+	lock, err := durable.Acquire(path)
+	require.NoError(t, err)
+	_, err = durable.Acquire(path)
+	var held *durable.HeldError
+	require.ErrorAs(t, err, &held)
+	assert.Regexp(t, `^pid \d+ on .+`, held.Holder)
+	require.NoError(t, lock.Release())
+	require.NoError(t, lock.Release(), "the second release is nothing")
+	_, is := durable.Held(path)
+	assert.False(t, is)
+}
