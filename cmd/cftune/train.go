@@ -148,10 +148,16 @@ func (s session) progress(first, total int) metrics.Progress {
 	switch f, ok := s.notes.(*os.File); {
 	case s.quiet:
 		return metrics.NewLines(io.Discard, total)
-	case ok && term.IsTerminal(int(f.Fd())):
+	case ok && hasSize(f):
 		return metrics.NewBar(f, first, total)
 	}
 	return metrics.NewLines(s.notes, total)
+}
+
+// hasSize reports whether f is a terminal that a bar can be drawn on; some have no rows.
+func hasSize(f *os.File) bool {
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
 }
 
 // print writes the result: the checkpoint's path, or all of it as JSON.
