@@ -47,9 +47,8 @@ var allowed = map[string][]string{
 	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
 	// The demo's data set, as records.
 	"trainer/wordforms": {"trainer/dataset"},
-	"trainer/report":    {"trainer/evaluate"},
 	// Figures as a page; what was measured comes to it ready.
-	"trainer/report": {"trainer/evaluate", "trainer/metrics"},
+	"trainer/report": {"trainer/evaluate"},
 	// Stores files by name; what is in them is others' business.
 	"trainer/checkpoint": {"trainer/internal/*"},
 	// Reads committed checkpoints.
