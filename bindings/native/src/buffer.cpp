@@ -15,7 +15,7 @@ buffer::buffer(size_t n_floats) : size_(n_floats) {
     }
     constexpr size_t alignment = 64, huge_page = size_t(2) << 20;
     const size_t     bytes     = (n_floats * sizeof(float) + alignment - 1) / alignment * alignment;
-    void            *p         = std::aligned_alloc(bytes < huge_page ? alignment : huge_page, bytes);
+    void            *p         = std::aligned_alloc(alignment, bytes);
     if (!p) {
         throw std::bad_alloc();
     }

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <set>
 
 namespace cft {
 
@@ -57,8 +58,8 @@ namespace {
 // loader reads keys and tensors of one file and says which of them is wrong.
 class loader {
   public:
+    // path has passed check_gguf_file: ggml aborts on some of what that refuses.
     explicit loader(const std::string &path) : path_(path) {
-        check_gguf_file(path);
         ggml_context    *tensors = nullptr;
         gguf_init_params params{true, &tensors};
         gguf_.reset(gguf_init_from_file(path.c_str(), params));
@@ -105,9 +106,13 @@ class loader {
         return int(value);
     }
 
+    // A positive number, or otherwise where the key is missing and otherwise > 0.
     float real(const std::string &key, float otherwise) const {
         const int64_t i = find(key);
         if (i < 0) {
+            if (otherwise <= 0) {
+                damaged("metadata key " + key + " is missing");
+            }
             return otherwise;
         }
         if (gguf_get_kv_type(gguf_.get(), i) != GGUF_TYPE_FLOAT32) {
@@ -137,6 +142,9 @@ class loader {
         const int64_t id     = gguf_find_tensor(gguf_.get(), name.c_str());
         const size_t  offset = gguf_get_data_offset(gguf_.get()) + gguf_get_tensor_offset(gguf_.get(), id);
         const size_t  bytes  = ggml_nbytes(t);
+        if (offset % alignof(float) != 0) {
+            unsupported("tensor " + name + " lies at an odd place: general.alignment is below " + std::to_string(alignof(float)));
+        }
         if (offset > file.size() || bytes > file.size() - offset) {
             damaged("tensor " + name + " goes on after the file's end: the file is cut off");
         }
@@ -185,7 +193,7 @@ hyperparameters read_hyperparameters(const loader &in, const std::string &arch) 
     hp.head_dim       = in.number(key("attention.key_length"), 4096, hp.n_embd / hp.n_head);
     hp.n_rot          = in.number(key("rope.dimension_count"), 4096, hp.head_dim);
     hp.rope_freq_base = in.real(key("rope.freq_base"), 10000.0f);
-    hp.rms_eps        = in.real(key("attention.layer_norm_rms_epsilon"), 1e-5f);
+    hp.rms_eps        = in.real(key("attention.layer_norm_rms_epsilon"), 0);
     if (in.number(key("expert_count"), 4096, 0) > 0) {
         in.unsupported(key("expert_count") + ": mixture-of-experts models are not trained yet");
     }
@@ -195,15 +203,13 @@ hyperparameters read_hyperparameters(const loader &in, const std::string &arch) 
     if (in.number(key("attention.sliding_window"), int64_t(1) << 30, 0) > 0) {
         in.unsupported(key("attention.sliding_window") + ": sliding-window attention is not trained yet");
     }
-    hp.rope_freq_scale = 1.0f;
-    if (in.find(key("rope.scaling.type")) >= 0) {
-        const std::string type = in.text(key("rope.scaling.type"));
-        if (type == "linear") {
-            hp.rope_freq_scale = 1.0f / in.real(key("rope.scaling.factor"), 1.0f);
-        } else if (type != "none") {
-            in.unsupported(key("rope.scaling.type") + " = " + type + " is not trained yet");
-        }
+    // As llama.cpp has it: a factor without a type is linear, and "none" ignores the factor.
+    const std::string type = in.find(key("rope.scaling.type")) >= 0 ? in.text(key("rope.scaling.type")) : "linear";
+    if (type != "linear" && type != "none") {
+        in.unsupported(key("rope.scaling.type") + " = " + type + " is not trained yet");
     }
+    const float factor = in.real(key("rope.scaling.factor"), in.real(key("rope.scale_linear"), 1.0f));
+    hp.rope_freq_scale = type == "linear" ? 1.0f / factor : 1.0f;
     if (hp.n_head % hp.n_head_kv != 0) {
         in.damaged(key("attention.head_count") + " is no multiple of " + key("attention.head_count_kv"));
     }
@@ -215,6 +221,68 @@ hyperparameters read_hyperparameters(const loader &in, const std::string &arch) 
                    std::to_string(hp.head_dim));
     }
     return hp;
+}
+
+// In the order of the files that llama.cpp writes; `used` collects the names, see refuse_others.
+class tensors {
+  public:
+    tensors(const loader &in, const mapping &file) : in_(in), file_(file) {}
+
+    bool   has(const std::string &name) const { return in_.has(name); }
+    weight matrix(const std::string &name, int64_t rows, int64_t cols) {
+        used_.insert(name);
+        return in_.tensor(file_, name, rows, cols);
+    }
+    std::vector<float> vector(const std::string &name, int64_t n) {
+        used_.insert(name);
+        return in_.vector(file_, name, n);
+    }
+    // A tensor that we do not know would change what the model computes: a bias, a norm of the heads, an expert.
+    void refuse_others(const gguf_outline &outline) const {
+        for (const auto &t : outline.tensors) {
+            if (used_.count(t.name) == 0) {
+                in_.unsupported("tensor " + t.name + " belongs to no llama layout that is trained (biases and head norms are not yet)");
+            }
+        }
+    }
+
+  private:
+    const loader         &in_;
+    const mapping        &file_;
+    std::set<std::string> used_;
+};
+
+layer_weights read_layer(tensors &in, const hyperparameters &hp, int layer) {
+    const std::string prefix = "blk." + std::to_string(layer) + ".";
+    layer_weights     w;
+    w.attn_norm   = in.vector(prefix + "attn_norm.weight", hp.n_embd);
+    w.ffn_norm    = in.vector(prefix + "ffn_norm.weight", hp.n_embd);
+    w.attn_q      = in.matrix(prefix + "attn_q.weight", hp.q_width(), hp.n_embd);
+    w.attn_k      = in.matrix(prefix + "attn_k.weight", hp.kv_width(), hp.n_embd);
+    w.attn_v      = in.matrix(prefix + "attn_v.weight", hp.kv_width(), hp.n_embd);
+    w.attn_output = in.matrix(prefix + "attn_output.weight", hp.n_embd, hp.q_width());
+    w.ffn_gate    = in.matrix(prefix + "ffn_gate.weight", hp.n_ff, hp.n_embd);
+    w.ffn_up      = in.matrix(prefix + "ffn_up.weight", hp.n_ff, hp.n_embd);
+    w.ffn_down    = in.matrix(prefix + "ffn_down.weight", hp.n_embd, hp.n_ff);
+    return w;
+}
+
+// Radians per position of each pair: freq_base^(-2i/n_rot), scaled, and divided by the file's factors (Llama 3).
+std::vector<float> read_rope_frequencies(const loader &in, tensors &from, const hyperparameters &hp) {
+    const int          n = hp.n_rot / 2;
+    std::vector<float> factors(size_t(n), 1.0f), frequencies;
+    if (from.has("rope_freqs.weight")) {
+        factors = from.vector("rope_freqs.weight", n);
+    }
+    for (int i = 0; i < n; i++) {
+        const float factor = factors[size_t(i)];
+        if (!(factor > 0) || !std::isfinite(factor)) {
+            in.damaged("tensor rope_freqs.weight holds " + std::to_string(factor) + ", not a positive number");
+        }
+        const double frequency = std::pow(double(hp.rope_freq_base), -2.0 * i / hp.n_rot);
+        frequencies.push_back(float(frequency * double(hp.rope_freq_scale) / double(factor)));
+    }
+    return frequencies;
 }
 
 int64_t count_vocabulary(const gguf_outline &outline, const loader &in) {
@@ -231,49 +299,26 @@ int64_t count_vocabulary(const gguf_outline &outline, const loader &in) {
 
 using namespace cft;
 
-cft_model::cft_model(const std::string &path) : file((check_gguf_file(path), path)) {
-    const gguf_outline outline = check_gguf_file(path);
-    const loader       in(path);
+cft_model::cft_model(const std::string &path) : cft_model(path, check_gguf_file(path)) {}
+
+cft_model::cft_model(const std::string &path, const gguf_outline &outline) : file(path) {
+    const loader in(path);
     architecture = in.text("general.architecture");
     if (architecture != "llama") {
-        in.unsupported("architecture " + architecture + " is not trained; llama (Llama, SmolLM2, Mistral layouts) is");
+        in.unsupported("general.architecture = " + architecture + " is not trained; llama (Llama, SmolLM2, Mistral layouts) is");
     }
     hp         = read_hyperparameters(in, architecture);
     hp.n_vocab = int(std::min<int64_t>(count_vocabulary(outline, in), int64_t(1) << 30));
 
-    token_embd     = in.tensor(file, "token_embd.weight", hp.n_vocab, hp.n_embd);
-    output_norm    = in.vector(file, "output_norm.weight", hp.n_embd);
-    hp.tied_output = !in.has("output.weight");
-    output         = hp.tied_output ? token_embd : in.tensor(file, "output.weight", hp.n_vocab, hp.n_embd);
-
-    std::vector<float> factors(size_t(hp.n_rot / 2), 1.0f);
-    if (in.has("rope_freqs.weight")) {
-        factors = in.vector(file, "rope_freqs.weight", hp.n_rot / 2);
-    }
-    for (int i = 0; i < hp.n_rot / 2; i++) {
-        const double theta = std::pow(double(hp.rope_freq_base), -2.0 * i / hp.n_rot);
-        rope_frequencies.push_back(float(theta * hp.rope_freq_scale / factors[size_t(i)]));
-    }
-
-    const int64_t q_dim = hp.q_width(), kv_dim = hp.kv_width();
+    tensors from(in, file);
+    token_embd       = from.matrix("token_embd.weight", hp.n_vocab, hp.n_embd);
+    output_norm      = from.vector("output_norm.weight", hp.n_embd);
+    hp.tied_output   = !from.has("output.weight");
+    output           = hp.tied_output ? token_embd : from.matrix("output.weight", hp.n_vocab, hp.n_embd);
+    rope_frequencies = read_rope_frequencies(in, from, hp);
     for (int i = 0; i < hp.n_layer; i++) {
-        const std::string prefix = "blk." + std::to_string(i) + ".";
-        for (const char *bias : {"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}) {
-            if (in.has(prefix + bias)) {
-                in.unsupported("tensor " + prefix + bias + ": biases are not trained yet");
-            }
-        }
-        layer_weights w;
-        w.attn_norm   = in.vector(file, prefix + "attn_norm.weight", hp.n_embd);
-        w.ffn_norm    = in.vector(file, prefix + "ffn_norm.weight", hp.n_embd);
-        w.attn_q      = in.tensor(file, prefix + "attn_q.weight", q_dim, hp.n_embd);
-        w.attn_k      = in.tensor(file, prefix + "attn_k.weight", kv_dim, hp.n_embd);
-        w.attn_v      = in.tensor(file, prefix + "attn_v.weight", kv_dim, hp.n_embd);
-        w.attn_output = in.tensor(file, prefix + "attn_output.weight", hp.n_embd, q_dim);
-        w.ffn_gate    = in.tensor(file, prefix + "ffn_gate.weight", hp.n_ff, hp.n_embd);
-        w.ffn_up      = in.tensor(file, prefix + "ffn_up.weight", hp.n_ff, hp.n_embd);
-        w.ffn_down    = in.tensor(file, prefix + "ffn_down.weight", hp.n_embd, hp.n_ff);
-        layers.push_back(std::move(w));
+        layers.push_back(read_layer(from, hp, i));
     }
+    from.refuse_others(outline);
     weight_bytes = in.count_bytes(n_params);
 }

@@ -12,6 +12,8 @@
 
 namespace cft {
 
+struct gguf_outline; // infer_file.h
+
 // weight is a frozen matrix [rows][cols] of any GGUF type, in the mapped file.
 struct weight {
     const char      *data      = nullptr;
@@ -65,7 +67,7 @@ class mapping {
 
 // The opaque handle of cft.h.
 struct cft_model {
-    explicit cft_model(const std::string &path);
+    explicit cft_model(const std::string &path); // throws failure
 
     cft::mapping                    file;
     cft::hyperparameters            hp;
@@ -75,4 +77,7 @@ struct cft_model {
     std::vector<float>              rope_frequencies;   // [n_rot / 2], radians per position
     std::vector<cft::layer_weights> layers;
     uint64_t                        weight_bytes = 0, n_params = 0;
+
+  private:
+    cft_model(const std::string &path, const cft::gguf_outline &outline);
 };
