@@ -29,6 +29,7 @@ func newRootCommand() *cobra.Command {
 		newCheckCommand(),
 		newRunsCommand(),
 		newDataCommand(),
+		newDemoCommand(),
 		newGenerateCommand(),
 		newDoctorCommand(),
 		newBenchCommand(),
