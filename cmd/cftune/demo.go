@@ -44,7 +44,7 @@ var demoArms = []demoArm{
 type demoSize struct{ train, dev, test int }
 
 var (
-	demoFull  = demoSize{train: 500, dev: 80, test: 240}
+	demoFull  = demoSize{train: 500, dev: 80, test: 200}
 	demoQuick = demoSize{train: 40, dev: 10, test: 20}
 )
 

@@ -35,10 +35,10 @@ type demoAnswer struct {
 	Ended  bool   `json:"ended"`
 }
 
-// Bounds of what is generated, in tokens: about twice what the training rows have.
+// Bounds of what is generated, in tokens: the training rows' critiques have about 45, their answers about 12.
 const (
-	demoAnswerTokens   = 40
-	demoCritiqueTokens = 90
+	demoAnswerTokens   = 32
+	demoCritiqueTokens = 64
 	demoParallel       = 16
 	demoSamples        = 8
 )
