@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"cftune/internal/testmodel"
 	"cftune/trainer/config"
-	"cftune/trainer/internal/testmodel"
 	"cftune/trainer/pack"
 )
 

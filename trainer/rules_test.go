@@ -58,7 +58,6 @@ var allowed = map[string][]string{
 
 	"trainer/internal/durable":    {},
 	"trainer/internal/crashpoint": {"trainer/internal/durable"},
-	"trainer/internal/testmodel":  {"internal/testmodel"},
 
 	// For the tests of every package; writes its files without the packages under test.
 	"internal/testmodel": {},

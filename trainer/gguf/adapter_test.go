@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"cftune/trainer/internal/testmodel"
+	"cftune/internal/testmodel"
 )
 
 func smallAdapter() Adapter {

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"cftune/trainer/internal/testmodel"
+	"cftune/internal/testmodel"
 )
 
 func writeModel(t testing.TB, o testmodel.Options) string {
