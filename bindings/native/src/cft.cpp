@@ -6,9 +6,13 @@
 #include "pool.h"
 #include "trainer.h"
 
+#include <cblas.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+
+extern "C" void openblas_set_num_threads(int);
 
 using namespace cft;
 
@@ -224,6 +228,7 @@ cft_status cft_bench_sgemm(int32_t m, int32_t n, int32_t k, int32_t n_threads, d
         if (m < 1 || n < 1 || k < 1 || int64_t(m) * n > (1 << 28) || int64_t(m) * k > (1 << 28) || int64_t(n) * k > (1 << 28)) {
             throw failure(CFT_ERR_INVALID_ARGUMENT, "matrix sizes out of range");
         }
+        openblas_set_num_threads(1); // our pool is the only team
         thread_pool pool(resolve_threads(n_threads));
         buffer      a(size_t(m) * size_t(k)), b(size_t(k) * size_t(n)), c(size_t(m) * size_t(n));
         std::fill(a.data(), a.data() + a.size(), 0.5f);
@@ -232,8 +237,11 @@ cft_status cft_bench_sgemm(int32_t m, int32_t n, int32_t k, int32_t n_threads, d
         for (int i = 0; i < repetitions; i++) {
             const auto start = std::chrono::steady_clock::now();
             pool.run([&](int ith, int nth) {
-                const auto p = cpu::share(m, 16, ith, nth);
-                cpu::gemm(false, false, p.size(), n, k, 1, a.data() + p.begin * k, k, b.data(), n, 0, c.data() + p.begin * n, n);
+                const cpu::range p = cpu::share(m, 16, ith, nth);
+                if (p.size() > 0) {
+                    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, int(p.size()), n, k, 1, a.data() + p.begin * k, k, b.data(), n, 0,
+                                c.data() + p.begin * n, n);
+                }
             });
             const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
             best                 = std::max(best, 2.0 * m * n * k / seconds);

@@ -14,6 +14,13 @@ namespace {
 constexpr size_t loss_chunk_bytes = size_t(64) << 20;
 constexpr double usable_memory   = 0.9; // of what the machine has free, when no limit is set
 
+// Rows an odd number of cache lines long: a product reads a dozen rows side by side, and those of a vocabulary of, say,
+// 2^14 * 3 words would all fall on the same set of the cache.
+int64_t odd_lines(int64_t n_floats) {
+    constexpr int64_t line = 16;
+    return ((n_floats + line - 1) / line | 1) * line;
+}
+
 } // namespace
 
 int resolve_threads(int32_t n_threads) {
@@ -77,9 +84,10 @@ layout::layout(const cft_model &model, const cft_trainer_params &p, bool keep) {
     cft::workspace(hp, p.rank, t, space);
     space.take(t * d); // the gradient on its way down
     workspace = space.used();
-    loss_rows = std::max<int64_t>(threads, int64_t(loss_chunk_bytes / sizeof(float)) / hp.n_vocab);
-    loss_rows = std::min<int64_t>(loss_rows, max_targets);
-    loss      = size_t(loss_rows) * size_t(hp.n_vocab);
+    loss_stride = odd_lines(hp.n_vocab);
+    loss_rows   = std::max<int64_t>(threads, int64_t(loss_chunk_bytes / sizeof(float)) / loss_stride);
+    loss_rows   = std::min<int64_t>(loss_rows, max_targets);
+    loss        = size_t(loss_rows) * size_t(loss_stride);
 
     scratch_bytes = cpu::cpu_ops::scratch_bytes(threads, hp.attention(), max_tokens);
 }

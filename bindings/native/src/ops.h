@@ -85,13 +85,13 @@ class ops {
     virtual void attention_backward(const cpu::attention_shape &shape, const cpu::attention_mask &mask,
                                     const cpu::attention_backward_args &args) = 0;
 
-    // logits [n][w.rows] = x wᵀ.
-    virtual void logits(const weight &w, const float *x, int64_t n, float *out) = 0;
+    // logits [n][w.rows] = x wᵀ. Rows of logits are `stride` floats apart, here and below.
+    virtual void logits(const weight &w, const float *x, int64_t n, float *out, int64_t stride) = 0;
     // losses[i] = weights[i] * -log softmax(logits[i])[targets[i]]. With gradient, logits become the gradient of losses.
-    virtual void cross_entropy(float *logits, int64_t n, int64_t n_vocab, const int32_t *targets, const float *weights, bool gradient,
+    virtual void cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, bool gradient,
                                double *losses) = 0;
     // dx [n][w.cols] = d_logits w.
-    virtual void logits_backward(const weight &w, const float *d_logits, int64_t n, float *dx) = 0;
+    virtual void logits_backward(const weight &w, const float *d_logits, int64_t stride, int64_t n, float *dx) = 0;
 
     virtual double sum_of_squares(const float *x, int64_t n_floats) = 0;
     virtual void   adamw(const adamw_step &step, float *value, const float *gradient, float *moment1, float *moment2, int64_t n_floats) = 0;

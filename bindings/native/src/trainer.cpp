@@ -198,11 +198,11 @@ double cft_trainer::loss(journey &j, bool backward) {
     for (int64_t begin = 0; begin < n; begin += plan.loss_rows) {
         stop_if_cancelled();
         const int64_t chunk = std::min(plan.loss_rows, n - begin);
-        ops_->logits(model.output, j.w.x_norm + begin * d, chunk, loss_.data());
-        ops_->cross_entropy(loss_.data(), chunk, hp.n_vocab, j.targets.data() + begin, j.weights.data() + begin, backward,
+        ops_->logits(model.output, j.w.x_norm + begin * d, chunk, loss_.data(), plan.loss_stride);
+        ops_->cross_entropy(loss_.data(), chunk, hp.n_vocab, plan.loss_stride, j.targets.data() + begin, j.weights.data() + begin, backward,
                             losses.data() + begin);
         if (backward) {
-            ops_->logits_backward(model.output, loss_.data(), chunk, j.w.d_mid + begin * d);
+            ops_->logits_backward(model.output, loss_.data(), plan.loss_stride, chunk, j.w.d_mid + begin * d);
         }
     }
     if (backward) {
@@ -273,5 +273,5 @@ void cft_trainer::logits(const pack &p, const int32_t *rows, size_t n_rows, floa
     journey j(*this, p, std::vector<int32_t>(rows, rows + n_rows), false);
     forward(j);
     ops_->rmsnorm(layer_input(model.hp.n_layer), model.output_norm, int64_t(n_rows), model.hp.rms_eps, j.w.x_norm);
-    ops_->logits(model.output, j.w.x_norm, int64_t(n_rows), out);
+    ops_->logits(model.output, j.w.x_norm, int64_t(n_rows), out, model.hp.n_vocab);
 }

@@ -22,6 +22,7 @@ struct layout {
     size_t  activations = 0, workspace = 0, loss = 0;
     size_t  scratch_bytes = 0;           // of the operations
     int64_t loss_rows = 0;               // rows of the logits chunk
+    int64_t loss_stride = 0;             // floats from one of them to the next
 
     cft_memory_estimate estimate(const cft_model &model) const;
 };

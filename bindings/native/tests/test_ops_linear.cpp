@@ -113,8 +113,8 @@ void test_frozen(ggml_type type, int64_t rows, int64_t cols, int64_t t, int n_th
         }
     }
     cpu_ops o(n_threads, any_shape, max_rows);
-    o.logits(m.w, x.data(), t, y.data());
-    o.logits_backward(m.w, dy.data(), t, dx.data());
+    o.logits(m.w, x.data(), t, y.data(), rows);
+    o.logits_backward(m.w, dy.data(), rows, t, dx.data());
     CHECK(worst(y, y_want) < product_tolerance);
     CHECK(worst(dx, dx_want) < product_tolerance);
 }
@@ -307,7 +307,9 @@ int main() {
     }
     CHECK(n_types >= 25); // the pinned ggml has that many
     test_frozen(GGML_TYPE_Q4_1, 1536, 576, 7, 2);
-    test_frozen(GGML_TYPE_F16, 3, int64_t(tile_floats) + 70001, 2, 2); // a row of weights does not fit a tile
+    test_frozen(GGML_TYPE_F16, 3, 200001, 2, 2);    // rows of weights longer than any tile
+    test_frozen(GGML_TYPE_Q4_K, 600, 1280, 30, 1);  // several tiles both ways
+    test_frozen(GGML_TYPE_F32, 37, 9001, 20, 3);
     for (float probability : {0.0f, 0.3f}) {
         for (int n_threads : {1, 2, 5}) {
             test_adapter_forward(probability, n_threads);

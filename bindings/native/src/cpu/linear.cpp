@@ -1,9 +1,8 @@
 // linear.cpp - see linear.h.
 #include "linear.h"
 
-#include <cblas.h>
-
 #include <algorithm>
+#include <cstring>
 
 namespace cft::cpu {
 
@@ -13,8 +12,11 @@ namespace {
 // (packing the other matrix). Measured; only the balance matters.
 constexpr int64_t cost_of_weights = 12, cost_of_input = 8;
 
-// Columns of a tile of the longest row that the tile buffer holds, in whole blocks.
-int64_t widest_piece(const weight &w) { return int64_t(tile_floats) / w.block() * w.block(); }
+// A row of weights is dequantized this many columns at a time: a multiple of every type's block.
+constexpr int64_t strip = 512;
+
+// The widest tile of columns in the backward direction: as deep as it is wide, roughly.
+constexpr int64_t widest_tile = 512;
 
 } // namespace
 
@@ -41,65 +43,61 @@ block_range share_product(int64_t rows, int64_t columns, int64_t step, int ith, 
     return {share(rows, 1, ith / best, nth / best), share(columns, step, ith % best, best)};
 }
 
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-          const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-    if (m <= 0 || n <= 0) {
-        return;
-    }
-    cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans, transpose_b ? CblasTrans : CblasNoTrans, int(m), int(n),
-                int(k), alpha, a, int(lda), b, int(ldb), beta, c, int(ldc));
-}
-
-void frozen_forward(const weight &w, const float *x, block_range part, float beta, const low_rank &extra, float *y, float *tile) {
-    const int64_t t = part.rows.size(), k = w.cols;
+void frozen_forward(const product_kernels &kernels, const weight &w, const float *x, block_range part, bool add, const low_rank &extra,
+                    float *y, int64_t ld_y, scratch s) {
+    const int64_t t = part.rows.size(), k = w.cols, panel = kernels.panel;
     if (t <= 0 || part.columns.size() <= 0) {
         return;
     }
+    static_assert(size_t(strip) * 64 <= scratch::staging_floats, "a panel's rows of a strip");
     x += part.rows.begin * k;
-    y += part.rows.begin * w.rows;
-    const int64_t piece = w.is_f32() ? k : std::min(k, widest_piece(w));
-    const int64_t rows  = w.is_f32() ? part.columns.size() : std::max<int64_t>(1, int64_t(tile_floats) / piece);
-    for (int64_t r = part.columns.begin; r < part.columns.end; r += rows) {
-        const int64_t n = std::min(rows, part.columns.end - r);
-        for (int64_t c = 0; c < k; c += piece) {
-            const int64_t width = std::min(piece, k - c);
-            const float  *tile_or_file = w.is_f32() ? w.f32() + r * k : tile;
-            if (!w.is_f32()) {
-                for (int64_t i = 0; i < n; i++) {
-                    w.dequantize(r + i, c, width, tile + i * width);
+    y += part.rows.begin * ld_y;
+    const int64_t depth   = std::min(k, int64_t(products::scratch_floats) / panel / strip * strip);
+    const int64_t columns = int64_t(products::scratch_floats) / (depth * panel) * panel;
+    for (int64_t j = part.columns.begin; j < part.columns.end; j += columns) {
+        const int64_t wide = std::min(columns, part.columns.end - j);
+        for (int64_t c = 0; c < k; c += depth) {
+            const int64_t deep = std::min(depth, k - c);
+            for (int64_t p = 0; p < wide; p += panel) {
+                const int64_t n = std::min(panel, wide - p);
+                for (int64_t at = 0; at < deep; at += strip) {
+                    const int64_t here = std::min(strip, deep - at);
+                    for (int64_t i = 0; i < n; i++) {
+                        w.dequantize(j + p + i, c + at, here, s.staging + i * here);
+                    }
+                    kernels.transpose(s.staging, here, n, here, s.panels + p * deep + at * panel);
                 }
             }
-            gemm(false, true, t, n, width, 1, x + c, k, tile_or_file, width, c == 0 ? beta : 1.0f, y + r, w.rows);
+            kernels.multiply({rows_of(x + c, k), s.panels, panel, panel * deep, {y + j, ld_y, 1, add || c > 0}, t, wide, deep});
         }
         if (extra.h) {
-            gemm(false, true, t, n, extra.rank, extra.scale, extra.h + part.rows.begin * extra.ld_h, extra.ld_h, extra.b + r * extra.rank,
-                 extra.rank, 1, y + r, w.rows);
+            products(kernels, s.panels).multiply_transposed(rows_of(extra.h + part.rows.begin * extra.ld_h, extra.ld_h), extra.b + j * extra.rank,
+                                                            extra.rank, {y + j, ld_y, extra.scale, true}, t, wide, extra.rank);
         }
     }
 }
 
-void frozen_backward(const weight &w, const float *dy, block_range part, float beta, float *dx, float *tile) {
-    const int64_t t = part.rows.size();
+void frozen_backward(const product_kernels &kernels, const weight &w, const float *dy, int64_t ld_dy, block_range part, bool add, float *dx,
+                     scratch s) {
+    const int64_t t = part.rows.size(), panel = kernels.panel;
     if (t <= 0 || part.columns.size() <= 0) {
         return;
     }
-    dy += part.rows.begin * w.rows;
+    dy += part.rows.begin * ld_dy;
     dx += part.rows.begin * w.cols;
-    if (w.is_f32()) {
-        const int64_t c = part.columns.begin;
-        gemm(false, false, t, part.columns.size(), w.rows, 1, dy, w.rows, w.f32() + c, w.cols, beta, dx + c, w.cols);
-        return;
-    }
-    const int64_t piece = std::min(part.columns.size(), widest_piece(w));
-    const int64_t rows  = std::max<int64_t>(1, int64_t(tile_floats) / piece);
-    for (int64_t c = part.columns.begin; c < part.columns.end; c += piece) {
-        const int64_t width = std::min(piece, part.columns.end - c);
-        for (int64_t r = 0; r < w.rows; r += rows) {
-            const int64_t n = std::min(rows, w.rows - r);
-            for (int64_t i = 0; i < n; i++) {
-                w.dequantize(r + i, c, width, tile + i * width);
+    for (int64_t j = part.columns.begin; j < part.columns.end; j += widest_tile) {
+        const int64_t wide = std::min(widest_tile, part.columns.end - j), padded = up_to(wide, panel);
+        const int64_t depth = int64_t(products::scratch_floats) / padded;
+        for (int64_t r = 0; r < w.rows; r += depth) {
+            const int64_t deep = std::min(depth, w.rows - r);
+            for (int64_t i = 0; i < deep; i++) {
+                w.dequantize(r + i, j, wide, s.staging);
+                std::fill(s.staging + wide, s.staging + padded, 0.0f);
+                for (int64_t p = 0; p < padded; p += panel) {
+                    std::memcpy(s.panels + p * deep + i * panel, s.staging + p, size_t(panel) * sizeof(float));
+                }
             }
-            gemm(false, false, t, width, n, 1, dy + r, w.rows, tile, width, r == 0 ? beta : 1.0f, dx + c, w.cols);
+            kernels.multiply({rows_of(dy + r, ld_dy), s.panels, panel, panel * deep, {dx + j, w.cols, 1, add || r > 0}, t, wide, deep});
         }
     }
 }

@@ -1,8 +1,10 @@
-// linear.h - one thread's part of products with frozen weights of any GGUF type: tiles are dequantized to F32 and given to
-// the BLAS, in both directions, so no second copy of the weights exists and the arithmetic is that of F32.
+// linear.h - one thread's part of products with frozen weights of any GGUF type: tiles are dequantized to F32 into the
+// panels that the product kernels read, in both directions, so no second copy of the weights exists and the arithmetic is
+// that of F32.
 #pragma once
 
 #include "../model.h"
+#include "product.h"
 
 #include <cstddef>
 
@@ -26,12 +28,11 @@ struct block_range {
 // rows keeps the pieces large where there are few columns for many threads.
 block_range share_product(int64_t rows, int64_t columns, int64_t step, int ith, int nth);
 
-// Floats of the tile buffer that each thread needs. A row of weights may be longer; then the tile is cut in columns.
-constexpr size_t tile_floats = size_t(1) << 19; // 2 MiB: fewer and larger products gain more than a smaller cache would
-
-// Row-major sgemm: C [m][n] = alpha * op(A) op(B) + beta * C on the calling thread.
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-          const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+// scratch is the memory of one thread: packed panels, and rows on their way there.
+struct scratch {
+    static constexpr size_t staging_floats = size_t(1) << 17, floats = products::scratch_floats + staging_floats;
+    float *panels, *staging;
+};
 
 // scale * h bᵀ, added to a product: h [t][ld_h], b [out][rank].
 struct low_rank {
@@ -40,10 +41,12 @@ struct low_rank {
     float        scale = 0;
 };
 
-// Part of y [t][w.rows] = beta * y + x [t][w.cols] wᵀ (+ extra).
-void frozen_forward(const weight &w, const float *x, block_range part, float beta, const low_rank &extra, float *y, float *tile);
+// Part of y [t][ld_y] = x [t][w.cols] wᵀ (+ extra), or added to y.
+void frozen_forward(const product_kernels &kernels, const weight &w, const float *x, block_range part, bool add, const low_rank &extra,
+                    float *y, int64_t ld_y, scratch s);
 
-// Part of dx [t][w.cols] = beta * dx + dy [t][w.rows] w. Bounds of part.columns are multiples of w.block().
-void frozen_backward(const weight &w, const float *dy, block_range part, float beta, float *dx, float *tile);
+// Part of dx [t][w.cols] = dy [t][ld_dy] w, or added to dx. Bounds of part.columns are multiples of w.block().
+void frozen_backward(const product_kernels &kernels, const weight &w, const float *dy, int64_t ld_dy, block_range part, bool add, float *dx,
+                     scratch s);
 
 } // namespace cft::cpu

@@ -3,7 +3,7 @@
 // Without dropout: h = x Aᵀ for all modules of a group in one product; y = x Wᵀ + scale h Bᵀ tile by tile. Backward, with
 // u = scale dy B: dB += scale dyᵀ h, dA += uᵀ x, dx = dy W + u A. Every element of dA, dB and dx is summed over rows by one
 // thread. With dropout each module sees its own mask of x, so h and dA are made module by module from masked copies of a
-// few rows, held in the thread's tile; dx += mask * (u A).
+// few rows, held in staging; dx += mask * (u A).
 #include "ops.h"
 
 #include <algorithm>
@@ -39,14 +39,18 @@ class masks {
 void cpu_ops::adapter_inputs(const linear_group &g, const dropout &drop, const float *x, int64_t t, float *h) {
     const int64_t in = g.inputs(), ld = g.h_columns;
     pool_.run([&](int ith, int nth) {
-        const range part = share(t, 1, ith, nth);
-        if (drop.probability <= 0) {
-            gemm(false, true, part.size(), ld, in, 1, x + part.begin * in, in, g.a, in, 0, h + part.begin * ld, ld);
+        const range    part    = share(t, 1, ith, nth);
+        const products product = products_of(ith);
+        if (part.size() == 0) {
             return;
         }
-        // The tile holds a strip of columns of some rows; strips are added up in order.
-        const int64_t width = std::min<int64_t>(in, int64_t(tile_floats)), rows = int64_t(tile_floats) / width;
-        float *const  masked = tile(ith);
+        if (drop.probability <= 0) {
+            product.multiply_transposed(rows_of(x + part.begin * in, in), g.a, in, {h + part.begin * ld, ld}, part.size(), ld, in);
+            return;
+        }
+        // Staging holds a strip of columns of some rows; strips are added up in order.
+        const int64_t space = int64_t(scratch::staging_floats), width = std::min(in, space), rows = space / width;
+        float *const  masked = scratch_of(ith).staging;
         int64_t       column = 0;
         for (const auto &m : g.modules) {
             if (!m.a) {
@@ -62,8 +66,8 @@ void cpu_ops::adapter_inputs(const linear_group &g, const dropout &drop, const f
                         mask.fill(r + i, columns, row);
                         kernels_.multiply(x + (r + i) * in + c, row, row, size_t(columns.size()));
                     }
-                    gemm(false, true, n, g.rank, columns.size(), 1, masked, columns.size(), m.a + c, in, c == 0 ? 0.0f : 1.0f,
-                         h + r * ld + column, ld);
+                    product.multiply_transposed(rows_of(masked, columns.size()), m.a + c, in, {h + r * ld + column, ld, 1, c > 0}, n, g.rank,
+                                                columns.size());
                 }
             }
             column += g.rank;
@@ -87,7 +91,8 @@ void cpu_ops::linear(const linear_group &g, const dropout &drop, const float *x,
                 extra = {h + column, m.b, g.h_columns, g.rank, g.scale};
                 column += g.rank;
             }
-            frozen_forward(*m.w, x, share_product(t, m.w->rows, by_vector, ith, nth), add ? 1.0f : 0.0f, extra, y[i], tile(ith));
+            frozen_forward(product_, *m.w, x, share_product(t, m.w->rows, product_.panel, ith, nth), add, extra, y[i], m.w->rows,
+                           scratch_of(ith));
         }
     });
 }
@@ -96,18 +101,20 @@ void cpu_ops::linear(const linear_group &g, const dropout &drop, const float *x,
 void cpu_ops::adapter_gradients(const linear_group &g, const float *x, int64_t t, const float *const *dy, const float *h, const float *u,
                                 bool with_a, int ith, int nth) {
     const int64_t in = g.inputs(), ld = g.h_columns;
-    int64_t       column = 0;
+    const products product = products_of(ith);
+    int64_t        column = 0;
     for (size_t i = 0; i < g.modules.size(); i++) {
         const auto &m = g.modules[i];
         if (m.a) {
             const range out = share(m.w->rows, by_vector, ith, nth);
-            gemm(true, false, out.size(), g.rank, t, g.scale, dy[i] + out.begin, m.w->rows, h + column, ld, 1, m.db + out.begin * g.rank, g.rank);
+            product.multiply(columns_of(dy[i] + out.begin, m.w->rows), h + column, ld, {m.db + out.begin * g.rank, g.rank, g.scale, true},
+                             out.size(), g.rank, t);
             column += g.rank;
         }
     }
     if (with_a && ld > 0) {
-        const range columns = share(in, by_vector, ith, nth);
-        gemm(true, false, ld, columns.size(), t, 1, u, ld, x + columns.begin, in, 1, g.da + columns.begin, in);
+        const range columns = share(in, product_.panel, ith, nth);
+        product.multiply(columns_of(u, ld), x + columns.begin, in, {g.da + columns.begin, in, 1, true}, ld, columns.size(), t);
     }
 }
 
@@ -122,14 +129,14 @@ void cpu_ops::linear_backward(const linear_group &g, const dropout &drop, const 
             for (size_t i = 0; i < g.modules.size(); i++) {
                 const auto &m = g.modules[i];
                 if (m.a) {
-                    gemm(false, false, part.size(), g.rank, m.w->rows, g.scale, dy[i] + part.begin * m.w->rows, m.w->rows, m.b, g.rank, 0,
-                         u + part.begin * ld + column, ld);
+                    products_of(ith).multiply(rows_of(dy[i] + part.begin * m.w->rows, m.w->rows), m.b, g.rank,
+                                              {u + part.begin * ld + column, ld, g.scale}, part.size(), g.rank, m.w->rows);
                     column += g.rank;
                 }
             }
         });
     }
-    int64_t step = by_vector;
+    int64_t step = product_.panel;
     for (const auto &m : g.modules) {
         step = std::max(step, m.w->block());
     }
@@ -138,12 +145,13 @@ void cpu_ops::linear_backward(const linear_group &g, const dropout &drop, const 
             const block_range part = share_product(t, in, step, ith, nth);
             bool              first = !add;
             for (size_t i = 0; i < g.modules.size(); i++) {
-                frozen_backward(*g.modules[i].w, dy[i], part, first ? 0.0f : 1.0f, dx, tile(ith));
+                frozen_backward(product_, *g.modules[i].w, dy[i], g.modules[i].w->rows, part, !first, dx, scratch_of(ith));
                 first = false;
             }
             if (ld > 0 && !masked) {
-                gemm(false, false, part.rows.size(), part.columns.size(), ld, 1, u + part.rows.begin * ld, ld, g.a + part.columns.begin, in,
-                     1, dx + part.rows.begin * in + part.columns.begin, in);
+                products_of(ith).multiply(rows_of(u + part.rows.begin * ld, ld), g.a + part.columns.begin, in,
+                                          {dx + part.rows.begin * in + part.columns.begin, in, 1, true}, part.rows.size(),
+                                          part.columns.size(), ld);
             }
         }
         adapter_gradients(g, x, t, dy, h, u, !masked, ith, nth);
@@ -160,10 +168,11 @@ void cpu_ops::dropped_gradients(const linear_group &g, const dropout &drop, cons
         if (all.size() == 0) {
             return;
         }
-        // The tile holds two matrices of some rows and a strip of columns: the mask, and x or u A under it.
-        const int64_t half = int64_t(tile_floats) / 2, width = std::min(all.size(), half), rows = half / width;
-        float *const  mask = tile(ith), *const masked = mask + half;
-        int64_t       column = 0;
+        // Staging holds two matrices of some rows and a strip of columns: the mask, and x or u A under it.
+        const int64_t  half = int64_t(scratch::staging_floats) / 2, width = std::min(all.size(), half), rows = half / width;
+        float *const   mask = scratch_of(ith).staging, *const masked = mask + half;
+        const products product = products_of(ith);
+        int64_t        column = 0;
         for (const auto &m : g.modules) {
             if (!m.a) {
                 continue;
@@ -179,9 +188,9 @@ void cpu_ops::dropped_gradients(const linear_group &g, const dropout &drop, cons
                         source.fill(r + i, columns, mask + i * w);
                         kernels_.multiply(x + (r + i) * in + c, mask + i * w, masked + i * w, size_t(w));
                     }
-                    gemm(true, false, g.rank, w, n, 1, u + r * ld + column, ld, masked, w, 1, da + c, in);
+                    product.multiply(columns_of(u + r * ld + column, ld), masked, w, {da + c, in, 1, true}, g.rank, w, n);
                     if (dx) {
-                        gemm(false, false, n, w, g.rank, 1, u + r * ld + column, ld, m.a + c, in, 0, masked, w);
+                        product.multiply(rows_of(u + r * ld + column, ld), m.a + c, in, {masked, w}, n, w, g.rank);
                         for (int64_t i = 0; i < n; i++) {
                             kernels_.multiply_add(masked + i * w, mask + i * w, dx + (r + i) * in + c, size_t(w));
                         }

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <cstring>
 
-extern "C" void openblas_set_num_threads(int);
-
 namespace cft::cpu {
 
 namespace {
@@ -17,14 +15,17 @@ constexpr int64_t sum_block = 1 << 16; // floats summed at a time, so that sums 
 } // namespace
 
 cpu_ops::cpu_ops(int n_threads, const attention_shape &shape, int64_t max_tokens)
-    : kernels_(rows()), tiles_(tile_floats * size_t(n_threads)),
+    : kernels_(rows()), product_(*product_kernels_of(best_isa())), scratch_(scratch::floats * size_t(n_threads)),
       attention_((attention_workspace_bytes(shape, size_t(max_tokens), size_t(max_tokens), n_threads) + sizeof(float) - 1) / sizeof(float)),
-      pool_(n_threads) {
-    openblas_set_num_threads(1); // our pool is the only team; each of its threads calls the BLAS for its own part
-}
+      pool_(n_threads) {}
 
 size_t cpu_ops::scratch_bytes(int n_threads, const attention_shape &shape, int64_t max_tokens) {
-    return tile_floats * size_t(n_threads) * sizeof(float) + attention_workspace_bytes(shape, size_t(max_tokens), size_t(max_tokens), n_threads);
+    return scratch::floats * size_t(n_threads) * sizeof(float) + attention_workspace_bytes(shape, size_t(max_tokens), size_t(max_tokens), n_threads);
+}
+
+scratch cpu_ops::scratch_of(int ith) const {
+    float *const start = scratch_.data() + size_t(ith) * scratch::floats;
+    return {start, start + products::scratch_floats};
 }
 
 template <typename Body> void cpu_ops::divide(int64_t n, int64_t step, const Body &body) {
@@ -122,15 +123,17 @@ void cpu_ops::attention_backward(const attention_shape &shape, const attention_m
     cpu::attention_backward(shape, mask, args, attention_.data(), pool_);
 }
 
-void cpu_ops::logits(const weight &w, const float *x, int64_t n, float *out) {
-    pool_.run([&](int ith, int nth) { frozen_forward(w, x, share_product(n, w.rows, by_vector, ith, nth), 0, {}, out, tile(ith)); });
+void cpu_ops::logits(const weight &w, const float *x, int64_t n, float *out, int64_t stride) {
+    pool_.run([&](int ith, int nth) {
+        frozen_forward(product_, w, x, share_product(n, w.rows, product_.panel, ith, nth), false, {}, out, stride, scratch_of(ith));
+    });
 }
 
-void cpu_ops::cross_entropy(float *logits, int64_t n, int64_t n_vocab, const int32_t *targets, const float *weights, bool gradient,
+void cpu_ops::cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, bool gradient,
                             double *losses) {
     divide(n, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
-            float *const row    = logits + i * n_vocab;
+            float *const row    = logits + i * stride;
             const size_t target = size_t(targets[i]);
             losses[i]           = double(weights[i]) * (gradient ? kernels_.cross_entropy(row, size_t(n_vocab), target, weights[i])
                                                                  : kernels_.cross_entropy_loss(row, size_t(n_vocab), target));
@@ -138,9 +141,10 @@ void cpu_ops::cross_entropy(float *logits, int64_t n, int64_t n_vocab, const int
     });
 }
 
-void cpu_ops::logits_backward(const weight &w, const float *d_logits, int64_t n, float *dx) {
+void cpu_ops::logits_backward(const weight &w, const float *d_logits, int64_t stride, int64_t n, float *dx) {
+    const int64_t step = std::max<int64_t>(product_.panel, w.block());
     pool_.run([&](int ith, int nth) {
-        frozen_backward(w, d_logits, share_product(n, w.cols, std::max(by_vector, w.block()), ith, nth), 0, dx, tile(ith));
+        frozen_backward(product_, w, d_logits, stride, share_product(n, w.cols, step, ith, nth), false, dx, scratch_of(ith));
     });
 }
 

@@ -1,11 +1,12 @@
-// ops.h - the operations of ../ops.h on the CPU: a thread pool, OpenBLAS on one thread each, and row kernels. Work is
-// divided by thread number alone.
+// ops.h - the operations of ../ops.h on the CPU: a thread pool, product kernels and row kernels. Work is divided by
+// thread number alone.
 #pragma once
 
 #include "../buffer.h"
 #include "../ops.h"
 #include "../pool.h"
 #include "linear.h"
+#include "product.h"
 #include "rows.h"
 
 namespace cft::cpu {
@@ -34,26 +35,28 @@ class cpu_ops final : public ops {
                          float *u, float *dx, bool add) override;
     void attention(const attention_shape &shape, const attention_mask &mask, const attention_forward_args &args) override;
     void attention_backward(const attention_shape &shape, const attention_mask &mask, const attention_backward_args &args) override;
-    void logits(const weight &w, const float *x, int64_t n, float *out) override;
-    void cross_entropy(float *logits, int64_t n, int64_t n_vocab, const int32_t *targets, const float *weights, bool gradient,
+    void logits(const weight &w, const float *x, int64_t n, float *out, int64_t stride) override;
+    void cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, bool gradient,
                        double *losses) override;
-    void logits_backward(const weight &w, const float *d_logits, int64_t n, float *dx) override;
+    void logits_backward(const weight &w, const float *d_logits, int64_t stride, int64_t n, float *dx) override;
     double sum_of_squares(const float *x, int64_t n_floats) override;
     void   adamw(const adamw_step &step, float *value, const float *gradient, float *moment1, float *moment2, int64_t n_floats) override;
 
   private:
     // Runs body(begin, end) on each thread's share of [0, n), in multiples of step.
     template <typename Body> void divide(int64_t n, int64_t step, const Body &body);
-    float *tile(int ith) { return tiles_.data() + size_t(ith) * tile_floats; }
+    scratch  scratch_of(int ith) const;
+    products products_of(int ith) const { return products(product_, scratch_of(ith).panels); }
 
     void adapter_inputs(const linear_group &g, const dropout &drop, const float *x, int64_t t, float *h);
     void adapter_gradients(const linear_group &g, const float *x, int64_t t, const float *const *dy, const float *h, const float *u,
                            bool with_a, int ith, int nth);
     void dropped_gradients(const linear_group &g, const dropout &drop, const float *x, int64_t t, const float *u, float *dx);
 
-    const row_kernels &kernels_;
-    buffer             tiles_, attention_;
-    thread_pool        pool_;
+    const row_kernels     &kernels_;
+    const product_kernels &product_;
+    buffer                 scratch_, attention_;
+    thread_pool            pool_;
 };
 
 } // namespace cft::cpu
