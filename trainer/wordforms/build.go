@@ -23,6 +23,9 @@ type Data struct {
 // Build makes the data set. Test and development have one question per word; in training a word has several only when
 // there are more items than words. It fails when there are too few words.
 func Build(o Options) (Data, error) {
+	if min(o.Train, o.Dev, o.Test) < 0 {
+		return Data{}, fmt.Errorf("make word forms: a negative number of items: %d, %d and %d", o.Train, o.Dev, o.Test)
+	}
 	words := lexicon()
 	rng := rand.New(rand.NewPCG(o.Seed, 0x776f726473)) // "words"
 	known := map[string]string{}
@@ -92,7 +95,7 @@ func (m maker) items(words []Word, n int) []Item {
 
 func (m maker) item(w Word, t Task, right bool) Item {
 	d := w.forms[t]
-	item := Item{Word: w.Text, Task: t, Class: d.class, Gold: d.form, Form: d.form, why: d.why}
+	item := Item{Word: w.Text, Task: t, Class: d.class, Gold: d.form, Form: d.form, rule: d.rule}
 	h := fnv.New32a()
 	h.Write([]byte(w.Text))
 	item.style = int(h.Sum32()+uint32(t)) % len(phrasings)

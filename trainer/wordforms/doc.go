@@ -7,5 +7,5 @@
 //
 // Everything is a function of the seed. Words are divided between training, development and test, so that no word of one
 // part, nor any of its forms, is in another. The word lists were written for this package; words whose forms differ
-// between dictionaries or countries (travelled, learnt, drier) were left out.
+// between dictionaries or countries (travelled, learnt, banjoes) were left out.
 package wordforms

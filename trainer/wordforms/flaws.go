@@ -2,76 +2,49 @@ package wordforms
 
 import "strings"
 
-// flaws returns wrong forms for a task, by rules that are over-regular or belong to other words; the most tempting first.
-// A result may happen to be right, or a word of its own: the caller has to look.
+// flaws returns wrong forms for a task: by the plain rule where another holds, or by another rule where the plain one
+// holds. A result may be a word of its own: the caller has to look.
 func flaws(w Word, t Task) []string {
 	gold, class := w.Form(t)
-	word := w.Text
-	regular := derive(word, t, false).form
-	doubled := derive(word, t, true).form
-	switch t {
-	case ThirdPerson, Plural:
-		return flawsOfS(word, gold, class, regular)
-	case Participle:
-		return flawsBefore(word, "ing", class, regular, doubled, gold)
-	case Comparative:
-		return flawsBefore(word, "er", class, regular, doubled, gold)
-	case Superlative:
-		return flawsBefore(word, "est", class, regular, doubled, gold)
+	word, stem, last, ending := w.Text, w.Text[:len(w.Text)-1], w.Text[len(w.Text)-1:], t.ending()
+	kept := word + ending // as if nothing had to change: carryed, bakeed, stoped
+	if t == Plural && !isSibilant(word) {
+		kept = word + "s"
 	}
-	return flawsBefore(word, "ed", class, regular, doubled, gold)
-}
-
-// flawsBefore are wrong forms with an ending that begins with a vowel.
-func flawsBefore(word, ending string, class Class, regular, doubled, gold string) []string {
-	stem := word[:len(word)-1]
-	last := word[len(word)-1:]
-	kept := word + ending // as if nothing changed: carryed, bakeed, stoped
 	switch class {
 	case Irregular:
-		return []string{regular, gold + ending} // goed, wented
-	case Doubled:
-		return []string{kept, stem + ending}
-	case ConsY:
-		return []string{kept, stem + ending}
-	case VowelY:
-		return []string{stem + "i" + ending, word + last + ending}
-	case DropE:
-		if stemLast := stem[len(stem)-1:]; !isVowel(stemLast[0]) && stemLast != "w" && stemLast != "y" {
-			return []string{kept, stem + stemLast + ending}
-		}
-		return []string{kept, stem + "i" + ending}
-	case IEToY:
-		return []string{kept, stem + ending}
-	}
-	if last == "y" { // carrying: y stays
-		return []string{stem + "i" + ending, stem + ending}
-	}
-	if isVowel(last[0]) {
-		return []string{stem + ending, word + "y" + ending}
-	}
-	return []string{doubled, word + "i" + ending}
-}
-
-// flawsOfS are wrong plurals and third persons.
-func flawsOfS(word, gold string, class Class, regular string) []string {
-	stem := word[:len(word)-1]
-	switch class {
-	case Irregular:
-		return []string{regular, gold + "s"} // mouses, mices
+		return []string{derive(word, t, false).form, derive(gold, t, false).form} // goed, wented
 	case Sibilant:
 		return []string{word + "s", word + "ies"}
-	case ConsY:
-		return []string{word + "s", stem + "es"}
-	case VowelY:
-		return []string{stem + "ies", word + "es"}
-	case OES:
-		return []string{word + "s", stem + "ies"}
 	case VES:
-		return []string{strings.TrimSuffix(word, "e") + "s", strings.TrimSuffix(word, "e") + "es"}
+		return []string{kept, strings.TrimSuffix(word, "e") + "es"}
+	case OES:
+		return []string{kept, stem + "ies"}
+	case VowelY:
+		return []string{stem + "i" + ending, word + last + ending}
+	case ConsY:
+		return []string{kept, stem + ending}
+	case Doubled:
+		return []string{kept, word + "i" + ending}
 	}
-	if strings.HasSuffix(word, "e") {
-		return []string{word + "es", stem + "ies"}
+	if t == Plural {
+		return []string{word + "es", strings.TrimSuffix(word, "e") + "ies"}
 	}
-	return []string{word + "es", word + "ies"}
+	return flawsOfPlain(word, ending)
+}
+
+// flawsOfPlain are wrong forms of words that only take the ending.
+func flawsOfPlain(word, ending string) []string {
+	stem, ended := strings.CutSuffix(word, "e")
+	if ended {
+		word = stem
+	}
+	wrong := []string{word + "i" + ending}
+	if n := len(word); n > 1 && !strings.ContainsRune("aeiouwxyh", rune(word[n-1])) && word[n-1] != word[n-2] {
+		wrong = append(wrong, word+word[n-1:]+ending) // the last letter doubled
+	}
+	if ended {
+		wrong = append(wrong, word+"e"+ending) // bakeed
+	}
+	return wrong
 }

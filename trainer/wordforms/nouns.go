@@ -36,7 +36,7 @@ wasp whale wheel window witch wizard woodpecker worm wrench writer yacht
 // nounsOES end in o and take -es; nounsOS take -s.
 const (
 	nounsOES = `potato tomato hero`
-	nounsOS  = `avatar bamboo banjo burrito cameo casino cello disco hairdo igloo kangaroo kilo logo memo patio photo piano radio ratio
+	nounsOS  = `avatar bamboo burrito cameo casino cello disco hairdo igloo kangaroo kilo logo memo patio photo piano radio ratio
 rodeo shampoo silo studio taco tattoo video zoo`
 )
 
@@ -45,8 +45,7 @@ const nounsVES = `calf elf half knife loaf self shelf thief wife wolf`
 
 // nounsIrregular have "word plural".
 const nounsIrregular = `
-man men; woman women; child children; foot feet; tooth teeth; goose geese; mouse mice; ox oxen; louse lice; person people;
-crisis crises; analysis analyses; thesis theses; oasis oases; hypothesis hypotheses; diagnosis diagnoses; phenomenon phenomena;
-criterion criteria; bacterium bacteria; sheep sheep; deer deer; species species; aircraft aircraft; quiz quizzes;
-policeman policemen; fireman firemen; grandchild grandchildren
+man men; woman women; child children; foot feet; tooth teeth; goose geese; ox oxen; crisis crises; analysis analyses;
+thesis theses; oasis oases; hypothesis hypotheses; diagnosis diagnoses; bacterium bacteria; sheep sheep; species
+species; aircraft aircraft; quiz quizzes; policeman policemen; fireman firemen; grandchild grandchildren
 `
