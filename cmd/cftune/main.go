@@ -29,7 +29,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	report(stderr, err)
+	printError(stderr, err)
 	return exitCode(err)
 }
 
@@ -54,8 +54,8 @@ func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.S
 	}
 }
 
-// report writes an error, which may have several lines, and a hint where there is one.
-func report(w io.Writer, err error) {
+// printError writes an error, which may have several lines, and a hint where there is one.
+func printError(w io.Writer, err error) {
 	fmt.Fprintf(w, "cftune: error: %v\n", err)
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(w, "cftune: hint: %s\n", hint)

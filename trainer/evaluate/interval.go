@@ -8,12 +8,14 @@ import (
 
 // Interval is a range that a share lies in with 95 % confidence.
 type Interval struct {
-	Low, High float64
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
 }
 
 // Share is a count of successes among n, as a share with its interval.
 type Share struct {
-	Count, N int
+	Count int `json:"count"`
+	N     int `json:"n"`
 	Interval
 }
 
@@ -55,11 +57,11 @@ func Wilson(k, n int) Interval {
 
 // Difference is a paired comparison of two systems on the same items.
 type Difference struct {
-	Value    float64 // share of a minus share of b
+	Value    float64 `json:"value"` // share of a minus share of b
 	Interval         // of Value, by bootstrap over items
-	OnlyA    int     // items that a alone has right
-	OnlyB    int
-	P        float64 // exact McNemar test, two-sided: how likely so uneven a split is if neither is better
+	OnlyA    int     `json:"only_a"` // items that a alone has right
+	OnlyB    int     `json:"only_b"`
+	P        float64 `json:"p"` // exact McNemar test, two-sided: how likely so uneven a split is if neither is better
 }
 
 // bootstrapRounds makes the ends of the interval good to about a tenth of a percentage point at 200 items.
