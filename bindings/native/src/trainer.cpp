@@ -33,28 +33,37 @@ float adapter_scale(const cft_trainer_params &p) {
 
 } // namespace
 
-// journey is one pack on its way: its target rows and its place in the workspace.
+// journey is one pack on its way: its target rows and its place in the workspace. Tokens after the last row change nothing
+// and are left out.
 struct cft_trainer::journey {
-    const pack          &p;
-    std::vector<int32_t> rows;    // positions with a target, ascending
+    std::vector<int32_t> rows;    // positions with a target, ascending; at least one
     std::vector<int32_t> targets; // of those
     std::vector<float>   weights; // of those
+    int64_t              t;       // tokens
+    std::vector<int32_t> visible_until;
     cpu::attention_mask  all, last;
     carver               space;
     workspace            w;
     float               *d; // [t][n_embd] the gradient on its way down
     pack_view            view;
 
-    journey(const cft_trainer &trainer, const pack &p_, std::vector<int32_t> rows_, bool dropped)
-        : p(p_), rows(std::move(rows_)), all(p.visible_until, p.n, nullptr, p.n),
-          last(p.visible_until, p.n, rows.data(), rows.size()), space(trainer.workspace_.data()),
-          w(trainer.model.hp, trainer.params.rank, p.n, space), d(space.take(p.n * size_t(trainer.model.hp.n_embd))),
-          view{int64_t(p.n), rows, all, last,
-               dropout{dropped ? trainer.params.dropout : 0.0f, trainer.params.seed, trainer.n_micro_batches, 0}} {
+    journey(const cft_trainer &trainer, const pack &p, std::vector<int32_t> rows_, bool dropped)
+        : rows(std::move(rows_)), t(rows.back() + 1), visible_until(p.visible_until, p.visible_until + t),
+          all(clamp(visible_until), size_t(t), nullptr, size_t(t)), last(visible_until.data(), size_t(t), rows.data(), rows.size()),
+          space(trainer.workspace_.data()), w(trainer.model.hp, trainer.params.rank, size_t(t), space),
+          d(space.take(size_t(t) * size_t(trainer.model.hp.n_embd))),
+          view{t, rows, all, last, dropout{dropped ? trainer.params.dropout : 0.0f, trainer.params.seed, trainer.n_micro_batches, 0}} {
         if (space.used() > trainer.workspace_.size()) {
             throw failure(CFT_ERR_INTERNAL, "workspace is smaller than its parts");
         }
-        trainer.ops_->rope_table(p.positions, int64_t(p.n), trainer.model.rope_frequencies, w.rope);
+        trainer.ops_->rope_table(p.positions, t, trainer.model.rope_frequencies, w.rope);
+    }
+
+    static const int32_t *clamp(std::vector<int32_t> &until) {
+        for (int32_t &u : until) {
+            u = std::min(u, int32_t(until.size()));
+        }
+        return until.data();
     }
 };
 
@@ -178,8 +187,8 @@ activations cft_trainer::layer_activations(int layer) const {
     return activations(model.hp, params.rank, size_t(plan.max_tokens), from);
 }
 
-void cft_trainer::forward(journey &j) {
-    ops_->embed(model.token_embd, j.p.tokens, int64_t(j.p.n), layer_input(0));
+void cft_trainer::forward(journey &j, const int32_t *tokens) {
+    ops_->embed(model.token_embd, tokens, j.t, layer_input(0));
     for (int layer = 0; layer < model.hp.n_layer; layer++) {
         stop_if_cancelled();
         const activations a = layer_activations(layer);
@@ -244,7 +253,7 @@ void cft_trainer::run(const pack &p, bool backward, double *loss_sum, size_t *n_
             j.targets.push_back(p.targets[i]);
             j.weights.push_back(p.weights ? p.weights[i] : 1.0f);
         }
-        forward(j);
+        forward(j, p.tokens);
         sum = loss(j, backward);
         if (!std::isfinite(sum)) {
             throw failure(CFT_ERR_NON_FINITE, "the loss is not finite");
@@ -271,7 +280,7 @@ void cft_trainer::logits(const pack &p, const int32_t *rows, size_t n_rows, floa
         }
     }
     journey j(*this, p, std::vector<int32_t>(rows, rows + n_rows), false);
-    forward(j);
+    forward(j, p.tokens);
     ops_->rmsnorm(layer_input(model.hp.n_layer), model.output_norm, int64_t(n_rows), model.hp.rms_eps, j.w.x_norm);
     ops_->logits(model.output, j.w.x_norm, int64_t(n_rows), out, model.hp.n_vocab);
 }

@@ -75,7 +75,7 @@ struct cft_trainer {
     void             stop_if_cancelled();
     float           *layer_input(int layer) const { return activations_.data() + size_t(layer) * plan.inputs; }
     cft::activations layer_activations(int layer) const;
-    void             forward(journey &j);
+    void             forward(journey &j, const int32_t *tokens);
     double           loss(journey &j, bool backward);
     void             backward(journey &j);
 

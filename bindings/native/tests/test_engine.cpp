@@ -262,6 +262,23 @@ void test_target_rows_only() {
     CHECK_NEAR(t.evaluate(b), t.evaluate(all), t.evaluate(b), order_tolerance);
 }
 
+// What follows the last target is as if it were not there.
+void test_tail_without_targets() {
+    where = "tail without targets";
+    const model  m((options()));
+    const loaded l(m);
+    trainer      t(l, some_params());
+    t.randomize();
+    batch b = mixed_batch(m.o.n_vocab);
+    std::fill(b.targets.begin() + 20, b.targets.end(), CFT_IGNORE_TARGET);
+    batch shorter = part_of(b, 0, 20);
+    for (size_t i = 0; i < 20; i++) {
+        shorter.visible_until[i] = std::min(b.visible_until[i], 20);
+    }
+    CHECK(t.evaluate(b) == t.evaluate(shorter));
+    CHECK(t.gradient(b) == t.gradient(shorter));
+}
+
 void test_many_rows_and_threads() {
     where = "several chunks of logits, other thread counts";
     options o;
@@ -335,6 +352,7 @@ int main() {
     test_same_bits();
     test_accumulation();
     test_target_rows_only();
+    test_tail_without_targets();
     test_many_rows_and_threads();
     test_dropout();
     return finish("test_engine");
