@@ -82,6 +82,14 @@ CFT_API cft_status cft_session_forget(cft_session *session, int32_t seq_id, cft_
 // cft_session_share lets sequence `to` see what sequence `from` has in the cache up to position n (exclusive).
 CFT_API cft_status cft_session_share(cft_session *session, int32_t from, int32_t to, int32_t n, cft_error *err);
 
+// ---- files
+
+// cft_model_requantize writes a copy of the GGUF at from, all weights of which have the file type ftype (llama.h's
+// LLAMA_FTYPE numbers: 0 = F32, 1 = F16, 7 = Q8_0, 15 = Q4_K_M ...), by way of F32. What is at to is overwritten; after
+// an error, half a file may be left there.
+CFT_API cft_status cft_model_requantize(const char *from, size_t from_len, const char *to, size_t to_len, int32_t ftype,
+                                        int32_t n_threads, cft_error *err);
+
 #ifdef __cplusplus
 }
 #endif
