@@ -36,11 +36,13 @@ func TestRequantizeRefuses(t *testing.T) {
 	cut := filepath.Join(dir, "cut.gguf")
 	require.NoError(t, os.WriteFile(cut, text[:len(text)/2], 0o644))
 	for name, call := range map[string]func() error{
-		"missing file":       func() error { return engine.Requantize(filepath.Join(dir, "none.gguf"), to, engine.FileTypeF32, 1) },
-		"cut off":            func() error { return engine.Requantize(cut, to, engine.FileTypeF32, 1) },
-		"unknown type":       func() error { return engine.Requantize(from, to, 999, 1) },
-		"negative type":      func() error { return engine.Requantize(from, to, -1, 1) },
-		"no folder to write": func() error { return engine.Requantize(from, filepath.Join(dir, "none", "to.gguf"), engine.FileTypeF32, 1) },
+		"missing file":  func() error { return engine.Requantize(filepath.Join(dir, "none.gguf"), to, engine.FileTypeF32, 1) },
+		"cut off":       func() error { return engine.Requantize(cut, to, engine.FileTypeF32, 1) },
+		"unknown type":  func() error { return engine.Requantize(from, to, 999, 1) },
+		"negative type": func() error { return engine.Requantize(from, to, -1, 1) },
+		"no folder to write": func() error {
+			return engine.Requantize(from, filepath.Join(dir, "none", "to.gguf"), engine.FileTypeF32, 1)
+		},
 	} {
 		assert.Error(t, call(), name)
 	}
