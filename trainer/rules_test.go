@@ -34,12 +34,13 @@ var allowed = map[string][]string{
 	// The loop knows its parts, never the engine behind its interface.
 	"trainer": {"trainer/*"},
 	// These know little of the others.
-	"trainer/config":   {"trainer/internal/*"},
-	"trainer/dataset":  {"trainer/config", "trainer/internal/*"}, // what a source is
-	"trainer/pack":     {},
-	"trainer/schedule": {},
-	"trainer/gguf":     {},
-	"trainer/metrics":  {"trainer/internal/*"},
+	"trainer/config":         {"trainer/internal/*"},
+	"trainer/dataset":        {"trainer/config", "trainer/dataset/source", "trainer/internal/*"}, // what a source is
+	"trainer/dataset/source": {},
+	"trainer/pack":           {},
+	"trainer/schedule":       {},
+	"trainer/gguf":           {},
+	"trainer/metrics":        {"trainer/internal/*"},
 	// Records become text, text becomes examples.
 	"trainer/chat":      {"trainer/dataset", "trainer/pack"},
 	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
