@@ -66,6 +66,9 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 		if err != nil {
 			return encoded{}, fmt.Errorf("%w: %w", errLayout, err)
 		}
+		if e.run.Objective.Turns == "last" {
+			conversation = conversation.LastTurn()
+		}
 		if e.text.Template == nil {
 			return encoded{}, fmt.Errorf("record %s: needs a chat template, and there is none", record.ID)
 		}

@@ -2,15 +2,16 @@ package trainer
 
 import (
 	"context"
-	"fmt"
 
 	"cftune/trainer/dataset"
 	"cftune/trainer/pack"
 )
 
-// group is what one step trains on.
+// group is what one step trains on. One without batches says that the epochs are over.
 type group struct {
 	step    int
+	epoch   int
+	stage   int // number of the stage that the course had
 	end     dataset.Cursor
 	batches []pack.Batch
 	// ids[i] are the examples of batch i.
@@ -24,12 +25,27 @@ type group struct {
 // feedAhead is how many groups are made while the engine works on one.
 const feedAhead = 2
 
-// feed makes the groups of the steps after done, up to and with last, in a goroutine of its own. It ends with the last
-// one, with an error in a group, or with ctx; the channel is then closed.
-func (t *Trainer) feed(ctx context.Context, last int) <-chan group {
+// feed is a goroutine that makes groups.
+type feed struct {
+	groups <-chan group
+	cancel context.CancelFunc
+}
+
+// stop ends the goroutine and waits until it has gone.
+func (f *feed) stop() {
+	f.cancel()
+	for range f.groups {
+	}
+}
+
+// startFeed makes the groups of the steps after done, up to and with the last, in a goroutine of its own. It ends with the
+// last one, with the end of the epochs, with an error in a group, or with ctx; the channel is then closed.
+func (t *Trainer) startFeed(ctx context.Context) *feed {
+	ctx, cancel := context.WithCancel(ctx)
 	groups := make(chan group, feedAhead)
+	last := t.last()
 	g := &feeder{encoder: t.encoder}
-	g.grouper = &grouper{run: t.run, records: t.set.Len(), size: g.size}
+	g.grouper = &grouper{run: t.run, records: t.set.Len(), course: t.course.Clone(), tokens: t.counters.Tokens, size: g.size}
 	at, step := t.cursor, t.done
 	go func() {
 		defer close(groups)
@@ -42,12 +58,12 @@ func (t *Trainer) feed(ctx context.Context, last int) <-chan group {
 			case <-ctx.Done():
 				return
 			}
-			if next.err != nil {
+			if next.err != nil || next.batches == nil {
 				return
 			}
 		}
 	}()
-	return groups
+	return &feed{groups, cancel}
 }
 
 // feeder encodes the picks of a group; the group's own size question keeps what it has encoded.
@@ -74,34 +90,33 @@ func (f *feeder) make(at dataset.Cursor, step int) group {
 	last := f.made
 	f.made = map[pick]encoded{}
 	if at.Epoch < f.grouper.run.Train.Epochs && at.Index < f.grouper.records {
-		if k := f.grouper.pickAt(at, step); last != nil {
-			if e, ok := last[k]; ok {
-				f.made[k] = e
-			}
+		k := f.grouper.pickAt(at)
+		if e, ok := last[k]; ok {
+			f.made[k] = e
 		}
 	}
 	fail := func(err error) group {
 		return group{step: step, end: at, err: &DataError{Problems: []string{words(err)}}}
 	}
-	picks, lengths, end, err := f.grouper.group(at, step)
+	p, err := f.grouper.group(at, step)
 	if err != nil {
 		return fail(err)
 	}
-	if len(picks) == 0 {
-		return fail(fmt.Errorf("the records end before step %d, though they were planned to last longer", step))
+	g := group{step: step, epoch: p.epoch, stage: f.grouper.course.Number(), end: p.end, examples: len(p.picks), objective: map[string]int{}}
+	if len(p.picks) == 0 {
+		return g
 	}
-	g := group{step: step, end: end, examples: len(picks), objective: map[string]int{}}
-	examples := make([]pack.Example, len(picks))
-	for i, k := range picks {
+	examples := make([]pack.Example, len(p.picks))
+	for i, k := range p.picks {
 		examples[i] = f.made[k].example
 		g.objective[examples[i].Objective]++
-		g.tokens += lengths[i]
 	}
+	g.tokens = int(p.tokens())
 	seqLen := f.grouper.run.Train.SeqLen
 	if g.batches, err = pack.Build(examples, seqLen); err != nil {
 		return fail(err)
 	}
-	for _, items := range pack.Plan(lengths, seqLen) { // as Build laid them out
+	for _, items := range pack.Plan(p.lengths, seqLen) { // as Build laid them out
 		names := make([]string, len(items))
 		for n, i := range items {
 			names[n] = examples[i].ID

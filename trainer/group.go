@@ -19,56 +19,81 @@ type sized struct {
 	skipped bool
 }
 
-// grouper says which records a step is made of. That is a function of the place in the order and the step's number, and
-// of the records' lengths: planning and training both ask it, and so does a resumed run.
+// grouper says which records a step is made of. That is a function of the place in the order, of the stage that the
+// course has there, and of the records' lengths: planning and training both ask it, and so does a resumed run.
 type grouper struct {
 	run     config.Run
 	records int
+	course  *objective.Course
+	tokens  int64 // of the groups before
 	size    func(pick) (sized, error)
 
 	epoch int // of order
 	order func(int) int
 }
 
-// pickAt returns the pick at a place of the order for a step.
-func (g *grouper) pickAt(at dataset.Cursor, step int) pick {
+// pickAt returns the pick at a place of the order, in the stage that the course stands in.
+func (g *grouper) pickAt(at dataset.Cursor) pick {
 	if g.order == nil || g.epoch != at.Epoch {
 		g.epoch, g.order = at.Epoch, dataset.Order(g.run.Seed, at.Epoch, g.records, g.run.Data.Shuffle)
 	}
 	position := uint64(at.Epoch)*uint64(g.records) + uint64(at.Index)
-	return pick{
-		record:    g.order(at.Index),
-		objective: objective.Pick(g.run.Objective.Stages, g.run.Seed, position, step, at.Epoch),
-	}
+	return pick{record: g.order(at.Index), objective: g.course.Pick(g.run.Seed, position)}
 }
 
-// group returns the picks of a step whose records begin at a cursor, their lengths, and the cursor after them. It
-// returns none when the epochs are over. A group ends with its epoch.
-func (g *grouper) group(at dataset.Cursor, step int) (picks []pick, lengths []int, end dataset.Cursor, err error) {
+// picked is a step's group: its records, their lengths, the epoch that they are of, and the cursor after them.
+type picked struct {
+	picks   []pick
+	lengths []int
+	epoch   int
+	end     dataset.Cursor
+}
+
+func (p picked) tokens() int64 {
+	sum := 0
+	for _, n := range p.lengths {
+		sum += n
+	}
+	return int64(sum)
+}
+
+// group returns the records of a step that begin at a cursor; none when the epochs are over. A group ends with its
+// epoch, and all of it is of one stage.
+func (g *grouper) group(at dataset.Cursor, step int) (picked, error) {
+	var p picked
 	for at.Epoch < g.run.Train.Epochs {
+		if at.Index < g.records {
+			g.course.Advance(objective.At{Step: step, Epoch: at.Epoch, Tokens: g.tokens})
+		}
 		for at.Index < g.records {
-			if batch := g.run.Train.GlobalBatch.Examples; batch > 0 && len(picks) == batch {
-				return picks, lengths, at, nil // without a look at the next one
+			if batch := g.run.Train.GlobalBatch.Examples; batch > 0 && len(p.picks) == batch {
+				return g.done(p, at), nil // without a look at the next one
 			}
-			p := g.pickAt(at, step)
-			s, err := g.size(p)
+			k := g.pickAt(at)
+			s, err := g.size(k)
 			if err != nil {
-				return nil, nil, at, err
+				return picked{}, err
 			}
 			if !s.skipped {
-				if len(picks) > 0 && !g.takes(lengths, s.length) {
-					return picks, lengths, at, nil
+				if len(p.picks) > 0 && !g.takes(p.lengths, s.length) {
+					return g.done(p, at), nil
 				}
-				picks, lengths = append(picks, p), append(lengths, s.length)
+				p.picks, p.lengths, p.epoch = append(p.picks, k), append(p.lengths, s.length), at.Epoch
 			}
 			at.Index++
 		}
 		at = dataset.Cursor{Epoch: at.Epoch + 1}
-		if len(picks) > 0 {
-			return picks, lengths, at, nil
+		if len(p.picks) > 0 {
+			return g.done(p, at), nil
 		}
 	}
-	return nil, nil, at, nil
+	return g.done(p, at), nil
+}
+
+func (g *grouper) done(p picked, end dataset.Cursor) picked {
+	p.end = end
+	g.tokens += p.tokens()
+	return p
 }
 
 // takes reports whether one more example belongs to a group: the global batch is as many examples as there may be, as

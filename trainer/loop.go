@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
 	"cftune/trainer/metrics"
+	"cftune/trainer/objective"
 	"cftune/trainer/schedule"
 )
 
@@ -96,6 +100,9 @@ func (t *Trainer) begin(engine Engine) error {
 	if err := t.dir.WriteConfig(text); err != nil {
 		return err
 	}
+	if err := t.beginJournal(); err != nil {
+		return err
+	}
 	path := filepath.Join(t.dir.Dir(), checkpoint.MetricsName)
 	if err := metrics.Rewind(t.options.fs, path, t.done, t.validated); err != nil {
 		return err
@@ -110,6 +117,21 @@ func (t *Trainer) begin(engine Engine) error {
 	t.progress = silent{}
 	if t.options.Progress != nil {
 		t.progress = t.options.Progress(t.done, t.record.Plan.Steps)
+	}
+	return nil
+}
+
+// beginJournal writes the changes that a new run was given, and removes requests that nobody waits for.
+func (t *Trainer) beginJournal() error {
+	if t.resumed == nil {
+		for _, change := range t.options.Changes {
+			if err := appendJournal(t.options.fs, t.dir.Dir(), change); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.options.fs.RemoveAll(filepath.Join(t.dir.Dir(), checkpoint.ControlName)); err != nil {
+		return fmt.Errorf("clear requests: %w", err)
 	}
 	return nil
 }
@@ -132,37 +154,39 @@ func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
 // loop takes the steps. Whatever ends it, the last completed step is on disk, unless a failure of the engine or the disk
 // is what ends it.
 func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop func() string) error {
-	last := t.record.Plan.Steps
-	if after := t.options.StopAfter; after > 0 && t.done+after < last {
-		last = t.done + after
-	}
 	rates, err := schedule.New(t.run.Optimizer.Schedule, t.run.Optimizer.LR, t.run.Optimizer.WarmupSteps, t.record.Plan.Steps, t.run.Optimizer.MinLRRatio)
 	if err != nil {
 		return err
 	}
-	feedCtx, stopFeeding := context.WithCancel(ctx)
-	groups := t.feed(feedCtx, last)
-	defer func() {
-		stopFeeding()
-		for range groups { // until the feeder has gone
-		}
-	}()
+	t.from = t.done
+	ends := false // the epochs are over
+	feed := t.startFeed(ctx)
+	defer func() { feed.stop() }()
+	switches := &switcher{trainer: t}
+	defer switches.stop()
 	for {
-		if err := t.betweenSteps(ctx, engine, result); err != nil {
+		if err := t.betweenSteps(ctx, engine, result, ends); err != nil {
 			return t.interrupted(engine, err)
 		}
-		if t.done >= last {
+		if ends || t.done >= t.last() {
 			break
 		}
 		if result.Stopped = stop(); result.Stopped != "" {
 			return t.save(engine)
 		}
-		g, ok := <-groups
-		if !ok {
-			return t.interrupted(engine, ctx.Err())
+		if err := switches.serve(ctx); err != nil {
+			return err
 		}
-		if g.err != nil {
-			return g.err
+		g, err := t.next(ctx, feed)
+		switch {
+		case err != nil:
+			return t.interrupted(engine, err)
+		case g.batches == nil:
+			if !t.dynamic() {
+				return fmt.Errorf("the records end before step %d, though they were planned to last longer", g.step)
+			}
+			ends = true
+			continue
 		}
 		step, err := t.step(ctx, engine, g, rates.LR(g.step))
 		if err != nil {
@@ -174,17 +198,90 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 			return err
 		}
 	}
-	if last < t.record.Plan.Steps {
+	if !ends && t.options.StopAfter > 0 && t.done == t.from+t.options.StopAfter && !t.Finished() {
 		result.Stopped = "stop_after"
 	}
 	return t.save(engine)
 }
 
+// last is the step after which this call ends at the latest.
+func (t *Trainer) last() int {
+	last := t.record.Plan.Steps
+	if t.dynamic() {
+		last = math.MaxInt
+		if most := t.run.Train.MaxSteps; most > 0 {
+			last = most
+		}
+	}
+	if after := t.options.StopAfter; after > 0 {
+		last = min(last, t.from+after)
+	}
+	return last
+}
+
+// next returns the group of the next step. The feeder works ahead and does not know of changes and validation losses that
+// came since: where the course has another stage than it thought, it begins anew.
+func (t *Trainer) next(ctx context.Context, feed *feed) (group, error) {
+	for {
+		g, ok := <-feed.groups
+		if !ok {
+			return group{}, ctx.Err()
+		}
+		if g.err != nil || g.batches == nil {
+			// Under another objective there may be no error, and more to do.
+			g.epoch = t.cursor.Epoch
+		}
+		before := t.course.State()
+		t.course.Advance(objective.At{Step: g.step, Epoch: g.epoch, Tokens: t.counters.Tokens})
+		if t.course.State().Change != before.Change {
+			if err := t.changeHeld(ctx); err != nil {
+				return group{}, err
+			}
+		}
+		if t.course.Number() == g.stage {
+			return g, g.err
+		}
+		t.progress.Note(fmt.Sprintf("note: from step %d on the objective is %s", g.step, mixText(t.course.Stage().Mix)))
+		feed.stop()
+		*feed = *t.startFeed(ctx)
+	}
+}
+
+// changeHeld measures the validation loss for the objectives that there are now. The best one so far was of others.
+func (t *Trainer) changeHeld(ctx context.Context) error {
+	if t.heldSet == nil {
+		return nil
+	}
+	var names []string
+	for _, h := range t.held {
+		names = append(names, h.objective)
+	}
+	if slices.Equal(names, t.heldObjectives()) {
+		return nil
+	}
+	t.best = nil
+	counted := t.record.Plan // as it was planned
+	return t.encodeHeld(ctx, &counted)
+}
+
+// mixText writes a mix as the configuration has it.
+func mixText(mix map[string]float64) string {
+	names := objective.Objectives(config.Stage{Mix: mix})
+	if len(names) == 1 {
+		return names[0]
+	}
+	parts := make([]string, len(names))
+	for i, name := range names {
+		parts[i] = fmt.Sprintf("%s: %g", name, mix[name])
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
 // betweenSteps measures the validation loss and saves, where that is due at the step that was done last. The measure
 // comes first, so that a checkpoint knows it.
-func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Result) error {
+func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Result, ends bool) error {
 	every := t.run.Data.Validation.EverySteps
-	if t.held != nil && t.validated != t.done && (t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps) {
+	if t.held != nil && t.validated != t.done && (ends || t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps) {
 		loss, err := t.validate(ctx, engine)
 		if err != nil {
 			return err
@@ -229,7 +326,7 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 	seconds := time.Since(began).Seconds()
 	return metrics.Step{
 		Step: g.step, Epoch: t.epochs(), Loss: sum / float64(targets), Targets: targets, Tokens: g.tokens,
-		Examples: g.examples, Packs: len(g.batches), LR: lr, GradNorm: norm, Objective: g.objective,
+		Examples: g.examples, Packs: len(g.batches), LR: lr, GradNorm: norm, Objective: g.objective, Stage: g.stage,
 		TokensPerS: float64(g.tokens) / seconds, TargetTokensPerS: float64(targets) / seconds,
 		MemoryBytes: engine.MemoryBytes(), Time: time.Now().UTC(), Seconds: seconds,
 	}, nil
@@ -273,10 +370,21 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 		t.progress.Validation(r)
 	}
 	t.validated = t.done
+	t.course.Validated(total.Loss)
 	if t.best == nil || total.Loss < t.best.Loss {
 		t.best = &checkpoint.Best{Step: t.done, Loss: total.Loss}
 	}
 	return total.Loss, nil
+}
+
+// courseState is what a checkpoint holds of the course; nil at its start.
+func (t *Trainer) courseState() *objective.State {
+	s := t.course.State()
+	if !t.dynamic() {
+		// Where it stands follows from steps, epochs and tokens.
+		return nil
+	}
+	return &s
 }
 
 // interrupted saves the last completed step where ctx ended, and passes other errors on.
@@ -313,7 +421,7 @@ func (t *Trainer) save(engine Engine) error {
 	t.savedDir, err = t.dir.Write(checkpoint.Manifest{
 		Step: t.done, Cursor: checkpoint.Cursor(t.cursor), Seed: t.run.Seed,
 		ConfigDigest: identity(t.run).Digest(), ModelDigest: t.record.Model.SHA256, DataDigest: t.record.DataDigest,
-		Counters: t.counters, ValidatedStep: t.validated, Best: t.best,
+		Counters: t.counters, ValidatedStep: t.validated, Best: t.best, Objective: (*checkpoint.Objective)(t.courseState()),
 	}, contents(t.run, t.architecture, t.record.Model.SHA256, state))
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cftune/trainer/config"
 	"cftune/trainer/dataset"
 	"cftune/trainer/objective"
 	"cftune/trainer/pack"
@@ -23,11 +24,9 @@ type Plan struct {
 	Tokens   int64 `json:"tokens"` // positions computed
 	Targets  int64 `json:"targets"`
 	// Objective has the number of examples of each objective.
-	Objective map[string]int64 `json:"objective"`
-	// MaxTargets is the largest number of targets of a pack, validation's included: a bound for the engine's buffers.
-	MaxTargets int        `json:"max_targets"`
-	OverLong   OverLong   `json:"over_long"`
-	Validation Validation `json:"validation"`
+	Objective  map[string]int64 `json:"objective"`
+	OverLong   OverLong         `json:"over_long"`
+	Validation Validation       `json:"validation"`
 }
 
 // OverLong tells what became of examples longer than a pack. Examples are counted once, however many epochs have them.
@@ -77,15 +76,19 @@ const aheadRecords = 1024
 
 func newPlanner(e *encoder) *planner {
 	p := &planner{encoder: e, slots: map[string][]slot{}}
-	for _, stage := range e.run.Objective.Stages {
-		for name := range stage.Mix {
-			if p.slots[name] == nil {
-				p.slots[name] = make([]slot, e.set.Len())
-			}
+	stages := e.run.Objective.Stages
+	p.want(objective.Objectives(stages...))
+	p.grouper = &grouper{run: e.run, records: e.set.Len(), course: objective.NewCourse(stages), size: p.size}
+	return p
+}
+
+// want makes room for what is found out about records under the objectives.
+func (p *planner) want(objectives []string) {
+	for _, name := range objectives {
+		if p.slots[name] == nil {
+			p.slots[name] = make([]slot, p.encoder.set.Len())
 		}
 	}
-	p.grouper = &grouper{run: e.run, records: e.set.Len(), size: p.size}
-	return p
 }
 
 func (p *planner) slot(k pick) *slot { return &p.slots[k.objective][k.record] }
@@ -121,9 +124,9 @@ func (p *planner) look(k pick) {
 	}
 }
 
-// lookAhead encodes what comes from a cursor on in parallel. Where a step later belongs to another stage than this one,
-// a pick may be missed here; size then encodes it.
-func (p *planner) lookAhead(ctx context.Context, at dataset.Cursor, step int) error {
+// lookAhead encodes what comes from a cursor on in parallel. Where a later step belongs to another stage than the last
+// one, a pick may be missed here; size then encodes it.
+func (p *planner) lookAhead(ctx context.Context, at dataset.Cursor) error {
 	if at.Epoch >= p.encoder.run.Train.Epochs || at.Epoch == p.ahead.Epoch && at.Index < p.ahead.Index {
 		return ctx.Err()
 	}
@@ -131,7 +134,7 @@ func (p *planner) lookAhead(ctx context.Context, at dataset.Cursor, step int) er
 	p.ahead = dataset.Cursor{Epoch: at.Epoch, Index: end}
 	var wanted []pick
 	for i := at.Index; i < end; i++ {
-		if k := p.grouper.pickAt(dataset.Cursor{Epoch: at.Epoch, Index: i}, step); !p.slot(k).known {
+		if k := p.grouper.pickAt(dataset.Cursor{Epoch: at.Epoch, Index: i}); !p.slot(k).known {
 			wanted = append(wanted, k)
 		}
 	}
@@ -159,19 +162,25 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	plan := Plan{Records: p.grouper.records, Objective: map[string]int64{}}
 	var at dataset.Cursor
 	for run.Train.MaxSteps == 0 || plan.Steps < run.Train.MaxSteps {
-		if err := p.lookAhead(ctx, at, plan.Steps+1); err != nil {
+		if err := p.lookAhead(ctx, at); err != nil {
 			return Plan{}, err
 		}
-		picks, lengths, end, err := p.grouper.group(at, plan.Steps+1)
+		group, err := p.grouper.group(at, plan.Steps+1)
 		if err != nil {
 			return Plan{}, err
 		}
-		if len(picks) == 0 {
+		if len(group.picks) == 0 {
 			break
 		}
 		plan.Steps++
-		at = end
-		plan.add(p, picks, lengths)
+		at = group.end
+		plan.add(p, group.picks, group.lengths)
+	}
+	if hasPlateau(run.Objective.Stages) {
+		// Nobody knows when its stage ends, so that any record may come under any objective.
+		if err := p.lookAtAll(ctx, objective.Objectives(run.Objective.Stages...)); err != nil {
+			return Plan{}, err
+		}
 	}
 	if err := p.dataError(); err != nil {
 		return Plan{}, err
@@ -183,17 +192,37 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	return plan, nil
 }
 
+func hasPlateau(stages []config.Stage) bool {
+	return slices.ContainsFunc(stages, func(s config.Stage) bool { return s.Until.Plateau > 0 })
+}
+
+// lookAtAll encodes every record under every one of the objectives.
+func (p *planner) lookAtAll(ctx context.Context, objectives []string) error {
+	p.want(objectives)
+	n := p.encoder.set.Len()
+	return parallel(ctx, n*len(objectives), func(i int) {
+		if k := (pick{i % n, objectives[i/n]}); !p.slot(k).known {
+			p.look(k)
+		}
+	})
+}
+
+// check reports, as a *DataError, records that cannot be trained under the stages' objectives.
+func (p *planner) check(ctx context.Context, stages []config.Stage) error {
+	if err := p.lookAtAll(ctx, objective.Objectives(stages...)); err != nil {
+		return err
+	}
+	return p.dataError()
+}
+
 // add counts a step.
 func (plan *Plan) add(p *planner, picks []pick, lengths []int) {
 	for _, items := range pack.Plan(lengths, p.encoder.run.Train.SeqLen) {
-		targets := 0
 		for _, i := range items {
-			targets += int(p.slot(picks[i]).targets)
+			plan.Targets += int64(p.slot(picks[i]).targets)
 			plan.Tokens += int64(lengths[i])
 			plan.Objective[picks[i].objective]++
 		}
-		plan.Targets += int64(targets)
-		plan.MaxTargets = max(plan.MaxTargets, targets)
 	}
 	plan.Examples += int64(len(picks))
 }
@@ -275,19 +304,6 @@ func ids(faults []fault) []string {
 	return list
 }
 
-// objectives lists the objectives with a weight in some stage.
-func (e *encoder) objectives() []string {
-	used := map[string]bool{}
-	for _, stage := range e.run.Objective.Stages {
-		for name, weight := range stage.Mix {
-			if weight > 0 {
-				used[name] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(used))
-}
-
 // held is what the validation loss is measured on, for one objective.
 type held struct {
 	objective string
@@ -295,10 +311,9 @@ type held struct {
 	targets   int
 }
 
-// encodeHeld encodes all held-out records under every objective of the run and packs them.
-func encodeHeld(ctx context.Context, e *encoder, plan *Plan) ([]held, error) {
+// encodeHeld encodes all held-out records under the objectives and packs them.
+func encodeHeld(ctx context.Context, e *encoder, names []string, plan *Plan) ([]held, error) {
 	var picks []pick
-	names := e.objectives()
 	for i := range e.set.Len() {
 		for _, name := range names {
 			picks = append(picks, pick{i, name})
@@ -350,9 +365,7 @@ func packHeld(examples map[string][]pack.Example, seqLen int, plan *Plan) ([]hel
 		}
 		h := held{objective: name, batches: batches}
 		for _, b := range batches {
-			n := b.NumTargets()
-			h.targets += n
-			plan.MaxTargets = max(plan.MaxTargets, n)
+			h.targets += b.NumTargets()
 		}
 		plan.Validation.Targets += int64(h.targets)
 		sets = append(sets, h)

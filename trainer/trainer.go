@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"cftune/trainer/checkpoint"
@@ -16,6 +17,7 @@ import (
 	"cftune/trainer/gguf"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/metrics"
+	"cftune/trainer/objective"
 	"cftune/trainer/pack"
 )
 
@@ -31,6 +33,10 @@ type Options struct {
 	StopAfter int
 	// Older lets Resume take an older checkpoint where the newest is damaged.
 	Older bool
+	// Changes are another run's journal for a new run to follow, and Started the time that its chat template saw (zero:
+	// now). With both, and the same configuration, a run is made again to the same bits.
+	Changes []objective.Change
+	Started time.Time
 
 	fs durable.FS // nil means durable.OS
 }
@@ -54,6 +60,7 @@ type Trainer struct {
 	// Where the run stands: what a checkpoint holds beside the engine's state.
 	done     int // steps
 	cursor   dataset.Cursor
+	course   *objective.Course
 	counters checkpoint.Counters
 	// validated is the step of the last validation, -1 before the first.
 	validated int
@@ -61,6 +68,7 @@ type Trainer struct {
 	saved     int // step of the newest checkpoint, -1 if there is none
 	savedDir  string
 
+	from     int // done when this call of Run began
 	log      *metrics.Log
 	progress metrics.Progress
 }
@@ -102,13 +110,17 @@ func newTrainer(o Options) *Trainer {
 	if o.fs == nil {
 		o.fs = durable.OS
 	}
+	if o.Started.IsZero() {
+		o.Started = time.Now()
+	}
 	return &Trainer{
 		options:   o,
 		run:       o.Config,
+		course:    objective.NewCourse(o.Config.Objective.Stages, o.Changes...),
 		validated: -1,
 		saved:     -1,
 		record: Record{
-			Format: checkpoint.FormatVersion, Version: o.Version, Started: time.Now().UTC(), Cores: runtime.NumCPU(),
+			Format: checkpoint.FormatVersion, Version: o.Version, Started: o.Started.UTC(), Cores: runtime.NumCPU(),
 			Config: o.Config, ChatDigest: o.Text.Digest,
 		},
 	}
@@ -164,7 +176,13 @@ func openError(err error) error {
 
 // plan looks at all records.
 func (t *Trainer) plan(ctx context.Context) error {
-	plan, err := newPlanner(t.encoder).plan(ctx)
+	p := newPlanner(t.encoder)
+	plan, err := p.plan(ctx)
+	for _, change := range t.course.Changes() {
+		if err == nil {
+			err = p.check(ctx, change.Stages)
+		}
+	}
 	if err == nil {
 		err = t.encodeHeld(ctx, &plan)
 	}
@@ -188,8 +206,17 @@ func (t *Trainer) encodeHeld(ctx context.Context, plan *Plan) error {
 		return nil
 	}
 	var err error
-	t.held, err = encodeHeld(ctx, &encoder{set: t.heldSet, text: t.encoder.text, run: t.run}, plan)
+	t.held, err = encodeHeld(ctx, t.heldEncoder(), t.heldObjectives(), plan)
 	return err
+}
+
+func (t *Trainer) heldEncoder() *encoder {
+	return &encoder{set: t.heldSet, text: t.encoder.text, run: t.run}
+}
+
+// heldObjectives are those that the validation loss is measured for: the configuration's, and those of the change in force.
+func (t *Trainer) heldObjectives() []string {
+	return objective.Objectives(append(slices.Clone(t.run.Objective.Stages), t.course.Stages()...)...)
 }
 
 // Plan tells what the run will do, or has done in part.
@@ -198,9 +225,16 @@ func (t *Trainer) Plan() Plan { return t.record.Plan }
 // Done tells the steps taken so far.
 func (t *Trainer) Done() int { return t.done }
 
-// Finished reports whether nothing is left to do.
+// Finished reports whether nothing is left to do. Of a run whose objective was changed, or waits for a plateau, only Run
+// finds that out.
 func (t *Trainer) Finished() bool {
-	return t.done >= t.record.Plan.Steps && (t.held == nil || t.validated == t.done)
+	return !t.dynamic() && t.done >= t.record.Plan.Steps && (t.held == nil || t.validated == t.done)
+}
+
+// dynamic reports whether the number of steps may differ from the planned one: what a step is made of can depend on the
+// objective, and when that changes was not known.
+func (t *Trainer) dynamic() bool {
+	return len(t.course.Changes()) > 0 || hasPlateau(t.run.Objective.Stages)
 }
 
 // Preview returns the first n examples of a run in the order of training, without looking at the rest.
@@ -210,10 +244,10 @@ func Preview(o Options, n int) ([]pack.Example, error) {
 	if err := t.openData(); err != nil {
 		return nil, err
 	}
-	g := &grouper{run: t.run, records: t.set.Len()}
+	g := &grouper{run: t.run, records: t.set.Len(), course: t.course}
 	var examples []pack.Example
 	for i := range min(n, t.set.Len()) {
-		k := g.pickAt(dataset.Cursor{Index: i}, 1)
+		k := g.pickAt(dataset.Cursor{Index: i})
 		e, err := t.encoder.encode(k.record, k.objective)
 		if err != nil {
 			return nil, &DataError{Problems: []string{words(err)}, TooLong: errors.Is(err, errTooLong), Objective: errors.Is(err, errLayout)}
@@ -271,6 +305,9 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 	}
 	t.resumed, t.saved, t.savedDir = c, c.Step, c.Dir
 	t.record.Started, t.record.Version = was.Started, was.Version
+	if err := t.restoreCourse(dir, c); err != nil {
+		return err
+	}
 	if err := t.prepareResumed(ctx, was); err != nil {
 		return err
 	}
@@ -280,6 +317,25 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 	t.notes = append(t.notes, was.notes(t.record)...)
 	t.done, t.cursor = c.Step, dataset.Cursor(c.Cursor)
 	t.counters, t.validated, t.best = c.Counters, c.ValidatedStep, c.Best
+	return nil
+}
+
+// restoreCourse reads the journal and sets the course to where the checkpoint says it stood.
+func (t *Trainer) restoreCourse(dir string, c *checkpoint.Checkpoint) error {
+	changes, torn, err := ReadJournal(dir)
+	if err != nil {
+		return err
+	}
+	if torn {
+		t.notes = append(t.notes, fmt.Sprintf("the last line of %s is cut off and does not count", checkpoint.JournalName))
+	}
+	t.course = objective.NewCourse(t.run.Objective.Stages, changes...)
+	if c.Objective == nil {
+		return nil
+	}
+	if err := t.course.Restore(objective.State(*c.Objective)); err != nil {
+		return fmt.Errorf("resume %s: checkpoint step %d: %w: %w", dir, c.Step, checkpoint.ErrIncompatible, err)
+	}
 	return nil
 }
 

@@ -119,7 +119,7 @@ func examine(path string, sets []string) (doctorReport, error) {
 }
 
 func examineRun(path string, run config.Run, devices []engine.Device) (*runReport, error) {
-	params, err := engineParams(run, 0)
+	params, err := engineParams(run)
 	if err != nil {
 		return nil, codedError{err, codeUsage}
 	}

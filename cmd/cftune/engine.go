@@ -21,10 +21,9 @@ type nativeEngine struct {
 
 var _ trainer.Engine = (*nativeEngine)(nil)
 
-// openEngine loads the configuration's base model and makes the adapter. maxTargets bounds the targets of a pack; 0
-// means that all of its tokens may be targets.
-func openEngine(run config.Run, maxTargets int) (*nativeEngine, error) {
-	params, err := engineParams(run, maxTargets)
+// openEngine loads the configuration's base model and makes the adapter.
+func openEngine(run config.Run) (*nativeEngine, error) {
+	params, err := engineParams(run)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +109,7 @@ var engineTargets = map[string]engine.Targets{
 var engineKeep = map[string]engine.Keep{"auto": engine.KeepAuto, "all": engine.KeepAll, "layers": engine.KeepLayers}
 
 // engineParams takes from a validated configuration what the engine needs.
-func engineParams(run config.Run, maxTargets int) (engine.Params, error) {
+func engineParams(run config.Run) (engine.Params, error) {
 	var targets engine.Targets
 	for name := range strings.SplitSeq(run.Adapter.Targets, ",") {
 		target, ok := engineTargets[strings.TrimSpace(name)]
@@ -140,7 +139,6 @@ func engineParams(run config.Run, maxTargets int) (engine.Params, error) {
 		Keep:        keep,
 		MemoryLimit: limit,
 		MaxTokens:   run.Train.SeqLen,
-		MaxTargets:  maxTargets,
 		Threads:     run.Threads,
 		Beta1:       run.Optimizer.Betas[0],
 		Beta2:       run.Optimizer.Betas[1],

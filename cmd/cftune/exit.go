@@ -92,7 +92,7 @@ func hintFor(err error) string {
 		case e.TooLong:
 			return "raise train.seq_len, or set data.over_long to drop or truncate_prompt"
 		case e.Objective:
-			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique"
+			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique, refine all four"
 		}
 	}
 	if e, ok := errors.AsType[*trainer.Interrupted](err); ok {

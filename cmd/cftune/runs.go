@@ -18,7 +18,7 @@ import (
 func newRunsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "runs",
-		Short: "Show runs",
+		Short: "Show runs and change them",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -52,7 +52,7 @@ func newRunsCommand() *cobra.Command {
 		},
 	}
 	list.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
-	cmd.AddCommand(list)
+	cmd.AddCommand(list, newRunsSetCommand(), newRunsReplayCommand())
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,6 +18,7 @@ import (
 	"cftune/trainer"
 	"cftune/trainer/config"
 	"cftune/trainer/metrics"
+	"cftune/trainer/objective"
 )
 
 // trainFlags are those that train and resume share.
@@ -101,6 +103,9 @@ type session struct {
 	older      bool
 	// quiet shows no progress.
 	quiet bool
+	// changes and started are of a run that is made again.
+	changes []objective.Change
+	started time.Time
 }
 
 // train makes a new run of a configuration.
@@ -121,13 +126,14 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 func (s session) options(run config.Run, text trainer.Text) trainer.Options {
 	return trainer.Options{
 		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older,
+		Changes: s.changes, Started: s.started,
 	}
 }
 
 // run loads the model and trains.
 func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (trainer.Result, error) {
 	plan := t.Plan()
-	e, err := openEngine(run, plan.MaxTargets)
+	e, err := openEngine(run)
 	if err != nil {
 		return trainer.Result{}, err
 	}

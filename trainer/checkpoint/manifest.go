@@ -27,6 +27,8 @@ type Manifest struct {
 	// ValidatedStep is the step of the last validation, -1 if there was none.
 	ValidatedStep int   `json:"validated_step"`
 	Best          *Best `json:"best,omitempty"`
+	// Objective is where the run's course of objectives stands; nil is its start.
+	Objective *Objective `json:"objective,omitempty"`
 
 	Files []File `json:"files"` // in the order of their names
 	// Digest is the SHA-256 of this JSON with an empty digest.
@@ -51,6 +53,15 @@ type Counters struct {
 type Best struct {
 	Step int     `json:"step"`
 	Loss float64 `json:"loss"`
+}
+
+// Objective is a place in the course of objectives: the k-th change of the journal (0: the configuration's stages) and the
+// stage within it, with the lowest validation loss since the stage began and the number of validations after it.
+type Objective struct {
+	Change int      `json:"change"`
+	Stage  int      `json:"stage"`
+	Best   *float64 `json:"best,omitempty"`
+	Stale  int      `json:"stale"`
 }
 
 // File is a file of a checkpoint.

@@ -14,6 +14,8 @@ import (
 const (
 	ConfigName      = "config.json"
 	MetricsName     = "metrics.jsonl"
+	JournalName     = "journal.jsonl"
+	ControlName     = "control"
 	LockName        = "LOCK"
 	checkpointsName = "checkpoints"
 	manifestName    = "manifest.json"
@@ -41,7 +43,7 @@ func Create(fs durable.FS, dir string) (*Run, error) {
 		r.Abandon()
 		return nil, &OutputError{dir, err}
 	}
-	for _, name := range []string{ConfigName, MetricsName, checkpointsName} {
+	for _, name := range []string{ConfigName, MetricsName, JournalName, checkpointsName} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			r.Abandon()
 			return nil, fmt.Errorf("create run: %s %w", dir, ErrExists)
@@ -127,9 +129,9 @@ func exists(dir string) error {
 	return nil
 }
 
-// Clear removes the configuration and metrics of a run without checkpoints, so that Abandon leaves nothing.
+// Clear removes the configuration, metrics and journal of a run without checkpoints, so that Abandon leaves nothing.
 func (r *Run) Clear() error {
-	for _, name := range []string{MetricsName, ConfigName} {
+	for _, name := range []string{MetricsName, JournalName, ConfigName} {
 		if err := r.fs.RemoveAll(filepath.Join(r.dir, name)); err != nil {
 			return fmt.Errorf("clear run: %w", err)
 		}

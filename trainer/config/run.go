@@ -60,11 +60,13 @@ type Chat struct {
 // Objective is the list of stages that decide which layout a record is trained in.
 type Objective struct {
 	Stages []Stage `mapstructure:"stages" json:"stages"`
+	// Turns says which of the assistant's turns are learned: all or last. Rows that say it themselves are asked first.
+	Turns string `mapstructure:"turns" json:"turns"`
 }
 
 // Stage is a weighted mix of objectives that holds until its end.
 type Stage struct {
-	// Mix has the weights of sft and cft; each record is drawn into one of them by (seed, position).
+	// Mix has the weights of sft, cft and refine; each record is drawn into one of them by (seed, position).
 	Mix   map[string]float64 `mapstructure:"mix" json:"mix"`
 	Until Until              `mapstructure:"until" json:"until"`
 }
@@ -73,6 +75,10 @@ type Stage struct {
 type Until struct {
 	Steps  int `mapstructure:"steps" json:"steps"`
 	Epochs int `mapstructure:"epochs" json:"epochs"`
+	// Tokens ends the stage once so many are trained since the run began.
+	Tokens int `mapstructure:"tokens" json:"tokens"`
+	// Plateau ends it after so many validations in a row whose loss was not below the stage's best.
+	Plateau int `mapstructure:"plateau" json:"plateau"`
 }
 
 // Adapter describes the LoRA adapter.

@@ -16,7 +16,8 @@ import (
 var (
 	formats         = []string{"cft", "alpaca", "webinstruct-cft", "messages", "prompt-completion", "tokenized"}
 	overLong        = []string{"refuse", "drop", "truncate_prompt"}
-	objectives      = []string{"cft", "sft"}
+	objectives      = []string{"cft", "sft", "refine"}
+	turns           = []string{"all", "last"}
 	keepActivations = []string{"auto", "all", "layers"}
 	schedules       = []string{"cosine", "linear", "constant"}
 )
@@ -73,7 +74,8 @@ func (r *reader) validate(run Run) {
 	r.check(deviceName.MatchString(run.Device), "device", "must be auto, cpu or a device's name such as cuda:0, got %q", run.Device)
 	r.check(run.Threads >= 0 && run.Threads <= maxThreads, "threads", "must be within 0..%d, got %d", maxThreads, run.Threads)
 	r.validateData(run.Data)
-	r.validateStages(run.Objective.Stages)
+	r.validateStages(run.Objective.Stages, run.Data.Validation.Path != "")
+	r.oneOf(run.Objective.Turns, "objective.turns", turns)
 	r.validateAdapter(run.Adapter)
 	r.validateTrain(run.Train)
 	r.validateOptimizer(run.Optimizer)
@@ -105,26 +107,46 @@ func (r *reader) validateData(d Data) {
 	r.oneOf(d.OverLong, "data.over_long", overLong)
 }
 
-func (r *reader) validateStages(stages []Stage) {
+func (r *reader) validateStages(stages []Stage, validates bool) {
 	r.check(len(stages) > 0, "objective.stages", "missing: at least one stage")
-	lastSteps, lastEpochs := 0, 0
+	var last Until
 	for i, s := range stages {
 		key := fmt.Sprintf("objective.stages[%d]", i)
 		r.validateMix(s.Mix, key+".mix")
 		u, untilKey := s.Until, key+".until"
-		r.atLeast(u.Steps, 0, untilKey+".steps")
-		r.atLeast(u.Epochs, 0, untilKey+".epochs")
-		r.check(u.Steps == 0 || u.Epochs == 0, untilKey, "must be steps or epochs, not both")
 		if i == len(stages)-1 {
 			r.check(u == Until{}, untilKey, "the last stage has no end: remove it or add a stage")
 			continue
 		}
 		r.check(u != Until{}, untilKey, "missing: only the last stage goes on to the end")
-		// Ends count from the start of the run, so a stage whose end is not after the one before would never hold.
-		r.check(u.Steps == 0 || u.Steps > lastSteps, untilKey+".steps", "must be above %d, the end of an earlier stage, got %d", lastSteps, u.Steps)
-		r.check(u.Epochs == 0 || u.Epochs > lastEpochs, untilKey+".epochs", "must be above %d, the end of an earlier stage, got %d", lastEpochs, u.Epochs)
-		lastSteps, lastEpochs = max(lastSteps, u.Steps), max(lastEpochs, u.Epochs)
+		set := 0
+		for _, end := range []struct {
+			name        string
+			value, last int
+		}{{"steps", u.Steps, last.Steps}, {"epochs", u.Epochs, last.Epochs}, {"tokens", u.Tokens, last.Tokens}, {"plateau", u.Plateau, 0}} {
+			name := untilKey + "." + end.name
+			r.atLeast(end.value, 0, name)
+			// These ends count from the start of the run, so a stage whose end is not after the one before would never hold.
+			r.check(end.value <= 0 || end.value > end.last, name, "must be above %d, the end of an earlier stage, got %d", end.last, end.value)
+			if end.value != 0 {
+				set++
+			}
+		}
+		r.check(set <= 1, untilKey, "must be one of steps, epochs, tokens and plateau, got %d of them", set)
+		r.check(u.Plateau == 0 || validates, untilKey+".plateau", "needs data.validation: it is the validation loss that must stop falling")
+		last = Until{Steps: max(last.Steps, u.Steps), Epochs: max(last.Epochs, u.Epochs), Tokens: max(last.Tokens, u.Tokens)}
 	}
+}
+
+// ValidateStages checks stages as Validate does; validates says whether the run measures a validation loss. Its error is
+// a *Problems.
+func ValidateStages(stages []Stage, validates bool) error {
+	r := &reader{where: map[string]string{}}
+	r.validateStages(stages, validates)
+	if len(r.problems) == 0 {
+		return nil
+	}
+	return &Problems{List: r.problems}
 }
 
 func (r *reader) validateMix(mix map[string]float64, key string) {

@@ -23,7 +23,7 @@ func Defaults() Run {
 			Shuffle:    true,
 			OverLong:   "refuse",
 		},
-		Objective: Objective{Stages: []Stage{{Mix: map[string]float64{"cft": 1}}}},
+		Objective: Objective{Stages: []Stage{{Mix: map[string]float64{"cft": 1}}}, Turns: "all"},
 		Adapter:   Adapter{Rank: 16, Alpha: 32, Targets: "all_linear"},
 		Train: Train{
 			SeqLen:          1024,

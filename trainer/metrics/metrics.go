@@ -28,12 +28,14 @@ type Step struct {
 	LR       float64 `json:"lr"`
 	GradNorm float64 `json:"grad_norm"` // before clipping
 	// Objective has the number of examples of each objective.
-	Objective        map[string]int `json:"objective"`
-	TokensPerS       float64        `json:"tokens_per_s"`
-	TargetTokensPerS float64        `json:"target_tokens_per_s"`
-	MemoryBytes      uint64         `json:"memory_bytes"`
-	Time             time.Time      `json:"time"`
-	Seconds          float64        `json:"seconds"` // that the step took
+	Objective map[string]int `json:"objective"`
+	// Stage is the number of the stage, from 0, counted through all that the run has had.
+	Stage            int       `json:"stage"`
+	TokensPerS       float64   `json:"tokens_per_s"`
+	TargetTokensPerS float64   `json:"target_tokens_per_s"`
+	MemoryBytes      uint64    `json:"memory_bytes"`
+	Time             time.Time `json:"time"`
+	Seconds          float64   `json:"seconds"` // that the step took
 }
 
 // Validation is the record of one pass over the held-out records.

@@ -1,8 +1,9 @@
 // Package objective says in which form a record is trained: which text is prompt and which is learned.
 //
 // Under sft the model learns to answer the query with the record's solution. Under cft (critique fine-tuning) it reads
-// the query with a candidate response and learns the critique only. Which objective a record gets is a function of the
-// seed, its position and the stage: never of what ran before. The package renders no chat template and makes no tokens.
+// the query with a candidate response and learns the critique only. Under refine it reads query, response and critique
+// and learns the solution. A Course says which mix of them holds for a step; which of a mix a record gets is a function
+// of the seed, its position and the stage. The package renders no chat template and makes no tokens.
 package objective
 
 import (
@@ -11,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"cftune/trainer/config"
 	"cftune/trainer/dataset"
 )
 
@@ -19,6 +19,7 @@ import (
 const (
 	SFT       = "sft"
 	CFT       = "cft"
+	Refine    = "refine"
 	Tokenized = "tokenized"
 )
 
@@ -30,11 +31,18 @@ const (
 	CritiqueOutput      = "Critique:\n{critique}"
 )
 
+// The text of refinement: the critique's, with the critique after the solution and another question at the end.
+const (
+	RefineInstruction = "Please correct the following solution to the question, as the critique says.\n\n"
+	RefineInput       = CritiqueInput + "Critique:\n{critique}\n\n"
+)
+
 // Templates are the texts that a record's fields are put into. The names in braces are replaced.
 type Templates struct {
 	AnswerPrompt   string // {query}
 	CritiquePrompt string // {query}, {response}
 	CritiqueTarget string // {critique}
+	RefinePrompt   string // {query}, {response}, {critique}
 }
 
 // DefaultTemplates returns the texts of the package's constants.
@@ -43,6 +51,7 @@ func DefaultTemplates() Templates {
 		AnswerPrompt:   "{query}",
 		CritiquePrompt: CritiqueInstruction + "\n" + CritiqueInput,
 		CritiqueTarget: CritiqueOutput,
+		RefinePrompt:   RefineInstruction + "\n" + RefineInput,
 	}
 }
 
@@ -68,17 +77,17 @@ func Layout(name string, r dataset.Record) (Conversation, error) {
 // Layout lays the record out under an objective.
 //
 // sft needs query and solution: a response is never taken for a solution, because it may be flawed. cft needs query,
-// response and critique. Records with messages have a layout under sft only; all their assistant turns are learned.
-// Pre-tokenized records have none.
+// response and critique; refine needs all four. Records with messages have a layout under sft only; their assistant
+// turns are learned, unless the record says which (dataset.Record.Train). Pre-tokenized records have none.
 func (t Templates) Layout(name string, r dataset.Record) (Conversation, error) {
 	if r.InputIDs != nil {
 		return Conversation{}, fmt.Errorf("record %s: is tokenized and has no layout", r.ID)
 	}
 	switch {
-	case name != SFT && name != CFT:
-		return Conversation{}, fmt.Errorf("record %s: objective %q is not sft or cft", r.ID, name)
-	case len(r.Messages) > 0 && name == CFT:
-		return Conversation{}, fmt.Errorf("record %s: objective cft needs query, response and critique, but the record has messages", r.ID)
+	case name != SFT && name != CFT && name != Refine:
+		return Conversation{}, fmt.Errorf("record %s: objective %q is not sft, cft or refine", r.ID, name)
+	case len(r.Messages) > 0 && name != SFT:
+		return Conversation{}, fmt.Errorf("record %s: objective %s needs query, response and critique, but the record has messages", r.ID, name)
 	case len(r.Messages) > 0:
 		return ofMessages(r)
 	case name == SFT:
@@ -86,11 +95,16 @@ func (t Templates) Layout(name string, r dataset.Record) (Conversation, error) {
 			return Conversation{}, err
 		}
 		return turn(t.answerPrompt(r.Query), r.Solution), nil
+	case name == CFT:
+		if err := need(r, name, "query", r.Query, "response", r.Response, "critique", r.Critique); err != nil {
+			return Conversation{}, err
+		}
+		return turn(t.critiquePrompt(r.Query, r.Response), fill(t.CritiqueTarget, "{critique}", r.Critique)), nil
 	}
-	if err := need(r, name, "query", r.Query, "response", r.Response, "critique", r.Critique); err != nil {
+	if err := need(r, name, "query", r.Query, "response", r.Response, "critique", r.Critique, "solution", r.Solution); err != nil {
 		return Conversation{}, err
 	}
-	return turn(t.critiquePrompt(r.Query, r.Response), fill(t.CritiqueTarget, "{critique}", r.Critique)), nil
+	return turn(fill(t.RefinePrompt, "{query}", r.Query, "{response}", r.Response, "{critique}", r.Critique), r.Solution), nil
 }
 
 func ofMessages(r dataset.Record) (Conversation, error) {
@@ -102,6 +116,20 @@ func ofMessages(r dataset.Record) (Conversation, error) {
 		return Conversation{}, fmt.Errorf("record %s: no message is the assistant's, so there is nothing to learn", r.ID)
 	}
 	return Conversation{Messages: r.Messages, Train: train}, nil
+}
+
+// LastTurn returns the conversation with its last learned turn as the only one.
+func (c Conversation) LastTurn() Conversation {
+	last := len(c.Train) - 1
+	for last >= 0 && !c.Train[last] {
+		last--
+	}
+	train := make([]bool, len(c.Train))
+	if last >= 0 {
+		train[last] = true
+	}
+	c.Train = train
+	return c
 }
 
 func turn(user, assistant string) Conversation {
@@ -137,28 +165,6 @@ func (t Templates) critiquePrompt(query, response string) string {
 // fill replaces names in one pass, so that a name within a field's text stays text.
 func fill(template string, pairs ...string) string {
 	return strings.NewReplacer(pairs...).Replace(template)
-}
-
-// StageAt returns the index of the stage that holds for a step (counted from 1) in an epoch (counted from 0): the first
-// whose end is not yet reached. Ends count from the start of the run: {steps: 200} holds for steps 1..200, {epochs: 1}
-// for epoch 0. After the last end the last stage goes on.
-func StageAt(stages []config.Stage, step, epoch int) int {
-	for i, s := range stages {
-		switch u := s.Until; {
-		case u.Steps > 0 && step > u.Steps:
-		case u.Epochs > 0 && epoch >= u.Epochs:
-		default:
-			return i
-		}
-	}
-	return len(stages) - 1
-}
-
-// Pick returns the objective of the record at a position of the run (epoch times records plus index in the epoch's
-// order). It depends on the seed, the position and the stage only.
-func Pick(stages []config.Stage, seed, position uint64, step, epoch int) string {
-	stage := StageAt(stages, step, epoch)
-	return Draw(stages[stage].Mix, seed, position, stage)
 }
 
 // Draw takes one objective out of a mix in proportion to the weights.

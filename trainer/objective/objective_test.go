@@ -33,6 +33,13 @@ func TestLayout(t *testing.T) {
 			Messages: []dataset.Message{{Role: "user", Content: "2+2?"}, {Role: "assistant", Content: "4"}},
 			Train:    []bool{false, true},
 		}},
+		{"refine: the critique leads to the solution", Refine, full, Conversation{
+			Messages: []dataset.Message{
+				{Role: "user", Content: RefineInstruction + "\nQuestion:\n2+2?\n\nSolution:\n5\n\nCritique:\nIt is 4.\nConclusion: wrong\n\n"},
+				{Role: "assistant", Content: "4"},
+			},
+			Train: []bool{false, true},
+		}},
 		{"names of fields within fields are text", CFT, dataset.Record{Query: "{response}", Response: "{critique}{query}", Critique: "{critique}"}, Conversation{
 			Messages: []dataset.Message{
 				{Role: "user", Content: CritiqueInstruction + "\nQuestion:\n{response}\n\nSolution:\n{critique}{query}\n\n"},
@@ -87,7 +94,8 @@ func TestLayoutRefuses(t *testing.T) {
 		{"a response is taken for a solution", SFT, without(func(r *dataset.Record) { r.Solution = "" }), "record d.jsonl:7 has no solution, which objective sft needs"},
 		{"no critique", CFT, without(func(r *dataset.Record) { r.Critique = " \n" }), "record d.jsonl:7 has no critique, which objective cft needs"},
 		{"neither response nor critique", CFT, without(func(r *dataset.Record) { r.Response, r.Critique = "", "" }), "record d.jsonl:7 has no response and no critique, which objective cft needs"},
-		{"unknown objective", "rl", full, `record d.jsonl:7: objective "rl" is not sft or cft`},
+		{"refine without its end", Refine, without(func(r *dataset.Record) { r.Solution = "" }), "record d.jsonl:7 has no solution, which objective refine needs"},
+		{"unknown objective", "rl", full, `record d.jsonl:7: objective "rl" is not sft, cft or refine`},
 		{"messages under cft", CFT, dataset.Record{ID: "m:1", Messages: []dataset.Message{{Role: "assistant", Content: "a"}}}, "record m:1: objective cft needs query, response and critique, but the record has messages"},
 		{"messages without an assistant", SFT, dataset.Record{ID: "m:1", Messages: []dataset.Message{{Role: "user", Content: "a"}}}, "record m:1: no message is the assistant's, so there is nothing to learn"},
 		{"tokenized", SFT, dataset.Record{ID: "t:1", InputIDs: []int32{1}}, "record t:1: is tokenized and has no layout"},
@@ -100,38 +108,12 @@ func TestLayoutRefuses(t *testing.T) {
 	}
 }
 
-func TestStageAt(t *testing.T) {
-	stages := []config.Stage{
-		{Until: config.Until{Steps: 10}},
-		{Until: config.Until{Epochs: 2}},
-		{},
-	}
-	tests := []struct {
-		name        string
-		step, epoch int
-		want        int
-	}{
-		{"the first step", 1, 0, 0},
-		{"the last step of the first stage", 10, 0, 0},
-		{"the step after it", 11, 0, 1},
-		{"the last epoch of the second stage", 90, 1, 1},
-		{"the epoch after it", 90, 2, 2},
-		{"an end by epochs waits for the end by steps before it", 5, 3, 0},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			assert.Equal(t, tt.want, StageAt(stages, tt.step, tt.epoch))
-		})
-	}
-	assert.Equal(t, 0, StageAt(stages[:1], 99, 0), "the last stage goes on")
-}
-
 func TestPickFollowsTheWeights(t *testing.T) {
 	const n = 20000
-	stages := []config.Stage{{Mix: map[string]float64{"cft": 3, "sft": 1}}}
+	course := NewCourse([]config.Stage{{Mix: map[string]float64{"cft": 3, "sft": 1}}})
 	count := 0
 	for position := range uint64(n) {
-		if Pick(stages, 42, position, 1, 0) == CFT {
+		if course.Pick(42, position) == CFT {
 			count++
 		}
 	}
@@ -144,8 +126,10 @@ func TestPickIsAFunctionOfSeedPositionAndStage(t *testing.T) {
 	stages := []config.Stage{{Mix: mix, Until: config.Until{Steps: 10}}, {Mix: mix}}
 	draw := func(seed uint64, step int) string {
 		text := ""
+		course := NewCourse(stages)
+		course.Advance(At{Step: step})
 		for position := range uint64(64) {
-			text += Pick(stages, seed, position, step, 0)[:1]
+			text += course.Pick(seed, position)[:1]
 		}
 		return text
 	}
@@ -162,4 +146,11 @@ func TestDrawOfOneObjective(t *testing.T) {
 		require.Equal(t, CFT, Draw(map[string]float64{"cft": 1}, 7, position, 0))
 		require.Equal(t, SFT, Draw(map[string]float64{"cft": 0, "sft": 1e-9}, 7, position, 0), "an objective of weight 0 was drawn")
 	}
+}
+
+func TestLastTurn(t *testing.T) {
+	c, err := Layout(SFT, dataset.Record{Messages: []dataset.Message{{Role: "assistant"}, {Role: "user"}, {Role: "assistant"}, {Role: "user"}}})
+	require.NoError(t, err)
+	assert.Equal(t, []bool{false, false, true, false}, c.LastTurn().Train)
+	assert.Equal(t, []bool{true, false, true, false}, c.Train, "the conversation itself stays")
 }
