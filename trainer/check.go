@@ -58,6 +58,12 @@ func Check(dir string) (Report, error) {
 	case r.Metrics.Torn && r.Holder == "":
 		r.Notes = append(r.Notes, fmt.Sprintf("the last line of %s is cut off; resume takes it off", checkpoint.MetricsName))
 	}
+	switch _, torn, err := ReadJournal(dir); {
+	case err != nil:
+		r.Problems = append(r.Problems, err.Error())
+	case torn && r.Holder == "":
+		r.Notes = append(r.Notes, fmt.Sprintf("the last line of %s is cut off; it does not count", checkpoint.JournalName))
+	}
 	left, err := checkpoint.Leftovers(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return Report{}, err

@@ -44,8 +44,7 @@ func (t *Trainer) startFeed(ctx context.Context) *feed {
 	ctx, cancel := context.WithCancel(ctx)
 	groups := make(chan group, feedAhead)
 	last := t.last()
-	g := &feeder{encoder: t.encoder}
-	g.grouper = &grouper{run: t.run, records: t.set.Len(), course: t.course.Clone(), tokens: t.counters.Tokens, size: g.size}
+	g := t.newFeeder()
 	at, step := t.cursor, t.done
 	go func() {
 		defer close(groups)
@@ -71,6 +70,13 @@ type feeder struct {
 	encoder *encoder
 	grouper *grouper
 	made    map[pick]encoded
+}
+
+// newFeeder begins where the run stands.
+func (t *Trainer) newFeeder() *feeder {
+	f := &feeder{encoder: t.encoder}
+	f.grouper = &grouper{run: t.run, records: t.set.Len(), course: t.course.Clone(), tokens: t.counters.Tokens, size: f.size}
+	return f
 }
 
 func (f *feeder) size(k pick) (sized, error) {

@@ -231,17 +231,19 @@ func (t *Trainer) next(ctx context.Context, feed *feed) (group, error) {
 			// Under another objective there may be no error, and more to do.
 			g.epoch = t.cursor.Epoch
 		}
-		before := t.course.State()
+		before, number := t.course.State(), t.course.Number()
 		t.course.Advance(objective.At{Step: g.step, Epoch: g.epoch, Tokens: t.counters.Tokens})
 		if t.course.State().Change != before.Change {
 			if err := t.changeHeld(ctx); err != nil {
 				return group{}, err
 			}
 		}
+		if t.course.Number() != number {
+			t.progress.Note(fmt.Sprintf("note: from step %d on the objective is %s", g.step, mixText(t.course.Stage().Mix)))
+		}
 		if t.course.Number() == g.stage {
 			return g, g.err
 		}
-		t.progress.Note(fmt.Sprintf("note: from step %d on the objective is %s", g.step, mixText(t.course.Stage().Mix)))
 		feed.stop()
 		*feed = *t.startFeed(ctx)
 	}

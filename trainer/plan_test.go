@@ -43,23 +43,24 @@ func TestGroups(t *testing.T) {
 			run := config.Defaults()
 			run.Data.Shuffle = false
 			run.Train.SeqLen, run.Train.Epochs, run.Train.GlobalBatch = 10, 2, tt.batch
-			g := &grouper{run: run, records: 9, size: func(k pick) (sized, error) {
+			g := &grouper{run: run, records: 9, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) (sized, error) {
 				return sized{length: k.record + 1, skipped: tt.skipped[k.record]}, nil
 			}}
 			var at dataset.Cursor
 			for epoch := range 2 {
 				for i, want := range tt.want {
-					picks, lengths, end, err := g.group(at, epoch*len(tt.want)+i+1)
+					p, err := g.group(at, epoch*len(tt.want)+i+1)
 					require.NoError(t, err)
-					assert.Equal(t, want, lengths)
-					assert.Len(t, picks, len(want))
-					at = end
+					assert.Equal(t, want, p.lengths)
+					assert.Len(t, p.picks, len(want))
+					assert.Equal(t, epoch, p.epoch)
+					at = p.end
 				}
 			}
-			picks, _, end, err := g.group(at, 100)
+			p, err := g.group(at, 100)
 			require.NoError(t, err)
-			assert.Empty(t, picks, "there are only two epochs")
-			assert.Equal(t, 2, end.Epoch)
+			assert.Empty(t, p.picks, "there are only two epochs")
+			assert.Equal(t, 2, p.end.Epoch)
 		})
 	}
 }
@@ -72,17 +73,17 @@ func TestStagesBySteps(t *testing.T) {
 		{Mix: map[string]float64{objective.CFT: 1}},
 	}
 	run.Train.GlobalBatch = config.GlobalBatch{Tokens: 5}
-	g := &grouper{run: run, records: 4, size: func(k pick) (sized, error) {
+	g := &grouper{run: run, records: 4, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) (sized, error) {
 		return sized{length: map[string]int{objective.SFT: 2, objective.CFT: 5}[k.objective]}, nil
 	}}
-	first, lengths, at, err := g.group(dataset.Cursor{}, 1)
+	first, err := g.group(dataset.Cursor{}, 1)
 	require.NoError(t, err)
-	assert.Equal(t, []int{2, 2}, lengths)
-	second, lengths, _, err := g.group(at, 2)
+	assert.Equal(t, []int{2, 2}, first.lengths)
+	second, err := g.group(first.end, 2)
 	require.NoError(t, err)
-	assert.Equal(t, []int{5}, lengths)
-	assert.Equal(t, objective.SFT, first[1].objective)
-	assert.Equal(t, objective.CFT, second[0].objective)
+	assert.Equal(t, []int{5}, second.lengths)
+	assert.Equal(t, objective.SFT, first.picks[1].objective)
+	assert.Equal(t, objective.CFT, second.picks[0].objective)
 }
 
 func (s *site) write(t *testing.T, rows ...string) {
@@ -178,29 +179,40 @@ func TestHeldOutProblems(t *testing.T) {
 	require.ErrorAs(t, err, &data)
 }
 
-// The bound of the engine's buffers is that of the packs, training's and validation's.
 func TestPlanCountsTargetsOfPacks(t *testing.T) {
 	s := newSite(t)
 	s.run.Train.GlobalBatch = config.GlobalBatch{Packs: 1}
 	tr, err := s.prepare(t)
 	require.NoError(t, err)
 	defer closeTrainer(t, tr)
-	largest := 0
-	groups := tr.feed(t.Context(), tr.Plan().Steps)
-	steps := 0
-	for g := range groups {
-		require.NoError(t, g.err)
+	targets, steps := int64(0), 0
+	for _, g := range fed(t, tr) {
 		require.Len(t, g.batches, 1)
-		largest = max(largest, g.batches[0].NumTargets())
+		targets += int64(g.batches[0].NumTargets())
 		steps++
 	}
 	assert.Equal(t, tr.Plan().Steps, steps)
+	assert.Equal(t, tr.Plan().Targets, targets)
+	held := int64(0)
 	for _, h := range tr.held {
 		for _, b := range h.batches {
-			largest = max(largest, b.NumTargets())
+			held += int64(b.NumTargets())
 		}
 	}
-	assert.Equal(t, largest, tr.Plan().MaxTargets)
+	assert.Equal(t, tr.Plan().Validation.Targets, held)
+}
+
+// fed returns all groups of a run.
+func fed(t *testing.T, tr *Trainer) []group {
+	t.Helper()
+	f := tr.startFeed(t.Context())
+	defer f.stop()
+	var groups []group
+	for g := range f.groups {
+		require.NoError(t, g.err)
+		groups = append(groups, g)
+	}
+	return groups
 }
 
 // More records than are encoded ahead at once, and stages that change while they are.
@@ -223,8 +235,7 @@ func TestPlanOfManyRecords(t *testing.T) {
 	plan := tr.Plan()
 	assert.EqualValues(t, 2*len(rows), plan.Examples)
 	var counted Plan
-	for g := range tr.feed(t.Context(), plan.Steps) {
-		require.NoError(t, g.err)
+	for _, g := range fed(t, tr) {
 		counted.Steps++
 		counted.Examples += int64(g.examples)
 		counted.Tokens += int64(g.tokens)

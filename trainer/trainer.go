@@ -225,10 +225,19 @@ func (t *Trainer) Plan() Plan { return t.record.Plan }
 // Done tells the steps taken so far.
 func (t *Trainer) Done() int { return t.done }
 
-// Finished reports whether nothing is left to do. Of a run whose objective was changed, or waits for a plateau, only Run
-// finds that out.
+// Finished reports whether nothing is left to do.
 func (t *Trainer) Finished() bool {
-	return !t.dynamic() && t.done >= t.record.Plan.Steps && (t.held == nil || t.validated == t.done)
+	if t.held != nil && t.validated != t.done {
+		return false
+	}
+	if !t.dynamic() {
+		return t.done >= t.record.Plan.Steps
+	}
+	if most := t.run.Train.MaxSteps; most > 0 && t.done >= most {
+		return true
+	}
+	next := t.newFeeder().make(t.cursor, t.done+1)
+	return next.err == nil && next.batches == nil
 }
 
 // dynamic reports whether the number of steps may differ from the planned one: what a step is made of can depend on the

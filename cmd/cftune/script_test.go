@@ -30,6 +30,7 @@ func TestScripts(t *testing.T) {
 			"exits":     scriptExits,
 			"interrupt": scriptInterrupt,
 			"killed":    scriptKilled,
+			"await":     scriptAwait,
 			"cut":       scriptCut,
 			"flip":      scriptFlip,
 		},
@@ -97,6 +98,16 @@ func scriptKilled(ts *testscript.TestScript, neg bool, args []string) {
 	if got := stopAtLine(ts, neg, args, os.Kill); got != -1 {
 		ts.Fatalf("exit code %d of a process that was killed", got)
 	}
+}
+
+// scriptAwait waits until a file has so many lines: await FILE LINES
+func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE LINES")
+	}
+	lines, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(awaitLines(ts.MkAbs(args[0]), lines, nil))
 }
 
 // stopAtLine runs a command, sends a signal once a file has so many lines, and returns the exit code.
