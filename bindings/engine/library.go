@@ -88,7 +88,7 @@ func CPUFeatures() string { return C.GoString(C.cft_cpu_features()) }
 func LibraryVersions() []string { return strings.Split(C.GoString(C.cft_library_versions()), "\n") }
 
 // BenchSGEMM returns the rate of products of an m x k by a k x n matrix in FLOP per second, the best of some
-// repetitions. threads 0 means all cores.
+// repetitions. threads 0 means all that the process may use.
 func BenchSGEMM(m, n, k, threads int) (float64, error) {
 	var (
 		flops C.double

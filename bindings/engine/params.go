@@ -60,7 +60,7 @@ type Params struct {
 	MemoryLimit uint64 // bytes for all buffers of the trainer; 0 = what the machine has free
 	MaxTokens   int    // of the longest pack
 	MaxTargets  int    // most targets of a pack; 0 = MaxTokens
-	Threads     int    // 0 = all cores
+	Threads     int    // 0 = all that the process may use
 
 	Beta1, Beta2, Eps, WeightDecay float64
 }

@@ -16,7 +16,7 @@ type SessionParams struct {
 	NCtx         int     // tokens of the cache, shared by all sequences
 	NBatch       int     // most tokens of one Decode
 	NSequences   int     // most sequences at a time
-	NThreads     int     // 0 = all cores
+	NThreads     int     // 0 = all that the process may use
 	NGPULayers   int     // 0 = CPU
 	AdapterScale float64 // of the adapter, usually 1
 	F32KV        bool    // F32 cache and no flash attention, for exact comparisons

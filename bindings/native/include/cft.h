@@ -124,7 +124,7 @@ typedef struct cft_trainer_params {
     uint64_t memory_limit;    // bytes for all buffers of the trainer; 0 = what the machine has free
     int32_t  max_tokens;      // longest pack that accumulate will be given
     int32_t  max_targets;     // most targets of a pack; 0 = max_tokens
-    int32_t  n_threads;       // 0 = all cores
+    int32_t  n_threads;       // 0 = all processors that this process may use
     float    beta1, beta2, eps, weight_decay; // AdamW
 } cft_trainer_params;
 

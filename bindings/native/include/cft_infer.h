@@ -47,7 +47,7 @@ typedef struct cft_session_params {
     int32_t n_ctx;        // tokens, shared by all sequences
     int32_t n_batch;      // most tokens of one decode call
     int32_t n_sequences;  // most sequences at a time, 1..
-    int32_t n_threads;    // 0 = all cores
+    int32_t n_threads;    // 0 = all processors that this process may use
     int32_t n_gpu_layers; // 0 = CPU
     float   adapter_scale;// usually 1
     int32_t f32_kv;       // 1: F32 KV cache and no flash attention (exact comparisons); 0: llama.cpp's defaults

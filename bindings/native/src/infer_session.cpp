@@ -5,6 +5,7 @@
 #include "infer_file.h"
 #include "infer_sample.h"
 #include "library.h"
+#include "processors.h"
 
 #include "llama.h"
 
@@ -14,7 +15,6 @@
 #include <cstring>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 using namespace cft;
@@ -97,7 +97,7 @@ void check_cache_memory(const llama_model *model, const cft_session_params &p) {
 void make_context(cft_session &s, const cft_session_params &p) {
     check_cache_memory(s.model.get(), p);
     log_capture          log;
-    const int32_t        threads = p.n_threads > 0 ? p.n_threads : std::max(1, int(std::thread::hardware_concurrency()));
+    const int32_t        threads = p.n_threads > 0 ? p.n_threads : available_processors();
     llama_context_params params  = llama_context_default_params();
     params.n_ctx                 = uint32_t(p.n_ctx);
     params.n_batch               = uint32_t(std::min(p.n_batch, p.n_ctx));

@@ -2,11 +2,11 @@
 #include "cpu/ops.h"
 #include "failure.h"
 #include "library.h"
+#include "processors.h"
 #include "trainer.h"
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
 namespace cft {
 namespace {
@@ -24,7 +24,7 @@ int64_t odd_lines(int64_t n_floats) {
 } // namespace
 
 int resolve_threads(int32_t n_threads) {
-    return n_threads > 0 ? n_threads : std::max(1, int(std::thread::hardware_concurrency()));
+    return n_threads > 0 ? n_threads : available_processors();
 }
 
 void check_params(const cft_trainer_params &p) {

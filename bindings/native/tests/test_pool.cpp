@@ -1,6 +1,7 @@
 // test_pool.cpp - the thread pool: every part runs once, exceptions come back, sleepers wake, shutdown is clean.
 #include "failure.h"
 #include "pool.h"
+#include "processors.h"
 
 #include <atomic>
 #include <chrono>
@@ -9,6 +10,10 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 namespace {
 
@@ -122,9 +127,36 @@ void starts_and_stops() {
     }
 }
 
+void counts_processors() {
+    CHECK(cft::quota_of("200000 100000\n") == 2);
+    CHECK(cft::quota_of("50000 100000") == 0.5);
+    CHECK(cft::quota_of("max 100000\n") == 0);
+    CHECK(cft::quota_of("-1\n 100000\n") == 0);
+    CHECK(cft::quota_of("") == 0);
+    CHECK(cft::quota_of("100000") == 0);
+    CHECK(cft::quota_of("100000 0") == 0);
+    const int all = cft::available_processors();
+    CHECK(all >= 1);
+#if defined(__linux__)
+    cpu_set_t before, one;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    CHECK(all <= CPU_COUNT(&before));
+    int first = 0;
+    while (!CPU_ISSET(first, &before)) {
+        first++;
+    }
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    CHECK(cft::available_processors() == 1);
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
+#endif
+}
+
 } // namespace
 
 int main() {
+    counts_processors();
     for (int n_threads : {1, 2, 3, 7}) {
         each_part_runs_once(n_threads);
     }
