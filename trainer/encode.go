@@ -37,18 +37,25 @@ var errTooLong = errors.New("longer than a pack")
 // errLayout is wrapped where a record lacks what its objective needs.
 var errLayout = errors.New("no layout")
 
+// errOverlap is the error of a record that is held out as well.
+var errOverlap = errors.New("in the held-out records as well")
+
 // encoder makes examples of a set's records. It is safe for concurrent use.
 type encoder struct {
 	set  *dataset.Set
 	text Text
 	run  config.Run
+	// held are the prompt keys of records that must not be trained on; nil: none.
+	held map[uint64]struct{}
 }
 
-// encoded is an example, or what became of it. length is what it takes in a pack, before any cut.
+// encoded is an example, or what became of it. length is what it takes in a pack, before any cut. A tokenized record's has
+// no conversation.
 type encoded struct {
-	example pack.Example
-	length  int
-	outcome outcome
+	example      pack.Example
+	conversation *objective.Conversation
+	length       int
+	outcome      outcome
 }
 
 // encode makes record i an example under an objective; pre-tokenized records have none, whatever is given.
@@ -58,9 +65,16 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 		return encoded{}, err
 	}
 	example := pack.Example{ID: record.ID, Weight: record.Weight, Objective: name}
+	if _, is := e.held[promptKey(record)]; is && e.held != nil {
+		return encoded{example: example}, errOverlap
+	}
+	var made *objective.Conversation
 	if record.InputIDs != nil {
 		example.Objective = objective.Tokenized
 		example.Tokens, example.Labels = record.InputIDs, record.Labels
+		if t := example.Tokens; e.run.Data.Audit && e.text.BOS >= 0 && len(t) > 1 && t[0] == e.text.BOS && t[1] == e.text.BOS {
+			return encoded{example: example}, fmt.Errorf("record %s: begins with two BOS tokens (%d)", record.ID, e.text.BOS)
+		}
 	} else {
 		conversation, err := objective.Layout(name, record)
 		if err != nil {
@@ -69,6 +83,7 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 		if e.run.Objective.Turns == "last" {
 			conversation = conversation.LastTurn()
 		}
+		made = &conversation
 		if e.text.Template == nil {
 			return encoded{}, fmt.Errorf("record %s: needs a chat template, and there is none", record.ID)
 		}
@@ -80,7 +95,9 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 	if err := pack.Check(example, e.text.Vocabulary); err != nil {
 		return encoded{example: example}, err
 	}
-	return e.fit(example)
+	result, err := e.fit(example)
+	result.conversation = made
+	return result, err
 }
 
 // fit applies the over-long policy.

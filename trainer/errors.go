@@ -16,6 +16,8 @@ type DataError struct {
 	Problems []string
 	// TooLong: there are examples longer than a pack, which another data.over_long would take.
 	TooLong bool
+	// Overlap: there are records that are held out as well.
+	Overlap bool
 	// Objective: there are records that lack what their objective needs.
 	Objective bool
 }

@@ -175,7 +175,7 @@ func newSite(t testing.TB) *site {
 		rows = append(rows, row(4+i*5%17, 1+i%3, i))
 	}
 	for i := range 5 {
-		held = append(held, row(6+i, 2, 100+i))
+		held = append(held, row(6+i, 2, 50+i))
 	}
 	writeRows(t, filepath.Join(s.dir, "train.jsonl"), rows)
 	writeRows(t, filepath.Join(s.dir, "held.jsonl"), held)

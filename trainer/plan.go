@@ -251,9 +251,11 @@ func faultsError(faults []fault, seen, seqLen int) error {
 		return nil
 	}
 	slices.SortFunc(faults, byRecord)
-	var long, masked, layout, other []fault
+	var long, masked, overlap, layout, other []fault
 	for _, f := range faults {
 		switch {
+		case errors.Is(f.err, errOverlap):
+			overlap = append(overlap, f)
 		case errors.Is(f.err, errTooLong):
 			long = append(long, f)
 		case errors.Is(f.err, pack.ErrNoTargets):
@@ -264,7 +266,7 @@ func faultsError(faults []fault, seen, seqLen int) error {
 			other = append(other, f)
 		}
 	}
-	e := &DataError{TooLong: len(long) > 0, Objective: len(layout) > 0}
+	e := &DataError{TooLong: len(long) > 0, Objective: len(layout) > 0, Overlap: len(overlap) > 0}
 	if n := len(long); n > 0 {
 		longest := slices.MaxFunc(long, func(a, b fault) int { return a.length - b.length })
 		e.Problems = append(e.Problems, fmt.Sprintf("%d of %d examples are longer than a pack of %d tokens (train.seq_len), the longest has %d: %s",
@@ -273,6 +275,9 @@ func faultsError(faults []fault, seen, seqLen int) error {
 	if n := len(masked); n > 0 {
 		e.Problems = append(e.Problems, fmt.Sprintf("%d of %d examples have no token that is learned: all are masked: %s",
 			n, seen, named(ids(masked), n)))
+	}
+	if n := len(overlap); n > 0 {
+		e.Problems = append(e.Problems, overlapText(n, seen, ids(overlap)))
 	}
 	for _, list := range [][]fault{layout, other} {
 		if n := len(list); n > 0 {
@@ -286,6 +291,16 @@ func faultsError(faults []fault, seen, seqLen int) error {
 		}
 	}
 	return e
+}
+
+func countMasked(faults []fault) int {
+	n := 0
+	for _, f := range faults {
+		if errors.Is(f.err, pack.ErrNoTargets) {
+			n++
+		}
+	}
+	return n
 }
 
 // words leaves out what only errors.Is needs.

@@ -120,7 +120,7 @@ func newTrainer(o Options) *Trainer {
 		validated: -1,
 		saved:     -1,
 		record: Record{
-			Format: checkpoint.FormatVersion, Version: o.Version, Started: o.Started.UTC(), Cores: runtime.NumCPU(),
+			Format: checkpoint.FormatVersion, Version: o.Version, Started: o.Started.UTC(), Cores: runtime.GOMAXPROCS(0),
 			Config: o.Config, ChatDigest: o.Text.Digest,
 		},
 	}
@@ -165,6 +165,16 @@ func (t *Trainer) openData() error {
 	return nil
 }
 
+// holdOut makes records that are held out as well a fault of the training data.
+func (t *Trainer) holdOut() error {
+	if !t.run.Data.Audit {
+		return nil
+	}
+	var err error
+	t.encoder.held, err = heldKeys(t.heldSet)
+	return err
+}
+
 // openError tells faults of the data from those of the disk.
 func openError(err error) error {
 	var fault *dataset.Error
@@ -176,6 +186,9 @@ func openError(err error) error {
 
 // plan looks at all records.
 func (t *Trainer) plan(ctx context.Context) error {
+	if err := t.holdOut(); err != nil {
+		return err
+	}
 	p := newPlanner(t.encoder)
 	plan, err := p.plan(ctx)
 	for _, change := range t.course.Changes() {

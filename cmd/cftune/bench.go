@@ -73,7 +73,7 @@ line: tokens per second, peak memory, and the machine's rate of single-precision
 	flags.Float64Var(&o.targets, "targets", 1, "share of each row, at its end, that carries loss")
 	flags.IntVar(&o.pack, "pack", 0, "capacity of a pack in tokens (0 = the longest row)")
 	flags.IntVar(&o.rank, "rank", 16, "rank of the adapter, on all linear modules")
-	flags.IntVar(&o.threads, "threads", 2, "CPU threads (0 = all cores)")
+	flags.IntVar(&o.threads, "threads", 2, "CPU threads (0 = all that the process may use)")
 	flags.IntVar(&o.steps, "steps", 5, "measured steps")
 	flags.IntVar(&o.warmup, "warmup", 1, "steps before them")
 	flags.StringVar(&o.keep, "keep-activations", "auto", "auto, all or layers")

@@ -101,7 +101,7 @@ func newDemoCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&d.model, "model", "", "base model, a GGUF file with a chat template (required)")
 	cmd.Flags().StringVar(&d.output, "output", "demo", "folder for everything that is made")
-	cmd.Flags().IntVar(&d.threads, "threads", 0, "CPU threads (0 = all cores)")
+	cmd.Flags().IntVar(&d.threads, "threads", 0, "CPU threads (0 = all that the process may use)")
 	cmd.Flags().BoolVar(&quick, "quick", false, "a tenth of the data: shows that everything runs; its scores mean nothing")
 	if err := cmd.MarkFlagRequired("model"); err != nil {
 		panic(err) // the flag is defined above

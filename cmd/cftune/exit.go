@@ -91,6 +91,8 @@ func hintFor(err error) string {
 		switch {
 		case e.TooLong:
 			return "raise train.seq_len, or set data.over_long to drop or truncate_prompt"
+		case e.Overlap:
+			return "take them out of one of the two, or set data.audit to false if it is meant"
 		case e.Objective:
 			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique, refine all four"
 		}

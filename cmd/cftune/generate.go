@@ -99,7 +99,7 @@ func newGenerateCommand() *cobra.Command {
 	flags.StringArrayVar(&o.stops, "stop", nil, "end the answer where this text begins (repeatable)")
 	flags.IntVar(&o.parallel, "parallel", 8, "answers generated at once with --jsonl")
 	flags.IntVar(&o.context, "context", 0, "tokens of the cache for all answers at once (0 = what the questions need)")
-	flags.IntVar(&o.threads, "threads", 0, "CPU threads (0 = all cores)")
+	flags.IntVar(&o.threads, "threads", 0, "CPU threads (0 = all that the process may use)")
 	flags.IntVar(&o.gpuLayers, "gpu-layers", 0, "layers to put on a GPU")
 	if err := cmd.MarkFlagRequired("model"); err != nil {
 		panic(err) // the flag is defined above

@@ -10,7 +10,7 @@ type Run struct {
 	Seed uint64 `mapstructure:"seed" json:"seed"`
 	// Device is auto, cpu, or a device's name as `cftune doctor` shows it.
 	Device string `mapstructure:"device" json:"device"`
-	// Threads is the number of CPU threads; 0 = all cores. Results depend on it in the last bits.
+	// Threads is the number of CPU threads; 0 = all that the process may use. Results depend on it in the last bits.
 	Threads int `mapstructure:"threads" json:"threads"`
 
 	Data       Data       `mapstructure:"data" json:"data"`
@@ -31,6 +31,9 @@ type Data struct {
 	Shuffle bool `mapstructure:"shuffle" json:"shuffle"`
 	// OverLong is what happens to an example longer than train.seq_len: refuse, drop or truncate_prompt.
 	OverLong string `mapstructure:"over_long" json:"over_long"`
+	// Audit refuses what is trained on but looks like a mistake: records that are held out as well, tokenized rows that
+	// begin with two BOS.
+	Audit bool `mapstructure:"audit" json:"audit"`
 }
 
 // Source is one set of records.

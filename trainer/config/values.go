@@ -22,6 +22,7 @@ func Defaults() Run {
 			Validation: Validation{EverySteps: 50},
 			Shuffle:    true,
 			OverLong:   "refuse",
+			Audit:      true,
 		},
 		Objective: Objective{Stages: []Stage{{Mix: map[string]float64{"cft": 1}}}, Turns: "all"},
 		Adapter:   Adapter{Rank: 16, Alpha: 32, Targets: "all_linear"},
