@@ -29,6 +29,7 @@ const (
 	fits outcome = iota
 	dropped
 	truncated
+	split
 )
 
 // errTooLong is wrapped where the policy refuses an example, or cannot cut it.
@@ -49,10 +50,11 @@ type encoder struct {
 	held map[uint64]struct{}
 }
 
-// encoded is an example, or what became of it. length is what it takes in a pack, before any cut. A tokenized record's has
-// no conversation.
+// encoded is an example, or what became of it: parts are what is trained on, one unless the policy dropped or split it.
+// length is what it takes in a pack, before any cut. A tokenized record's has no conversation.
 type encoded struct {
 	example      pack.Example
+	parts        []pack.Example
 	conversation *objective.Conversation
 	length       int
 	outcome      outcome
@@ -104,23 +106,48 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 func (e *encoder) fit(example pack.Example) (encoded, error) {
 	result := encoded{example: example, length: pack.Len(example)}
 	if result.length <= e.run.Train.SeqLen {
+		result.parts = []pack.Example{example}
 		return result, nil
+	}
+	keep := 0
+	if e.text.BOS >= 0 && example.Tokens[0] == e.text.BOS {
+		keep = 1
 	}
 	switch e.run.Data.OverLong {
 	case "drop":
 		result.outcome = dropped
 		return result, nil
-	case "truncate_prompt":
-		keep := 0
-		if e.text.BOS >= 0 && example.Tokens[0] == e.text.BOS {
-			keep = 1
+	case "split":
+		parts, err := pack.Split(example, e.run.Train.SeqLen, keep)
+		if err != nil {
+			return result, fmt.Errorf("%w: %w", errTooLong, err)
 		}
+		result.parts, result.outcome = parts, split
+		return result, nil
+	case "truncate_prompt":
 		cut, err := pack.TruncatePrompt(example, e.run.Train.SeqLen, keep)
 		if err != nil {
 			return result, fmt.Errorf("%w: %w", errTooLong, err)
 		}
-		result.example, result.outcome = cut, truncated
+		result.example, result.parts, result.outcome = cut, []pack.Example{cut}, truncated
 		return result, nil
 	}
 	return result, fmt.Errorf("%w: example %s has %d tokens", errTooLong, example.ID, result.length)
+}
+
+// lengths are those of the parts, in positions.
+func (e encoded) lengths() []int {
+	lengths := make([]int, len(e.parts))
+	for i, part := range e.parts {
+		lengths[i] = pack.Len(part)
+	}
+	return lengths
+}
+
+func (e encoded) targets() int {
+	n := 0
+	for _, part := range e.parts {
+		n += pack.NumTargets(part)
+	}
+	return n
 }

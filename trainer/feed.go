@@ -79,16 +79,16 @@ func (t *Trainer) newFeeder() *feeder {
 	return f
 }
 
-func (f *feeder) size(k pick) (sized, error) {
+func (f *feeder) size(k pick) ([]int, error) {
 	e, ok := f.made[k]
 	if !ok {
 		var err error
 		if e, err = f.encoder.encode(k.record, k.objective); err != nil {
-			return sized{}, err
+			return nil, err
 		}
 		f.made[k] = e
 	}
-	return sized{length: pack.Len(e.example), skipped: e.outcome == dropped}, nil
+	return e.lengths(), nil
 }
 
 func (f *feeder) make(at dataset.Cursor, step int) group {
@@ -112,10 +112,11 @@ func (f *feeder) make(at dataset.Cursor, step int) group {
 	if len(p.picks) == 0 {
 		return g
 	}
-	examples := make([]pack.Example, len(p.picks))
-	for i, k := range p.picks {
-		examples[i] = f.made[k].example
-		g.objective[examples[i].Objective]++
+	var examples []pack.Example
+	for _, k := range p.picks {
+		e := f.made[k]
+		examples = append(examples, e.parts...)
+		g.objective[e.example.Objective]++
 	}
 	g.tokens = int(p.tokens())
 	seqLen := f.grouper.run.Train.SeqLen

@@ -13,12 +13,6 @@ type pick struct {
 	objective string
 }
 
-// sized is what grouping needs to know of a pick.
-type sized struct {
-	length  int // positions in a pack
-	skipped bool
-}
-
 // grouper says which records a step is made of. That is a function of the place in the order, of the stage that the
 // course has there, and of the records' lengths: planning and training both ask it, and so does a resumed run.
 type grouper struct {
@@ -26,7 +20,8 @@ type grouper struct {
 	records int
 	course  *objective.Course
 	tokens  int64 // of the groups before
-	size    func(pick) (sized, error)
+	// size returns the lengths of a pick's parts, in positions of a pack; none: it is left out.
+	size func(pick) ([]int, error)
 
 	epoch int // of order
 	order func(int) int
@@ -41,7 +36,8 @@ func (g *grouper) pickAt(at dataset.Cursor) pick {
 	return pick{record: g.order(at.Index), objective: g.course.Pick(g.run.Seed, position)}
 }
 
-// picked is a step's group: its records, their lengths, the epoch that they are of, and the cursor after them.
+// picked is a step's group: its records, the lengths of all their parts, the epoch that they are of, and the cursor after
+// them.
 type picked struct {
 	picks   []pick
 	lengths []int
@@ -70,15 +66,15 @@ func (g *grouper) group(at dataset.Cursor, step int) (picked, error) {
 				return g.done(p, at), nil // without a look at the next one
 			}
 			k := g.pickAt(at)
-			s, err := g.size(k)
+			parts, err := g.size(k)
 			if err != nil {
 				return picked{}, err
 			}
-			if !s.skipped {
-				if len(p.picks) > 0 && !g.takes(p.lengths, s.length) {
+			if len(parts) > 0 {
+				if len(p.picks) > 0 && !g.takes(p, parts) {
 					return g.done(p, at), nil
 				}
-				p.picks, p.lengths, p.epoch = append(p.picks, k), append(p.lengths, s.length), at.Epoch
+				p.picks, p.lengths, p.epoch = append(p.picks, k), append(p.lengths, parts...), at.Epoch
 			}
 			at.Index++
 		}
@@ -96,20 +92,16 @@ func (g *grouper) done(p picked, end dataset.Cursor) picked {
 	return p
 }
 
-// takes reports whether one more example belongs to a group: the global batch is as many examples as there may be, as
-// many as have no more than its tokens together, or as many as its packs hold.
-func (g *grouper) takes(lengths []int, next int) bool {
+// takes reports whether the parts of one more record belong to a group: the global batch is as many records as there may
+// be, as many as have no more than its tokens together, or as many as its packs hold.
+func (g *grouper) takes(p picked, parts []int) bool {
 	batch := g.run.Train.GlobalBatch
+	with := append(p.lengths[:len(p.lengths):len(p.lengths)], parts...)
 	switch {
 	case batch.Examples > 0:
-		return len(lengths) < batch.Examples
+		return len(p.picks) < batch.Examples
 	case batch.Tokens > 0:
-		sum := next
-		for _, n := range lengths {
-			sum += n
-		}
-		return sum <= batch.Tokens
+		return picked{lengths: with}.tokens() <= int64(batch.Tokens)
 	}
-	with := append(lengths[:len(lengths):len(lengths)], next)
 	return len(pack.Plan(with, g.run.Train.SeqLen)) <= batch.Packs
 }

@@ -43,10 +43,10 @@ type Validation struct {
 	Targets  int64 `json:"targets"`
 }
 
-// slot is what the planner remembers of a record under an objective.
+// slot is what the planner remembers of a record under an objective: the positions of its one part, 0 if it has none.
 type slot struct {
 	length, targets int32
-	known, skipped  bool
+	known, split    bool // split: its parts are in the planner's
 }
 
 // fault is a record that cannot be used.
@@ -65,7 +65,8 @@ type planner struct {
 
 	mu     sync.Mutex
 	faults []fault
-	long   []fault // dropped or truncated
+	long   []fault // dropped, truncated or split
+	parts  map[pick][]int
 	seen   atomic.Int64
 
 	ahead dataset.Cursor // up to where picks were encoded ahead
@@ -75,7 +76,7 @@ type planner struct {
 const aheadRecords = 1024
 
 func newPlanner(e *encoder) *planner {
-	p := &planner{encoder: e, slots: map[string][]slot{}}
+	p := &planner{encoder: e, slots: map[string][]slot{}, parts: map[pick][]int{}}
 	stages := e.run.Objective.Stages
 	p.want(objective.Objectives(stages...))
 	p.grouper = &grouper{run: e.run, records: e.set.Len(), course: objective.NewCourse(stages), size: p.size}
@@ -93,22 +94,31 @@ func (p *planner) want(objectives []string) {
 
 func (p *planner) slot(k pick) *slot { return &p.slots[k.objective][k.record] }
 
-// size implements grouper.size; faults are collected and count as skipped.
-func (p *planner) size(k pick) (sized, error) {
+// size implements grouper.size; faults are collected and have no parts.
+func (p *planner) size(k pick) ([]int, error) {
 	s := p.slot(k)
 	if !s.known {
 		p.look(k)
 	}
-	return sized{length: int(s.length), skipped: s.skipped}, nil
+	switch {
+	case s.split:
+		return p.parts[k], nil
+	case s.length > 0:
+		return []int{int(s.length)}, nil
+	}
+	return nil, nil
 }
 
 // look encodes a pick into its slot. Different picks may be looked at at once.
 func (p *planner) look(k pick) {
 	e, err := p.encoder.encode(k.record, k.objective)
 	p.seen.Add(1)
-	s := slot{known: true, skipped: err != nil || e.outcome == dropped}
-	if !s.skipped {
-		s.length, s.targets = int32(pack.Len(e.example)), int32(pack.NumTargets(e.example))
+	s := slot{known: true}
+	if err == nil {
+		s.targets, s.split = int32(e.targets()), len(e.parts) > 1
+		if len(e.parts) == 1 {
+			s.length = int32(pack.Len(e.parts[0]))
+		}
 	}
 	*p.slot(k) = s
 	if err == nil && e.outcome == fits {
@@ -119,8 +129,11 @@ func (p *planner) look(k pick) {
 	f := fault{k.record, e.example.ID, e.length, err}
 	if err != nil {
 		p.faults = append(p.faults, f)
-	} else {
-		p.long = append(p.long, f)
+		return
+	}
+	p.long = append(p.long, f)
+	if s.split {
+		p.parts[k] = e.lengths()
 	}
 }
 
@@ -174,7 +187,7 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 		}
 		plan.Steps++
 		at = group.end
-		plan.add(p, group.picks, group.lengths)
+		plan.add(p, group)
 	}
 	if hasPlateau(run.Objective.Stages) {
 		// Nobody knows when its stage ends, so that any record may come under any objective.
@@ -216,15 +229,13 @@ func (p *planner) check(ctx context.Context, stages []config.Stage) error {
 }
 
 // add counts a step.
-func (plan *Plan) add(p *planner, picks []pick, lengths []int) {
-	for _, items := range pack.Plan(lengths, p.encoder.run.Train.SeqLen) {
-		for _, i := range items {
-			plan.Targets += int64(p.slot(picks[i]).targets)
-			plan.Tokens += int64(lengths[i])
-			plan.Objective[picks[i].objective]++
-		}
+func (plan *Plan) add(p *planner, group picked) {
+	for _, k := range group.picks {
+		plan.Targets += int64(p.slot(k).targets)
+		plan.Objective[k.objective]++
 	}
-	plan.Examples += int64(len(picks))
+	plan.Tokens += group.tokens()
+	plan.Examples += int64(len(group.picks))
 }
 
 func overLong(policy string, long []fault) OverLong {
@@ -357,7 +368,7 @@ func encodeHeld(ctx context.Context, e *encoder, names []string, plan *Plan) ([]
 			long = append(long, fault{picks[i].record, r.example.ID, r.length, nil})
 		}
 		if r.outcome != dropped {
-			examples[r.example.Objective] = append(examples[r.example.Objective], r.example)
+			examples[r.example.Objective] = append(examples[r.example.Objective], r.parts...)
 			plan.Validation.Examples++
 		}
 	}

@@ -43,8 +43,11 @@ func TestGroups(t *testing.T) {
 			run := config.Defaults()
 			run.Data.Shuffle = false
 			run.Train.SeqLen, run.Train.Epochs, run.Train.GlobalBatch = 10, 2, tt.batch
-			g := &grouper{run: run, records: 9, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) (sized, error) {
-				return sized{length: k.record + 1, skipped: tt.skipped[k.record]}, nil
+			g := &grouper{run: run, records: 9, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) ([]int, error) {
+				if tt.skipped[k.record] {
+					return nil, nil
+				}
+				return []int{k.record + 1}, nil
 			}}
 			var at dataset.Cursor
 			for epoch := range 2 {
@@ -73,8 +76,8 @@ func TestStagesBySteps(t *testing.T) {
 		{Mix: map[string]float64{objective.CFT: 1}},
 	}
 	run.Train.GlobalBatch = config.GlobalBatch{Tokens: 5}
-	g := &grouper{run: run, records: 4, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) (sized, error) {
-		return sized{length: map[string]int{objective.SFT: 2, objective.CFT: 5}[k.objective]}, nil
+	g := &grouper{run: run, records: 4, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) ([]int, error) {
+		return []int{map[string]int{objective.SFT: 2, objective.CFT: 5}[k.objective]}, nil
 	}}
 	first, err := g.group(dataset.Cursor{}, 1)
 	require.NoError(t, err)
@@ -247,6 +250,32 @@ func TestPlanOfManyRecords(t *testing.T) {
 	assert.Equal(t, plan.Examples, counted.Examples)
 	assert.Equal(t, plan.Tokens, counted.Tokens)
 	assert.Equal(t, plan.Targets, counted.Targets)
+}
+
+func TestLongExamplesAreSplit(t *testing.T) {
+	s := newSite(t)
+	s.write(t, row(70, 50, 1), row(10, 4, 2), row(33, 3, 3))
+	s.run.Data.OverLong = "split"
+	s.run.Train.GlobalBatch = config.GlobalBatch{Examples: 2}
+	s.run.Train.Epochs = 1
+	tr, err := s.prepare(t)
+	require.NoError(t, err)
+	defer closeTrainer(t, tr)
+	plan := tr.Plan()
+	assert.Equal(t, []int{2, 3}, []int{plan.Steps, int(plan.Examples)})
+	assert.EqualValues(t, 57, plan.Targets, "no target is lost")
+	assert.Equal(t, OverLong{Policy: "split", Count: 1, Longest: 69, First: []string{s.run.Data.Sources[0].Path + ":1"}}, plan.OverLong)
+	targets, tokens := 0, 0
+	for _, g := range fed(t, tr) {
+		for i, b := range g.batches {
+			assert.LessOrEqual(t, len(b.Tokens), s.run.Train.SeqLen)
+			targets += b.NumTargets()
+			tokens += len(b.Tokens)
+			assert.NotEmpty(t, g.ids[i])
+		}
+	}
+	assert.Equal(t, 57, targets)
+	assert.EqualValues(t, tokens, plan.Tokens)
 }
 
 func TestPrepareWritesNothing(t *testing.T) {

@@ -175,7 +175,7 @@ func (t *Trainer) countExamples(ctx context.Context, name string) (ObjectiveStat
 	err := parallel(ctx, n, func(i int) {
 		made, err := e.encode(i, name)
 		if err == nil {
-			lengths[i], targets[i] = made.length, pack.NumTargets(made.example)
+			lengths[i], targets[i] = made.length, pack.NumTargets(made.example) // of the whole
 		}
 		long := err == nil && made.outcome == dropped
 		if err == nil && !long {
@@ -223,16 +223,16 @@ func describe(lengths []int) Lengths {
 	}
 	at := func(q float64) int { return lengths[int(q*float64(len(lengths)-1)+0.5)] }
 	l := Lengths{Min: lengths[0], P50: at(0.5), P90: at(0.9), P99: at(0.99), Max: lengths[len(lengths)-1]}
-	width := l.Max/histogramBuckets + 1
+	width := (l.Max-l.Min)/histogramBuckets + 1
 	counts := map[int]int{}
 	for _, n := range lengths {
 		l.Sum += int64(n)
-		counts[n/width]++
+		counts[(n-l.Min)/width]++
 	}
 	l.Mean = float64(l.Sum) / float64(len(lengths))
 	last := slices.Max(slices.Collect(maps.Keys(counts)))
 	for i := range last + 1 {
-		l.Histogram = append(l.Histogram, Bucket{From: i * width, To: (i+1)*width - 1, Count: counts[i]})
+		l.Histogram = append(l.Histogram, Bucket{From: l.Min + i*width, To: l.Min + (i+1)*width - 1, Count: counts[i]})
 	}
 	return l
 }
@@ -299,9 +299,9 @@ func overlapText(n, of int, first []string) string {
 	return fmt.Sprintf("%d of %d records ask what a held-out record asks, so that the validation loss would flatter: %s", n, of, named(first, n))
 }
 
-// Convert calls write for all examples of a run's first epoch, in their order: with the example and, unless the record is
-// tokenized, the conversation that it was made of.
-func Convert(ctx context.Context, o Options, write func(pack.Example, *objective.Conversation) error) error {
+// Convert calls write for all records of a run's first epoch, in their order, but those that data.over_long drops: with the
+// record's examples (several if it is split) and, unless the record is tokenized, the conversation that they are of.
+func Convert(ctx context.Context, o Options, write func([]pack.Example, *objective.Conversation) error) error {
 	t := newTrainer(o)
 	defer t.Close()
 	if err := t.openData(); err != nil {
@@ -320,10 +320,10 @@ func Convert(ctx context.Context, o Options, write func(pack.Example, *objective
 		if err != nil {
 			return &DataError{Problems: []string{words(err)}}
 		}
-		if e.outcome == dropped {
+		if len(e.parts) == 0 {
 			continue
 		}
-		if err := write(e.example, e.conversation); err != nil {
+		if err := write(e.parts, e.conversation); err != nil {
 			return err
 		}
 	}

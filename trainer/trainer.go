@@ -207,7 +207,7 @@ func (t *Trainer) plan(ctx context.Context) error {
 	}
 	t.record.Plan = plan
 	if o := plan.OverLong; o.Count > 0 {
-		done := map[string]string{"drop": "dropped", "truncate_prompt": "cut at the start of their prompts"}[o.Policy]
+		done := map[string]string{"drop": "dropped", "truncate_prompt": "cut at the start of their prompts", "split": "split"}[o.Policy]
 		t.notes = append(t.notes, fmt.Sprintf("%d examples longer than a pack of %d tokens are %s (data.over_long): %s",
 			o.Count, t.run.Train.SeqLen, done, named(o.First, o.Count)))
 	}
@@ -274,7 +274,7 @@ func Preview(o Options, n int) ([]pack.Example, error) {
 		if err != nil {
 			return nil, &DataError{Problems: []string{words(err)}, TooLong: errors.Is(err, errTooLong), Objective: errors.Is(err, errLayout)}
 		}
-		examples = append(examples, e.example)
+		examples = append(examples, e.parts...)
 	}
 	return examples, nil
 }

@@ -79,12 +79,18 @@ func convert(cmd *cobra.Command, o trainer.Options, to, output string) (n int, e
 	}
 	defer os.Remove(temp) // gone when it was renamed
 	w := bufio.NewWriter(file)
-	err = trainer.Convert(cmd.Context(), o, func(e pack.Example, c *objective.Conversation) error {
-		n++
+	err = trainer.Convert(cmd.Context(), o, func(parts []pack.Example, c *objective.Conversation) error {
 		if to == "messages" {
-			return writeConversation(w, e, c)
+			n++
+			return writeConversation(w, parts[0], c)
 		}
-		return writeTokenized(w, e)
+		for _, e := range parts {
+			if err := writeTokenized(w, e); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
 	})
 	if err = errors.Join(err, w.Flush(), file.Close()); err != nil {
 		return 0, err

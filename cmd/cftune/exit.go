@@ -90,7 +90,7 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*trainer.DataError](err); ok {
 		switch {
 		case e.TooLong:
-			return "raise train.seq_len, or set data.over_long to drop or truncate_prompt"
+			return "raise train.seq_len, or set data.over_long to drop, truncate_prompt or split"
 		case e.Overlap:
 			return "take them out of one of the two, or set data.audit to false if it is meant"
 		case e.Objective:

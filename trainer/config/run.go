@@ -29,7 +29,7 @@ type Data struct {
 	Validation Validation `mapstructure:"validation" json:"validation"`
 	// Shuffle puts records in a keyed random order of (seed, epoch); false keeps the files' order.
 	Shuffle bool `mapstructure:"shuffle" json:"shuffle"`
-	// OverLong is what happens to an example longer than train.seq_len: refuse, drop or truncate_prompt.
+	// OverLong is what happens to an example longer than train.seq_len: refuse, drop, truncate_prompt or split.
 	OverLong string `mapstructure:"over_long" json:"over_long"`
 	// Audit refuses what is trained on but looks like a mistake: records that are held out as well, tokenized rows that
 	// begin with two BOS.

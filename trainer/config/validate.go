@@ -15,7 +15,7 @@ import (
 // What the fields with a choice may be.
 var (
 	formats         = []string{"cft", "alpaca", "webinstruct-cft", "messages", "prompt-completion", "tokenized"}
-	overLong        = []string{"refuse", "drop", "truncate_prompt"}
+	overLong        = []string{"refuse", "drop", "truncate_prompt", "split"}
 	objectives      = []string{"cft", "sft", "refine"}
 	turns           = []string{"all", "last"}
 	keepActivations = []string{"auto", "all", "layers"}
