@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 
+	"cftune/trainer/config"
 	"cftune/trainer/dataset"
 	"cftune/trainer/pack"
 )
@@ -119,16 +120,33 @@ func (f *feeder) make(at dataset.Cursor, step int) group {
 		g.objective[e.example.Objective]++
 	}
 	g.tokens = int(p.tokens())
-	seqLen := f.grouper.run.Train.SeqLen
-	if g.batches, err = pack.Build(examples, seqLen); err != nil {
+	batches, items, err := build(f.grouper.run, examples)
+	if err != nil {
 		return fail(err)
 	}
-	for _, items := range pack.Plan(p.lengths, seqLen) { // as Build laid them out
-		names := make([]string, len(items))
-		for n, i := range items {
+	g.batches = batches
+	for _, of := range items {
+		names := make([]string, len(of))
+		for n, i := range of {
 			names[n] = examples[i].ID
 		}
 		g.ids = append(g.ids, names)
 	}
 	return g
+}
+
+// build packs the examples of a group; items[p] are those of batch p.
+func build(run config.Run, examples []pack.Example) (batches []pack.Batch, items [][]int, err error) {
+	// A step that is counted in packs holds as many examples as its packs do without sharing.
+	if run.Train.SharePrefixes && run.Train.GlobalBatch.Packs == 0 {
+		return pack.BuildShared(examples, run.Train.SeqLen)
+	}
+	if batches, err = pack.Build(examples, run.Train.SeqLen); err != nil {
+		return nil, nil, err
+	}
+	lengths := make([]int, len(examples))
+	for i, e := range examples {
+		lengths[i] = pack.Len(e)
+	}
+	return batches, pack.Plan(lengths, run.Train.SeqLen), nil // as Build laid them out
 }

@@ -301,8 +301,9 @@ func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Resul
 func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) (metrics.Step, error) {
 	began := time.Now()
 	var sum float64
-	var targets int
+	var targets, computed int
 	for i, b := range g.batches {
+		computed += len(b.Tokens)
 		s, n, err := engine.Accumulate(ctx, b)
 		if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
 			err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
@@ -327,7 +328,7 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 
 	seconds := time.Since(began).Seconds()
 	return metrics.Step{
-		Step: g.step, Epoch: t.epochs(), Loss: sum / float64(targets), Targets: targets, Tokens: g.tokens,
+		Step: g.step, Epoch: t.epochs(), Loss: sum / float64(targets), Targets: targets, Tokens: g.tokens, Computed: computed,
 		Examples: g.examples, Packs: len(g.batches), LR: lr, GradNorm: norm, Objective: g.objective, Stage: g.stage,
 		TokensPerS: float64(g.tokens) / seconds, TargetTokensPerS: float64(targets) / seconds,
 		MemoryBytes: engine.MemoryBytes(), Time: time.Now().UTC(), Seconds: seconds,

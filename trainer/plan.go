@@ -21,7 +21,7 @@ type Plan struct {
 	Steps    int   `json:"steps"`
 	Records  int   `json:"records"` // of an epoch
 	Examples int64 `json:"examples"`
-	Tokens   int64 `json:"tokens"` // positions computed
+	Tokens   int64 `json:"tokens"` // positions of the examples; fewer are computed where prefixes are shared
 	Targets  int64 `json:"targets"`
 	// Objective has the number of examples of each objective.
 	Objective  map[string]int64 `json:"objective"`
@@ -379,13 +379,13 @@ func encodeHeld(ctx context.Context, e *encoder, names []string, plan *Plan) ([]
 		return nil, &DataError{Problems: []string{fmt.Sprintf("validation: of %d records, none is left", e.set.Len())}}
 	}
 	plan.OverLong.Count += len(long)
-	return packHeld(examples, e.run.Train.SeqLen, plan)
+	return packHeld(examples, e.run, plan)
 }
 
-func packHeld(examples map[string][]pack.Example, seqLen int, plan *Plan) ([]held, error) {
+func packHeld(examples map[string][]pack.Example, run config.Run, plan *Plan) ([]held, error) {
 	var sets []held
 	for _, name := range slices.Sorted(maps.Keys(examples)) {
-		batches, err := pack.Build(examples[name], seqLen)
+		batches, _, err := build(run, examples[name])
 		if err != nil {
 			return nil, fmt.Errorf("validation: %w", err)
 		}

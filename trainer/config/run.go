@@ -104,6 +104,9 @@ type Train struct {
 	// Epochs is the number of passes; MaxSteps, if not 0, ends the run earlier.
 	Epochs   int `mapstructure:"epochs" json:"epochs"`
 	MaxSteps int `mapstructure:"max_steps" json:"max_steps"`
+	// SharePrefixes computes what examples of a step begin with in common once. The gradient is the same; with dropout,
+	// they share its masks there. It has no effect where global_batch is packs.
+	SharePrefixes bool `mapstructure:"share_prefixes" json:"share_prefixes"`
 	// KeepActivations is auto, all or layers.
 	KeepActivations string `mapstructure:"keep_activations" json:"keep_activations"`
 }

@@ -30,6 +30,7 @@ func Defaults() Run {
 			SeqLen:          1024,
 			GlobalBatch:     GlobalBatch{Examples: 32},
 			Epochs:          1,
+			SharePrefixes:   true,
 			KeepActivations: "auto",
 		},
 		Optimizer: Optimizer{

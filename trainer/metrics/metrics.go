@@ -22,7 +22,8 @@ type Step struct {
 	Epoch    float64 `json:"epoch"` // passes over the records so far
 	Loss     float64 `json:"loss"`  // mean over the step's targets
 	Targets  int     `json:"targets"`
-	Tokens   int     `json:"tokens"` // positions computed
+	Tokens   int     `json:"tokens"`   // positions of the examples
+	Computed int     `json:"computed"` // positions computed: fewer where prefixes are shared
 	Examples int     `json:"examples"`
 	Packs    int     `json:"packs"`
 	LR       float64 `json:"lr"`
