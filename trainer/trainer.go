@@ -33,6 +33,8 @@ type Options struct {
 	StopAfter int
 	// Older lets Resume take an older checkpoint where the newest is damaged.
 	Older bool
+	// Cache is a folder for what takes long to find out about data; empty: nothing is kept.
+	Cache string
 	// Changes are another run's journal for a new run to follow, and Started the time that its chat template saw (zero:
 	// now). With both, and the same configuration, a run is made again to the same bits.
 	Changes []objective.Change
@@ -99,9 +101,6 @@ func New(ctx context.Context, o Options) (*Trainer, error) {
 	if err := t.prepare(ctx); err != nil {
 		return fail(err)
 	}
-	if t.record.Model, err = identify(t.run.Model, ModelFile{}); err != nil {
-		return fail(err)
-	}
 	t.dir = dir
 	return t, nil
 }
@@ -133,6 +132,9 @@ func (t *Trainer) prepare(ctx context.Context) error {
 		return fmt.Errorf("base model: %w", err)
 	}
 	t.architecture = base.Architecture()
+	if t.record.Model, err = identify(t.run.Model, ModelFile{}); err != nil {
+		return err
+	}
 	if t.warm, err = readWarmStart(t.run, base); err != nil {
 		return err
 	}
@@ -186,14 +188,10 @@ func openError(err error) error {
 
 // plan looks at all records.
 func (t *Trainer) plan(ctx context.Context) error {
-	if err := t.holdOut(); err != nil {
-		return err
-	}
-	p := newPlanner(t.encoder)
-	plan, err := p.plan(ctx)
-	for _, change := range t.course.Changes() {
-		if err == nil {
-			err = p.check(ctx, change.Stages)
+	plan, path, known, err := t.keptPlan()
+	if err == nil && !known {
+		if plan, err = t.makePlan(ctx); err == nil {
+			t.keepPlan(path, plan)
 		}
 	}
 	if err == nil {
@@ -212,6 +210,20 @@ func (t *Trainer) plan(ctx context.Context) error {
 			o.Count, t.run.Train.SeqLen, done, named(o.First, o.Count)))
 	}
 	return nil
+}
+
+func (t *Trainer) makePlan(ctx context.Context) (Plan, error) {
+	if err := t.holdOut(); err != nil {
+		return Plan{}, err
+	}
+	p := newPlanner(t.encoder)
+	plan, err := p.plan(ctx)
+	for _, change := range t.course.Changes() {
+		if err == nil {
+			err = p.check(ctx, change.Stages)
+		}
+	}
+	return plan, err
 }
 
 func (t *Trainer) encodeHeld(ctx context.Context, plan *Plan) error {

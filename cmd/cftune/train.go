@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -126,7 +127,7 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 func (s session) options(run config.Run, text trainer.Text) trainer.Options {
 	return trainer.Options{
 		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older,
-		Changes: s.changes, Started: s.started,
+		Changes: s.changes, Started: s.started, Cache: cacheFolder(),
 	}
 }
 
@@ -243,4 +244,16 @@ func programVersion() string {
 		return v.Version
 	}
 	return v.Version + " " + v.Revision
+}
+
+// cacheFolder is where what takes long to make is kept: CFTUNE_CACHE, or the user's. Empty where there is none.
+func cacheFolder() string {
+	if dir := os.Getenv("CFTUNE_CACHE"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "cftune")
 }
