@@ -31,7 +31,7 @@ func (t *Trainer) planKey() (string, error) {
 	run.Train.Epochs, run.Train.MaxSteps = t.run.Train.Epochs, t.run.Train.MaxSteps
 	run.Adapter, run.Optimizer = config.Adapter{}, config.Optimizer{}
 	text, err := json.Marshal(struct {
-		Format           int
+		Version          string // of the program: another may encode otherwise
 		Run              config.Run
 		Data, Held, Chat string
 		Model            string
