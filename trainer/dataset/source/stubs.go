@@ -5,7 +5,6 @@ import (
 	"errors"
 )
 
-func readCSV(*window, rune, emit) error              { return errors.New("csv") }
 func readParquet(context.Context, place, emit) error { return errors.New("parquet") }
 func shownName(path string) string                   { return path }
 func (f *finder) findURL(context.Context, string, string) ([]File, error) {
