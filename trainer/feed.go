@@ -66,7 +66,7 @@ func (t *Trainer) startFeed(ctx context.Context) *feed {
 	return &feed{groups, cancel}
 }
 
-// feeder encodes the picks of a group; the group's own size question keeps what it has encoded.
+// feeder encodes the picks of a group; what is not used is kept for the next.
 type feeder struct {
 	encoder *encoder
 	grouper *grouper
@@ -92,16 +92,43 @@ func (f *feeder) size(k pick) ([]int, error) {
 	return e.lengths(), nil
 }
 
-func (f *feeder) make(at dataset.Cursor, step int) group {
-	// What the last group looked at and left is the first of this one, and is kept; the rest is not needed again.
-	last := f.made
+// feedRecords is how many records are encoded at once where a step's number of records is not known.
+const feedRecords = 256
+
+// lookAhead encodes what the next group most likely needs, on all cores. What fails here fails again in size, which
+// reports it.
+func (f *feeder) lookAhead(at dataset.Cursor) {
+	n := f.grouper.run.Train.GlobalBatch.Examples
+	if n == 0 {
+		n = feedRecords
+	}
+	before := f.made
 	f.made = map[pick]encoded{}
-	if at.Epoch < f.grouper.run.Train.Epochs && at.Index < f.grouper.records {
-		k := f.grouper.pickAt(at)
-		if e, ok := last[k]; ok {
+	if at.Epoch >= f.grouper.run.Train.Epochs {
+		return
+	}
+	var missing []pick
+	for i := at.Index; i < min(at.Index+n, f.grouper.records); i++ {
+		k := f.grouper.pickAt(dataset.Cursor{Epoch: at.Epoch, Index: i})
+		if e, ok := before[k]; ok {
 			f.made[k] = e
+		} else {
+			missing = append(missing, k)
 		}
 	}
+	results, errs := make([]encoded, len(missing)), make([]error, len(missing))
+	_ = parallel(context.Background(), len(missing), func(i int) {
+		results[i], errs[i] = f.encoder.encode(missing[i].record, missing[i].objective)
+	})
+	for i, k := range missing {
+		if errs[i] == nil {
+			f.made[k] = results[i]
+		}
+	}
+}
+
+func (f *feeder) make(at dataset.Cursor, step int) group {
+	f.lookAhead(at)
 	fail := func(err error) group {
 		return group{step: step, end: at, err: &DataError{Problems: []string{words(err)}}}
 	}

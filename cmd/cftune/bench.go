@@ -80,7 +80,7 @@ line: tokens per second, peak memory, and the machine's rate of single-precision
 	if err := step.MarkFlagRequired("model"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	cmd.AddCommand(step)
+	cmd.AddCommand(step, newBenchDataCommand())
 	return cmd
 }
 

@@ -35,6 +35,9 @@ type Options struct {
 
 	Type   Type // of all matrices
 	Untied bool // with an output head of its own
+	// Pre names another pre-tokenizer than SmolLM's. The vocabulary then has merges across spaces too, which no expression
+	// of a pre-tokenizer should let happen: Vocab must be at least MinVocabAcross().
+	Pre string
 	// RopeFreqs adds Llama 3's frequency factors, so that rotary angles differ from the plain ones.
 	RopeFreqs bool
 	Seed      uint64
@@ -114,7 +117,7 @@ func (o Options) metadata(f *file) {
 	f.f32(arch+".rope.freq_base", 10000)
 	f.u32(arch+".rope.dimension_count", uint32(o.HeadDim))
 	f.u32(arch+".vocab_size", uint32(o.Vocab))
-	tokenizerMetadata(f, o.Vocab)
+	tokenizerMetadata(f, o.Vocab, o.Pre)
 }
 
 // tensors adds the weights in the order of a converted model. Every matrix is drawn with a standard deviation of

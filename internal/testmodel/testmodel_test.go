@@ -73,7 +73,7 @@ func TestWriteRefuses(t *testing.T) {
 }
 
 func TestVocabularyIsWhole(t *testing.T) {
-	tokens, kinds, merges := vocabulary()
+	tokens, kinds, merges := vocabulary(words)
 	if len(kinds) != len(tokens) || len(tokens) != 3+256+len(merges) {
 		t.Fatalf("%d tokens, %d kinds, %d merges", len(tokens), len(kinds), len(merges))
 	}

@@ -1,6 +1,9 @@
 package testmodel
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // The control tokens, in the order of their ids.
 const (
@@ -25,14 +28,23 @@ const (
 	kindUnused  = 5
 )
 
+// across are merged from the left as words are, over the borders of words.
+var across = []string{"aĠ", "eĠ", "ZĠ", "9Ġ", ".Ġ", ",Ġ", "'Ġ", "ĠĠ", "ĊĠ", "ĠĊ", "Ġ9", "Ġ.", "Ġb", "sĠb", "99", "éĠ"}
+
 // MinVocab is the number of tokens that the tokenizer itself needs: control tokens, bytes and merged words.
 func MinVocab() int {
-	tokens, _, _ := vocabulary()
+	tokens, _, _ := vocabulary(words)
+	return len(tokens)
+}
+
+// MinVocabAcross is MinVocab with the merges across spaces.
+func MinVocabAcross() int {
+	tokens, _, _ := vocabulary(slices.Concat(words, across))
 	return len(tokens)
 }
 
 // vocabulary lists tokens, their kinds and the merges: control tokens first, then one token per byte, then what merges make.
-func vocabulary() (tokens []string, kinds []int32, merges []string) {
+func vocabulary(words []string) (tokens []string, kinds []int32, merges []string) {
 	known := map[string]bool{}
 	add := func(token string, kind int32) {
 		tokens, kinds = append(tokens, token), append(kinds, kind)
@@ -74,13 +86,18 @@ func byteRune(b int) rune {
 	return rune(0x100 + offset)
 }
 
-func tokenizerMetadata(f *file, size int) {
-	tokens, kinds, merges := vocabulary()
+func tokenizerMetadata(f *file, size int, pre string) {
+	tokens, kinds, merges := vocabulary(words)
+	if pre == "" {
+		pre = "smollm"
+	} else {
+		tokens, kinds, merges = vocabulary(slices.Concat(words, across))
+	}
 	for i := len(tokens); i < size; i++ {
 		tokens, kinds = append(tokens, fmt.Sprintf("<|unused_%d|>", i)), append(kinds, kindUnused)
 	}
 	f.str("tokenizer.ggml.model", "gpt2")
-	f.str("tokenizer.ggml.pre", "smollm")
+	f.str("tokenizer.ggml.pre", pre)
 	f.strings("tokenizer.ggml.tokens", tokens)
 	f.int32s("tokenizer.ggml.token_type", kinds)
 	f.strings("tokenizer.ggml.merges", merges)

@@ -2,14 +2,17 @@
 #include "cft_infer.h"
 #include "failure.h"
 #include "infer_file.h"
+#include "infer_words.h"
 #include "library.h"
 
 #include "llama.h"
 
+#include <algorithm>
 #include <climits>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <vector>
 
 using namespace cft;
 
@@ -19,6 +22,7 @@ struct cft_vocab {
     };
     std::unique_ptr<llama_model, closer> model;
     const llama_vocab                   *vocab = nullptr;
+    std::unique_ptr<word_cache>          words; // NULL where the vocabulary does not allow it
 };
 
 namespace {
@@ -86,7 +90,11 @@ cft_status cft_vocab_load(const char *path, size_t path_len, cft_vocab **out, cf
             throw failure(CFT_ERR_FORMAT, "load vocabulary of " + file + ": " + log.errors());
         }
         v->vocab = llama_model_get_vocab(v->model.get());
-        *out     = v.release();
+        char pre[64];
+        if (llama_model_meta_val_str(v->model.get(), "tokenizer.ggml.pre", pre, sizeof pre) >= 0) {
+            v->words = word_cache::make(v->vocab, pre);
+        }
+        *out = v.release();
     });
 }
 
@@ -123,10 +131,16 @@ cft_status cft_vocab_tokenize(const cft_vocab *vocab, const char *text, size_t t
         }
         const size_t bad = first_bad_utf8(text, text_len);
         need(bad == text_len, "text is not UTF-8 at byte " + std::to_string(bad));
-        const int32_t room = int32_t(capacity < INT_MAX ? capacity : INT_MAX);
-        const int32_t n    = llama_tokenize(vocab->vocab, text, int32_t(text_len), tokens, room, false, parse_special != 0);
-        need(n != INT32_MIN, "text of " + std::to_string(text_len) + " bytes has too many tokens");
-        *n_out = size_t(n < 0 ? -n : n);
+        std::vector<int32_t> found;
+        if (vocab->words && parse_special == 0) {
+            vocab->words->tokenize(text, text_len, found);
+        } else {
+            append_tokens(vocab->vocab, text, text_len, parse_special != 0, found);
+        }
+        if (found.size() <= capacity) {
+            std::copy(found.begin(), found.end(), tokens);
+        }
+        *n_out = found.size();
     });
 }
 
