@@ -63,6 +63,15 @@ std::vector<int32_t> segments(int n, int length) {
     return until;
 }
 
+// A prefix and branches of equal length.
+std::vector<int32_t> tree(int prefix, int n, int length) {
+    std::vector<int32_t> until(static_cast<size_t>(prefix), prefix + n * length);
+    for (int32_t end : segments(n, length)) {
+        until.push_back(prefix + end);
+    }
+    return until;
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -85,6 +94,7 @@ int main(int argc, char **argv) {
             measure("9/3x64, 512", small, segments(1, 512), pool);
             measure("9/3x64, 1024", small, segments(1, 1024), pool);
             measure("9/3x64, 8 x 128", small, segments(8, 128), pool);
+            measure("9/3x64, 740+7x291", small, tree(740, 7, 291), pool);
             measure("32/8x128, 512", large, segments(1, 512), pool);
         }
     }

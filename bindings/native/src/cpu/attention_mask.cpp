@@ -124,9 +124,16 @@ void attention_mask::list_tiles() {
         key_tiles_.insert(key_tiles_.end(), tiles.begin(), tiles.end());
         key_tiles_start_.push_back(static_cast<int32_t>(key_tiles_.size()));
     }
+    // Keys that a query sees, as differences between neighbours.
+    std::vector<int64_t> seen(n_queries + 1, 0);
+    for (size_t j = 0; j < n_tokens_; j++) {
+        seen[static_cast<size_t>(first_query_[j])]++;
+        seen[static_cast<size_t>(end_query_[j])]--;
+    }
+    int64_t sees = 0;
     for (size_t i = 0; i < n_queries; i++) {
-        // An upper bound that ignores gaps between first_key and the query; exact for packs without prefix trees.
-        query_tile_pairs_[i / attention_tile_queries] += query_tokens_[i] - first_key_[i] + 1;
+        sees += seen[i];
+        query_tile_pairs_[i / attention_tile_queries] += sees;
     }
 }
 
