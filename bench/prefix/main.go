@@ -26,6 +26,7 @@ import (
 
 type options struct {
 	model, output      string
+	keep               engine.Keep
 	cases              []string
 	answers, critiques int
 	seqLen             int
@@ -43,13 +44,14 @@ func main() {
 
 func parse() (options, error) {
 	var o options
-	var cases string
+	var cases, keep string
 	flag.StringVar(&o.model, "model", "", "base model, a GGUF file (required unless --count)")
 	flag.StringVar(&o.output, "output", "", "path of the results (default: bench/results/DATE-prefix.md)")
 	flag.StringVar(&cases, "cases", "all,DSR-p1", "of "+strings.Join(names(), ", "))
 	flag.IntVar(&o.answers, "answers", 20, "answers to the query")
 	flag.IntVar(&o.critiques, "critiques", 7, "critiques of each answer")
 	flag.IntVar(&o.seqLen, "seq-len", 8192, "capacity of a pack in tokens")
+	flag.StringVar(&keep, "keep-activations", "layers", "all, or layers: recompute the inside of layers, as long packs need")
 	flag.IntVar(&o.rank, "rank", 16, "rank of the adapter, on all linear modules")
 	flag.IntVar(&o.threads, "threads", 2, "CPU threads")
 	flag.IntVar(&o.rounds, "rounds", 1, "times that all is measured; the fastest counts, for both sides")
@@ -59,7 +61,10 @@ func parse() (options, error) {
 	if o.countOnly {
 		o.cases = names()
 	}
+	o.keep = map[string]engine.Keep{"all": engine.KeepAll, "layers": engine.KeepLayers}[keep]
 	switch {
+	case o.keep != engine.KeepAll && o.keep != engine.KeepLayers:
+		return o, fmt.Errorf("--keep-activations: %q is not all or layers", keep)
 	case flag.NArg() > 0:
 		return o, fmt.Errorf("unknown argument %s", flag.Arg(0))
 	case o.model == "" && !o.countOnly:
@@ -184,7 +189,7 @@ func newStream(s shape, o options, vocab int) (*stream, error) {
 
 func (st *stream) measure(model *engine.Model, o options) error {
 	params := engine.Params{
-		Rank: o.rank, Alpha: 2 * float64(o.rank), Targets: engine.TargetAllLinear, Threads: o.threads,
+		Rank: o.rank, Alpha: 2 * float64(o.rank), Targets: engine.TargetAllLinear, Keep: o.keep, Threads: o.threads,
 		Beta1: 0.9, Beta2: 0.999, Eps: 1e-8,
 	}
 	for _, side := range []*side{&st.apart, &st.shared} {
@@ -260,14 +265,23 @@ func (st *stream) row(o options) string {
 		n/st.apart.seconds, n/st.shared.seconds, st.apart.seconds/st.shared.seconds)
 }
 
+// limit tells what the ratio of positions is bounded by, whatever the engine does.
+const limit = `A critique's own positions are computed for every row, shared or not. So with q, a and c tokens of query, answer and
+critique, the positions' ratio is at most (q + a + c) / (c + a / critiques + q / rows), whatever the engine does; the
+output head, which sees the targets alone, costs both sides the same.
+`
+
 func (o options) write(table string) error {
 	text := fmt.Sprintf(`# Prefix sharing: rows per second
 
-Made by %s. %s, rank %d, all seven linear modules, fp32, packs of at most %d positions, %d threads of %d (%s); one query,
-%d answers, %d critiques each; forward and backward of every pack, best of %d rounds; %s.
+Made by %s. %s, rank %d, all seven linear modules, fp32, packs of at most %d positions, %s kept, %d threads of %d
+(%s); one query, %d answers, %d critiques each, lengths as One-Shot-CFT's; forward and backward of every pack, best of
+%d rounds; %s.
 
-%s`, "`bench/prefix/run`", filepath.Base(o.model), o.rank, o.seqLen, o.threads, runtime.NumCPU(), engine.CPUFeatures(),
-		o.answers, o.critiques, o.rounds, time.Now().Format(time.DateOnly), table)
+%s
+%s`, "`bench/prefix/run`", filepath.Base(o.model), o.rank, o.seqLen, map[engine.Keep]string{engine.KeepAll: "all activations",
+		engine.KeepLayers: "layer inputs"}[o.keep], o.threads, runtime.NumCPU(), engine.CPUFeatures(), o.answers, o.critiques, o.rounds,
+		time.Now().Format(time.DateOnly), table, limit)
 	fmt.Print(text)
 	if err := os.MkdirAll(filepath.Dir(o.output), 0o755); err != nil {
 		return fmt.Errorf("write results: %w", err)
