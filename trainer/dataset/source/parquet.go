@@ -31,6 +31,9 @@ func readParquet(ctx context.Context, at place, yield emit) error {
 	if err != nil {
 		return fmt.Errorf("parquet: %w", err)
 	}
+	if err := checkChunks(file); err != nil {
+		return fmt.Errorf("parquet: %w", err)
+	}
 	if remote, ok := r.(interface{ readInStreams(n int) }); ok {
 		remote.readInStreams(columns)
 	}
