@@ -82,7 +82,7 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 		if err != nil {
 			return encoded{}, fmt.Errorf("%w: %w", errLayout, err)
 		}
-		if e.run.Objective.Turns == "last" {
+		if e.run.Objective.Turns == "last" && record.Train == nil {
 			conversation = conversation.LastTurn()
 		}
 		made = &conversation

@@ -181,7 +181,7 @@ func newSite(t testing.TB) *site {
 	writeRows(t, filepath.Join(s.dir, "held.jsonl"), held)
 	run := config.Defaults()
 	run.Model, run.Output = filepath.Join(s.dir, "model.gguf"), filepath.Join(s.dir, "run")
-	run.Data.Sources = []config.Source{{Path: filepath.Join(s.dir, "train.jsonl"), Format: "tokenized", Weight: 1}}
+	run.Data.Sources = []config.Source{{Path: filepath.Join(s.dir, "train.jsonl"), Format: "tokenized", Weight: 1, Sample: 1}}
 	run.Data.Validation = config.Validation{Path: filepath.Join(s.dir, "held.jsonl"), Format: "tokenized", EverySteps: 3}
 	run.Adapter.Rank, run.Adapter.Alpha, run.Adapter.Targets = 1, 2, "attn_q"
 	run.Train.SeqLen = 32

@@ -76,7 +76,8 @@ type feeder struct {
 // newFeeder begins where the run stands.
 func (t *Trainer) newFeeder() *feeder {
 	f := &feeder{encoder: t.encoder}
-	f.grouper = &grouper{run: t.run, records: t.set.Len(), course: t.course.Clone(), tokens: t.counters.Tokens, size: f.size}
+	f.grouper = t.grouper()
+	f.grouper.size = f.size
 	return f
 }
 

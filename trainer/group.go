@@ -13,11 +13,17 @@ type pick struct {
 	objective string
 }
 
+// order is what a grouper asks of a set: which record is at a place of an epoch.
+type order interface {
+	Order(seed uint64, epoch int, shuffle bool) func(place int) int
+}
+
 // grouper says which records a step is made of. That is a function of the place in the order, of the stage that the
 // course has there, and of the records' lengths: planning and training both ask it, and so does a resumed run.
 type grouper struct {
 	run     config.Run
-	records int
+	set     order
+	records int // of an epoch
 	course  *objective.Course
 	tokens  int64 // of the groups before
 	// size returns the lengths of a pick's parts, in positions of a pack; none: it is left out.
@@ -27,10 +33,15 @@ type grouper struct {
 	order func(int) int
 }
 
+// grouper begins where the run stands; it has no size yet.
+func (t *Trainer) grouper() *grouper {
+	return &grouper{run: t.run, set: t.set, records: t.set.EpochLen(), course: t.course.Clone(), tokens: t.counters.Tokens}
+}
+
 // pickAt returns the pick at a place of the order, in the stage that the course stands in.
 func (g *grouper) pickAt(at dataset.Cursor) pick {
 	if g.order == nil || g.epoch != at.Epoch {
-		g.epoch, g.order = at.Epoch, dataset.Order(g.run.Seed, at.Epoch, g.records, g.run.Data.Shuffle)
+		g.epoch, g.order = at.Epoch, g.set.Order(g.run.Seed, at.Epoch, g.run.Data.Shuffle)
 	}
 	position := uint64(at.Epoch)*uint64(g.records) + uint64(at.Index)
 	return pick{record: g.order(at.Index), objective: g.course.Pick(g.run.Seed, position)}

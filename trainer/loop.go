@@ -337,7 +337,7 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 
 // epochs tells how many passes over the records are done, with the part of the current one.
 func (t *Trainer) epochs() float64 {
-	return float64(t.cursor.Epoch) + float64(t.cursor.Index)/float64(t.set.Len())
+	return float64(t.cursor.Epoch) + float64(t.cursor.Index)/float64(t.set.EpochLen())
 }
 
 // validate measures the loss over all held-out examples, and of each objective where there are several.

@@ -79,7 +79,7 @@ func newPlanner(e *encoder) *planner {
 	p := &planner{encoder: e, slots: map[string][]slot{}, parts: map[pick][]int{}}
 	stages := e.run.Objective.Stages
 	p.want(objective.Objectives(stages...))
-	p.grouper = &grouper{run: e.run, records: e.set.Len(), course: objective.NewCourse(stages), size: p.size}
+	p.grouper = &grouper{run: e.run, set: e.set, records: e.set.EpochLen(), course: objective.NewCourse(stages), size: p.size}
 	return p
 }
 

@@ -15,6 +15,13 @@ import (
 	"cftune/trainer/objective"
 )
 
+// plainOrder is a set of so many records.
+type plainOrder int
+
+func (n plainOrder) Order(seed uint64, epoch int, shuffle bool) func(int) int {
+	return dataset.Order(seed, epoch, int(n), shuffle)
+}
+
 // Groups of records with the lengths 1 to 9, in their order, over two epochs.
 func TestGroups(t *testing.T) {
 	skip := func(records ...int) map[int]bool {
@@ -43,7 +50,7 @@ func TestGroups(t *testing.T) {
 			run := config.Defaults()
 			run.Data.Shuffle = false
 			run.Train.SeqLen, run.Train.Epochs, run.Train.GlobalBatch = 10, 2, tt.batch
-			g := &grouper{run: run, records: 9, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) ([]int, error) {
+			g := &grouper{run: run, set: plainOrder(9), records: 9, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) ([]int, error) {
 				if tt.skipped[k.record] {
 					return nil, nil
 				}
@@ -76,7 +83,7 @@ func TestStagesBySteps(t *testing.T) {
 		{Mix: map[string]float64{objective.CFT: 1}},
 	}
 	run.Train.GlobalBatch = config.GlobalBatch{Tokens: 5}
-	g := &grouper{run: run, records: 4, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) ([]int, error) {
+	g := &grouper{run: run, set: plainOrder(4), records: 4, course: objective.NewCourse(run.Objective.Stages), size: func(k pick) ([]int, error) {
 		return []int{map[string]int{objective.SFT: 2, objective.CFT: 5}[k.objective]}, nil
 	}}
 	first, err := g.group(dataset.Cursor{}, 1)

@@ -103,7 +103,7 @@ func identity(run config.Run) config.Run {
 	run.Model, run.Output, run.Device, run.Threads = "", "", "", 0
 	sources := make([]config.Source, len(run.Data.Sources))
 	for i, s := range run.Data.Sources {
-		sources[i] = config.Source{Format: s.Format, Weight: s.Weight}
+		sources[i] = config.Source{Format: s.Format, Weight: s.Weight, Sample: s.Sample, Fields: s.Fields}
 	}
 	run.Data.Sources = sources
 	run.Data.Validation.Path = ""

@@ -35,8 +35,9 @@ var allowed = map[string][]string{
 	"trainer": {"trainer/*"},
 	// These know little of the others.
 	"trainer/config":         {"trainer/internal/*"},
-	"trainer/dataset":        {"trainer/config", "trainer/dataset/source", "trainer/internal/*"}, // what a source is
+	"trainer/dataset":        {"trainer/config", "trainer/dataset/*", "trainer/internal/*"}, // what a source is
 	"trainer/dataset/source": {},
+	"trainer/dataset/store":  {"trainer/dataset/source", "trainer/internal/*"},
 	"trainer/pack":           {},
 	"trainer/schedule":       {},
 	"trainer/gguf":           {},

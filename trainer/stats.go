@@ -93,7 +93,7 @@ func (f *Found) add(id string) {
 func Stats(ctx context.Context, o Options) (DataStats, error) {
 	t := newTrainer(o)
 	defer t.Close()
-	if err := t.openData(); err != nil {
+	if err := t.openData(ctx); err != nil {
 		return DataStats{}, err
 	}
 	s := DataStats{Records: t.set.Len()}
@@ -128,14 +128,14 @@ func (t *Trainer) countRecords(s *DataStats) error {
 	}
 	s.HeldOut = len(held)
 	asked, whole := map[uint64]struct{}{}, map[uint64]struct{}{}
-	files := map[string]int{}
+	names, records := t.set.Files()
+	for i, name := range names {
+		s.Files = append(s.Files, FileStats{File: name, Records: records[i]})
+	}
 	for i := range t.set.Len() {
 		record, err := t.set.Record(i)
 		if err != nil {
 			continue // counted with the examples
-		}
-		if files[fileOf(record.ID)]++; files[fileOf(record.ID)] == 1 {
-			s.Files = append(s.Files, FileStats{File: fileOf(record.ID)})
 		}
 		key, all := promptKey(record), recordKey(record)
 		if _, is := held[key]; is {
@@ -148,19 +148,7 @@ func (t *Trainer) countRecords(s *DataStats) error {
 		}
 		asked[key], whole[all] = struct{}{}, struct{}{}
 	}
-	for i := range s.Files {
-		s.Files[i].Records = files[s.Files[i].File]
-	}
 	return nil
-}
-
-// fileOf returns the file part of a record's ID ("train.jsonl:17 (name)").
-func fileOf(id string) string {
-	id, _, _ = strings.Cut(id, " (")
-	if at := strings.LastIndexByte(id, ':'); at >= 0 {
-		return id[:at]
-	}
-	return id
 }
 
 // countExamples encodes all records under an objective.
@@ -304,14 +292,14 @@ func overlapText(n, of int, first []string) string {
 func Convert(ctx context.Context, o Options, write func([]pack.Example, *objective.Conversation) error) error {
 	t := newTrainer(o)
 	defer t.Close()
-	if err := t.openData(); err != nil {
+	if err := t.openData(ctx); err != nil {
 		return err
 	}
 	if _, err := newPlanner(t.encoder).plan(ctx); err != nil {
 		return err // all that is wrong at once, and before anything is written
 	}
-	g := &grouper{run: t.run, records: t.set.Len(), course: t.course}
-	for i := range t.set.Len() {
+	g := t.grouper()
+	for i := range g.records {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ func Supply(ctx context.Context, o Options, steps int) (Supplied, error) {
 	t := newTrainer(o)
 	defer t.Close()
 	began := time.Now()
-	if err := t.openData(); err != nil {
+	if err := t.openData(ctx); err != nil {
 		return Supplied{}, err
 	}
 	s := Supplied{Records: t.set.Len(), OpenS: time.Since(began).Seconds()}

@@ -35,6 +35,8 @@ type Options struct {
 	Older bool
 	// Cache is a folder for what takes long to find out about data; empty: nothing is kept.
 	Cache string
+	// Reading, if not nil, is called now and then while a file is read for the first time.
+	Reading func(file string, rows int64)
 	// Changes are another run's journal for a new run to follow, and Started the time that its chat template saw (zero:
 	// now). With both, and the same configuration, a run is made again to the same bits.
 	Changes []objective.Change
@@ -138,20 +140,21 @@ func (t *Trainer) prepare(ctx context.Context) error {
 	if t.warm, err = readWarmStart(t.run, base); err != nil {
 		return err
 	}
-	if err := t.openData(); err != nil {
+	if err := t.openData(ctx); err != nil {
 		return err
 	}
 	return t.plan(ctx)
 }
 
 // openData opens the records and fixes the time that chat templates see.
-func (t *Trainer) openData() error {
+func (t *Trainer) openData(ctx context.Context) error {
 	text := t.options.Text
 	if text.Template != nil {
 		text.Template = text.Template.At(t.record.Started)
 	}
 	var err error
-	if t.set, err = dataset.Open(t.run.Data.Sources); err != nil {
+	o := dataset.Options{Cache: t.options.Cache, Progress: t.options.Reading}
+	if t.set, err = dataset.Open(ctx, t.run.Data.Sources, o); err != nil {
 		return openError(err)
 	}
 	t.record.DataDigest = t.set.Digest()
@@ -160,7 +163,7 @@ func (t *Trainer) openData() error {
 	if v.Path == "" {
 		return nil
 	}
-	if t.heldSet, err = dataset.Open([]config.Source{{Path: v.Path, Format: v.Format, Weight: 1}}); err != nil {
+	if t.heldSet, err = dataset.Open(ctx, []config.Source{{Path: v.Path, Format: v.Format, Weight: 1, Fields: v.Fields}}, o); err != nil {
 		return openError(err)
 	}
 	t.record.ValidationDigest = t.heldSet.Digest()
@@ -180,7 +183,7 @@ func (t *Trainer) holdOut() error {
 // openError tells faults of the data from those of the disk.
 func openError(err error) error {
 	var fault *dataset.Error
-	if errors.As(err, &fault) || errors.Is(err, os.ErrNotExist) {
+	if errors.As(err, &fault) {
 		return &DataError{Problems: []string{err.Error()}}
 	}
 	return err
@@ -272,15 +275,15 @@ func (t *Trainer) dynamic() bool {
 }
 
 // Preview returns the first n examples of a run in the order of training, without looking at the rest.
-func Preview(o Options, n int) ([]pack.Example, error) {
+func Preview(ctx context.Context, o Options, n int) ([]pack.Example, error) {
 	t := newTrainer(o)
 	defer t.Close()
-	if err := t.openData(); err != nil {
+	if err := t.openData(ctx); err != nil {
 		return nil, err
 	}
-	g := &grouper{run: t.run, records: t.set.Len(), course: t.course}
+	g := t.grouper()
 	var examples []pack.Example
-	for i := range min(n, t.set.Len()) {
+	for i := range min(n, g.records) {
 		k := g.pickAt(dataset.Cursor{Index: i})
 		e, err := t.encoder.encode(k.record, k.objective)
 		if err != nil {
@@ -384,7 +387,7 @@ func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
 	if t.record.Model, err = identify(t.run.Model, was.Model); err != nil {
 		return err
 	}
-	if err := t.openData(); err != nil {
+	if err := t.openData(ctx); err != nil {
 		return err
 	}
 	if err := was.compare(t.dir.Dir(), t.record); err != nil {

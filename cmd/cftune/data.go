@@ -48,7 +48,7 @@ func (f *dataFlags) open() (trainer.Options, *engine.Vocab, error) {
 		return trainer.Options{}, nil, codedError{err, codeUsage}
 	}
 	text, vocab, err := openText(run)
-	return trainer.Options{Config: run, Text: text}, vocab, err
+	return trainer.Options{Config: run, Text: text, Version: programVersion(), Cache: cacheFolder()}, vocab, err
 }
 
 const dataStatsLong = `Count a run's data: records of each file, lengths under each objective of the configuration, the share of tokens that is

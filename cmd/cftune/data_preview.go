@@ -55,7 +55,7 @@ func newDataPreviewCommand() *cobra.Command {
 				return err
 			}
 			defer vocab.Close()
-			examples, err := trainer.Preview(o, records)
+			examples, err := trainer.Preview(cmd.Context(), o, records)
 			if err != nil {
 				return err
 			}

@@ -128,6 +128,7 @@ func (s session) options(run config.Run, text trainer.Text) trainer.Options {
 	return trainer.Options{
 		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older,
 		Changes: s.changes, Started: s.started, Cache: cacheFolder(),
+		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
 	}
 }
 

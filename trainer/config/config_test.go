@@ -29,14 +29,14 @@ func mustParse(t *testing.T, data string, sets, environ []string) Run {
 func TestMinimalHasDefaults(t *testing.T) {
 	want := Defaults()
 	want.Model, want.Output = "base.gguf", "runs/x"
-	want.Data.Sources = []Source{{Path: "a.jsonl", Format: "cft", Weight: 1}}
+	want.Data.Sources = []Source{{Path: "a.jsonl", Format: "cft", Weight: 1, Sample: 1}}
 	assert.Equal(t, want, mustParse(t, minimal, nil, nil))
 }
 
 func TestExampleIsTheDefaults(t *testing.T) {
 	want := Defaults()
 	want.Model, want.Output = "model.gguf", "runs/first"
-	want.Data.Sources = []Source{{Path: "data/train.jsonl", Format: "cft", Weight: 1}}
+	want.Data.Sources = []Source{{Path: "data/train.jsonl", Format: "cft", Weight: 1, Sample: 1}}
 	assert.Equal(t, want, mustParse(t, Example(), nil, nil))
 	for _, key := range Keys() {
 		assert.True(t, strings.Contains(Example(), lastPart(key)+":"), "the example lacks %s", key)
@@ -98,7 +98,7 @@ func TestSetsTakeFlowValues(t *testing.T) {
 		"model=12",
 		"seed=18446744073709551615",
 	}, nil)
-	assert.Equal(t, []Source{{"x", "alpaca", 0.5}, {"y", "cft", 1}}, run.Data.Sources)
+	assert.Equal(t, []Source{{Path: "x", Format: "alpaca", Weight: 0.5, Sample: 1}, {Path: "y", Format: "cft", Weight: 1, Sample: 1}}, run.Data.Sources)
 	assert.Equal(t, []Stage{
 		{Mix: map[string]float64{"cft": 1, "sft": 0.25}, Until: Until{Steps: 20}},
 		{Mix: map[string]float64{"sft": 1}},
@@ -151,9 +151,9 @@ func TestProblems(t *testing.T) {
 		{"size of an unknown unit", "limits: {memory: 8GiG}", nil, nil, `line 5: limits.memory: must be a size such as 8GiB or 500MB, got "8GiG"`},
 		{"group set twice", "data: {over_long: cut}", nil, nil, "line 5: data: set twice, first on line 3"},
 		{"validation without a path", "", nil, []string{"data.validation.format=cft"}, "data.validation.path: missing, though data.validation.format is set"},
-		{"validation without a format", "", nil, []string{"data.validation.path=v"}, "data.validation.format: missing: must be cft, alpaca, webinstruct-cft, messages, prompt-completion or tokenized"},
+		{"validation without a format", "", nil, []string{"data.validation.path=v"}, "data.validation.format: missing: must be cft, alpaca, webinstruct-cft, messages, sharegpt, prompt-completion or tokenized"},
 		{"source weight 0", "", nil, []string{"data.sources=[{path: x, format: cft, weight: 0}]"}, "--set: data.sources[0].weight: must be a finite number above 0, got 0"},
-		{"format spelt wrong", "", nil, []string{"data.sources=[{path: x, format: alpacca}]"}, `--set: data.sources[0].format: must be cft, alpaca, webinstruct-cft, messages, prompt-completion or tokenized, got "alpacca" (did you mean alpaca?)`},
+		{"format spelt wrong", "", nil, []string{"data.sources=[{path: x, format: alpacca}]"}, `--set: data.sources[0].format: must be cft, alpaca, webinstruct-cft, messages, sharegpt, prompt-completion or tokenized, got "alpacca" (did you mean alpaca?)`},
 		{"choice outside", "", nil, []string{"data.over_long=cut"}, `--set: data.over_long: must be refuse, drop, truncate_prompt or split, got "cut"`},
 		{"set without a value", "", nil, []string{"seed"}, `--set: "seed" is not key=value`},
 		{"set of an unknown key", "", nil, []string{"train.seqlen=1"}, "--set: train.seqlen: unknown key (did you mean train.seq_len?)"},
@@ -248,7 +248,7 @@ func TestDigestAndDiff(t *testing.T) {
 	assert.Len(t, a.Digest(), 64)
 	assert.NotEqual(t, a.Digest(), b.Digest())
 	assert.Equal(t, []FieldDiff{
-		{"data.sources", `[{"path":"a.jsonl","format":"cft","weight":1}]`, `[{"path":"b","format":"cft","weight":1}]`},
+		{"data.sources", `[{"path":"a.jsonl","format":"cft","weight":1,"sample":1}]`, `[{"path":"b","format":"cft","weight":1,"sample":1}]`},
 		{"adapter.rank", "16", "8"},
 		{"train.global_batch.examples", "32", "0"},
 		{"train.global_batch.packs", "0", "2"},

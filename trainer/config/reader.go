@@ -87,8 +87,12 @@ func (r *reader) readStruct(n *yaml.Node, t reflect.Type, key string) map[string
 	if t == reflect.TypeFor[GlobalBatch]() {
 		return oneChoice(m)
 	}
-	if t == reflect.TypeFor[Source]() && seen["weight"] == 0 {
-		m["weight"] = 1.0
+	if t == reflect.TypeFor[Source]() {
+		for _, key := range []string{"weight", "sample"} {
+			if seen[key] == 0 {
+				m[key] = 1.0
+			}
+		}
 	}
 	return m
 }
@@ -129,6 +133,9 @@ func (r *reader) readMap(n *yaml.Node, t reflect.Type, key string) (any, bool) {
 	if n.Kind != yaml.MappingNode {
 		r.add(n, key, "must be a mapping, got "+describe(n))
 		return nil, false
+	}
+	if len(n.Content) == 0 {
+		return reflect.Zero(t).Interface(), true
 	}
 	m := reflect.MakeMap(t)
 	allOK := true

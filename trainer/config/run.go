@@ -38,17 +38,27 @@ type Data struct {
 
 // Source is one set of records.
 type Source struct {
+	// Path is a file, a folder, a pattern, "-" for standard input, or a URL (s3, gs, azblob, file, http, https).
 	Path string `mapstructure:"path" json:"path"`
-	// Format is cft, alpaca, webinstruct-cft, messages, prompt-completion or tokenized.
+	// Format is cft, alpaca, webinstruct-cft, messages, sharegpt, prompt-completion or tokenized.
 	Format string `mapstructure:"format" json:"format"`
 	// Weight multiplies the loss weight of the source's records; 1 if left out.
 	Weight float64 `mapstructure:"weight" json:"weight"`
+	// Sample is how many times an epoch has the source's records: 2 each twice, 0.5 half of them, others in each epoch;
+	// 1 if left out.
+	Sample float64 `mapstructure:"sample" json:"sample"`
+	// Fields says where the format's fields come from: {query: problem, solution: "{rationale} {answer}"}.
+	Fields Fields `mapstructure:"fields" json:"fields,omitempty"`
 }
+
+// Fields maps the fields of a format to what the rows have.
+type Fields map[string]string
 
 // Validation is the held-out set whose loss is measured during training.
 type Validation struct {
 	Path       string `mapstructure:"path" json:"path"`
 	Format     string `mapstructure:"format" json:"format"`
+	Fields     Fields `mapstructure:"fields" json:"fields,omitempty"`
 	EverySteps int    `mapstructure:"every_steps" json:"every_steps"`
 }
 

@@ -14,7 +14,7 @@ import (
 
 // What the fields with a choice may be.
 var (
-	formats         = []string{"cft", "alpaca", "webinstruct-cft", "messages", "prompt-completion", "tokenized"}
+	formats         = []string{"cft", "alpaca", "webinstruct-cft", "messages", "sharegpt", "prompt-completion", "tokenized"}
 	overLong        = []string{"refuse", "drop", "truncate_prompt", "split"}
 	objectives      = []string{"cft", "sft", "refine"}
 	turns           = []string{"all", "last"}
@@ -93,8 +93,11 @@ func (r *reader) validateData(d Data) {
 	r.check(len(d.Sources) > 0, "data.sources", "missing: at least one source of records")
 	for i, s := range d.Sources {
 		key := fmt.Sprintf("data.sources[%d]", i)
-		r.check(strings.TrimSpace(s.Path) != "", key+".path", "missing: a JSONL file")
-		r.oneOf(s.Format, key+".format", formats)
+		r.check(strings.TrimSpace(s.Path) != "", key+".path", "missing: a file, a folder, a pattern, - or a URL")
+		if s.Format != "" { // without it, the error of opening it tells what its rows look like
+			r.oneOf(s.Format, key+".format", formats)
+		}
+		r.check(s.Sample > 0 && finite(s.Sample), key+".sample", "must be a finite number above 0, got %v", s.Sample)
 		r.check(s.Weight > 0 && finite(s.Weight), key+".weight", "must be a finite number above 0, got %v", s.Weight)
 	}
 	v := d.Validation

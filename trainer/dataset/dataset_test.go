@@ -23,14 +23,14 @@ func write(t *testing.T, name, content string) {
 
 func open(t *testing.T, sources ...config.Source) *Set {
 	t.Helper()
-	s, err := Open(sources)
+	s, err := Open(t.Context(), sources, Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	return s
 }
 
-func source(path, format string) config.Source {
-	return config.Source{Path: path, Format: format, Weight: 1}
+func from(path, format string) config.Source {
+	return config.Source{Path: path, Format: format, Weight: 1, Sample: 1}
 }
 
 func TestLinesAndNumbers(t *testing.T) {
@@ -44,7 +44,7 @@ func TestLinesAndNumbers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			write(t, "d.jsonl", tt.content)
-			s := open(t, source("d.jsonl", "cft"))
+			s := open(t, from("d.jsonl", "cft"))
 			require.Equal(t, 3, s.Len())
 			require.NoError(t, s.Check())
 			for i, want := range []Record{
@@ -63,7 +63,7 @@ func TestLinesAndNumbers(t *testing.T) {
 func TestLineLongerThanTheBuffer(t *testing.T) {
 	long := strings.Repeat("x", 3<<20)
 	write(t, "d.jsonl", `{"query":"`+long+`","solution":"s"}`+"\n"+`{"query":"b","solution":"s"}`)
-	s := open(t, source("d.jsonl", "cft"))
+	s := open(t, from("d.jsonl", "cft"))
 	require.Equal(t, 2, s.Len())
 	first, err := s.Record(0)
 	require.NoError(t, err)
@@ -77,27 +77,28 @@ func TestLineBeyondTheBound(t *testing.T) {
 	t.Chdir(t.TempDir())
 	f, err := os.Create("d.jsonl")
 	require.NoError(t, err)
-	require.NoError(t, f.Truncate(MaxLineBytes+2)) // a sparse file of NUL bytes
+	_, err = f.WriteString("{}\n{" + strings.Repeat(" ", 1024))
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(MaxLineBytes+5)) // the rest is sparse: NUL bytes
 	require.NoError(t, f.Close())
-	_, err = Open([]config.Source{source("d.jsonl", "cft")})
-	assert.EqualError(t, err, "d.jsonl:1: the line is longer than 64 MiB")
+	_, err = Open(t.Context(), []config.Source{from("d.jsonl", "cft")}, Options{})
+	assert.EqualError(t, err, "d.jsonl:2: the line is longer than 64 MiB")
 }
 
 func TestSeveralSources(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for name, content := range map[string]string{
-		"b1.jsonl":    `{"prompt":"b1","completion":"x"}`,
-		"a.jsonl":     "{\"query\":\"a0\",\"solution\":\"s\",\"weight\":0.5}\n{\"query\":\"a1\",\"solution\":\"s\"}",
-		"b0.jsonl":    `{"prompt":"b0","completion":"x","id":"first"}`,
-		"empty.jsonl": "\n\n",
-		"[x].jsonl":   `{"prompt":"literal","completion":"x"}`,
+		"b1.jsonl":  `{"prompt":"b1","completion":"x"}`,
+		"a.jsonl":   "{\"query\":\"a0\",\"solution\":\"s\",\"weight\":0.5}\n{\"query\":\"a1\",\"solution\":\"s\"}",
+		"b0.jsonl":  `{"prompt":"b0","completion":"x","id":"first"}`,
+		"[x].jsonl": `{"prompt":"literal","completion":"x"}`,
 	} {
 		require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
 	}
-	half := source("a.jsonl", "cft")
+	half := from("a.jsonl", "cft")
 	half.Weight = 0.5
-	s := open(t, source("empty.jsonl", "cft"), half, source("empty.jsonl", "cft"), source("b?.jsonl", "prompt-completion"),
-		source("[x].jsonl", "prompt-completion"))
+	s := open(t, half, from("b?.jsonl", "prompt-completion"),
+		from("[x].jsonl", "prompt-completion"))
 	var queries, ids []string
 	var weights []float32
 	for i := range s.Len() {
@@ -109,16 +110,19 @@ func TestSeveralSources(t *testing.T) {
 	assert.Equal(t, []string{"a.jsonl:1", "a.jsonl:2", "b0.jsonl:1 (first)", "b1.jsonl:1", "[x].jsonl:1"}, ids)
 	assert.Equal(t, []float32{0.25, 0.5, 1, 1, 1}, weights)
 
-	_, err := Open([]config.Source{source("c*.jsonl", "cft")})
-	assert.ErrorIs(t, err, os.ErrNotExist)
-	_, err = Open([]config.Source{source("a.jsonl", "cft"), source("none.jsonl", "cft")})
-	assert.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, os.WriteFile("empty.jsonl", []byte("\n\n"), 0o600))
+	_, err := Open(t.Context(), []config.Source{half, from("empty.jsonl", "cft")}, Options{})
+	assert.EqualError(t, err, "empty.jsonl: holds white space only")
+	_, err = Open(t.Context(), []config.Source{from("c*.jsonl", "cft")}, Options{})
+	assert.EqualError(t, err, "c*.jsonl: no file matches the pattern")
+	_, err = Open(t.Context(), []config.Source{from("a.jsonl", "cft"), from("none.jsonl", "cft")}, Options{})
+	assert.EqualError(t, err, "none.jsonl: there is no such file or folder")
 }
 
 func TestDigest(t *testing.T) {
 	t.Chdir(t.TempDir())
 	put := func(name, content string) { require.NoError(t, os.WriteFile(name, []byte(content), 0o600)) }
-	digest := func() string { return open(t, source("a", "cft"), source("b", "cft")).Digest() }
+	digest := func() string { return open(t, from("a", "cft"), from("b", "cft")).Digest() }
 	put("a", "{}\n{}\n")
 	put("b", "{}\n")
 	first := digest()
@@ -149,6 +153,10 @@ func TestFormats(t *testing.T) {
 			Record{Query: "q", Response: "y", Critique: "bad"}},
 		{"messages", "messages", `{"messages":[{"role":"system","content":""},{"role":"user","content":"u","name":"x"},{"content":"a","role":"assistant"}]}`,
 			Record{Messages: []Message{{"system", ""}, {"user", "u"}, {"assistant", "a"}}}},
+		{"messages that say what is learned", "messages", `{"messages":[{"role":"user","content":"u"},{"role":"assistant","content":"a","train":false},{"role":"user","content":"v","weight":0},{"role":"assistant","content":"b","weight":1}]}`,
+			Record{Messages: []Message{{"user", "u"}, {"assistant", "a"}, {"user", "v"}, {"assistant", "b"}}, Train: []bool{false, false, false, true}}},
+		{"sharegpt", "sharegpt", `{"conversations":[{"from":"system","value":"s"},{"from":"human","value":"u"},{"from":"gpt","value":"a"}]}`,
+			Record{Messages: []Message{{"system", "s"}, {"user", "u"}, {"assistant", "a"}}}},
 		{"prompt-completion", "prompt-completion", `{"prompt":"p","completion":" c "}`, Record{Query: "p", Solution: " c "}},
 		{"tokenized", "tokenized", `{"input_ids":[1,2,3],"labels":[-100,2,-100],"attention_mask":[1,1,1]}`,
 			Record{InputIDs: []int32{1, 2, 3}, Labels: []int32{-100, 2, -100}}},
@@ -157,7 +165,9 @@ func TestFormats(t *testing.T) {
 	for _, tt := range tests {
 		covered[tt.format] = true
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := formats[tt.format]([]byte(strings.TrimSpace(tt.line)))
+			fields, err := parseRow([]byte(strings.TrimSpace(tt.line)))
+			require.NoError(t, err)
+			got, err := formats[tt.format](fields)
 			require.NoError(t, err)
 			tt.want.Weight = 1
 			assert.Equal(t, tt.want, got)
@@ -171,7 +181,7 @@ func TestFormats(t *testing.T) {
 func TestFaults(t *testing.T) {
 	tests := []struct{ name, format, line, want string }{
 		{"no JSON", "cft", `hello`, `d.jsonl:3: the line is no JSON object: it starts with "hello"`},
-		{"a whole file as an array", "cft", `[`, "d.jsonl:3: the line is an array; JSONL has one object per line"},
+		{"an array among the rows", "cft", "{\"query\":\"q\",\"solution\":\"s\"}\n[", "d.jsonl:4: the line is an array; JSONL has one object per line"},
 		{"cut off", "cft", `{"query":"q`, "d.jsonl:3: the JSON object is cut off"},
 		{"bad syntax", "cft", `{"query":q}`, "d.jsonl:3: no JSON: byte 10: invalid character 'q' looking for beginning of value"},
 		{"two objects", "cft", `{"a":1} {"b":2}`, `d.jsonl:3: more text after the object: "{\"b\":2}"`},
@@ -192,6 +202,9 @@ func TestFaults(t *testing.T) {
 		{"content in parts", "messages", `{"messages":[{"role":"user","content":[{"type":"text"}]}]}`, "d.jsonl:3: format messages: messages[0]: content: must be text, is a list of 1; the row has {messages: a list of 1}"},
 		{"no content", "messages", `{"messages":[{"role":"user","content":null}]}`, "d.jsonl:3: format messages: messages[0]: content is missing; the row has {messages: a list of 1}"},
 		{"empty answer", "messages", `{"messages":[{"role":"assistant","content":""}]}`, "d.jsonl:3: format messages: messages[0]: the assistant's content is empty; the row has {messages: a list of 1}"},
+		{"a turn of the user's cannot be learned", "messages", `{"messages":[{"role":"user","content":"x","train":true}]}`, "d.jsonl:3: format messages: messages[0]: train: a turn of the user cannot be learned; the row has {messages: a list of 1}"},
+		{"a share of learning", "messages", `{"messages":[{"role":"assistant","content":"x","weight":0.5}]}`, "d.jsonl:3: format messages: messages[0]: weight must be 0 or 1, is 0.5; the row has {messages: a list of 1}"},
+		{"unknown speaker", "sharegpt", `{"conversations":[{"from":"tool","value":"x"},{"from":"human"}]}`, "d.jsonl:3: format sharegpt: conversations[0]: from must be one of assistant, chatgpt, gpt, human, model, system, user, is \"tool\"; conversations[1]: value is missing; the row has {conversations: a list of 2}"},
 		{"labels of another length", "tokenized", `{"input_ids":[1,2],"labels":[1]}`, "d.jsonl:3: format tokenized: input_ids has 2 tokens but labels has 1; the row has {input_ids: a list of 2, labels: a list of 1}"},
 		{"null token", "tokenized", `{"input_ids":[null],"labels":[1]}`, "d.jsonl:3: format tokenized: input_ids must be a list of token numbers, is a list of 1; the row has {input_ids: a list of 1, labels: a list of 1}"},
 		{"fractional token", "tokenized", `{"input_ids":[1.5],"labels":[1]}`, "d.jsonl:3: format tokenized: input_ids must be a list of token numbers, is a list of 1; the row has {input_ids: a list of 1, labels: a list of 1}"},
@@ -203,14 +216,13 @@ func TestFaults(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			write(t, "d.jsonl", "\n\n"+tt.line+"\n")
-			s := open(t, source("d.jsonl", tt.format))
-			require.Equal(t, 1, s.Len())
-			_, err := s.Record(0)
+			s := open(t, from("d.jsonl", tt.format))
+			_, err := s.Record(s.Len() - 1)
 			assert.EqualError(t, err, tt.want)
 			var fault *Error
 			require.ErrorAs(t, err, &fault)
 			assert.Equal(t, "d.jsonl", fault.File)
-			assert.Equal(t, 3, fault.Line)
+			assert.Equal(t, 2+s.Len(), fault.Line)
 			assert.ErrorAs(t, s.Check(), &fault)
 		})
 	}
@@ -218,7 +230,7 @@ func TestFaults(t *testing.T) {
 
 func TestCheckCountsTheRest(t *testing.T) {
 	write(t, "d.jsonl", strings.Repeat("{}\n", 25)+`{"query":"q","solution":"s"}`)
-	err := open(t, source("d.jsonl", "cft")).Check()
+	err := open(t, from("d.jsonl", "cft")).Check()
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, maxCheckErrors+1)
 	assert.True(t, strings.HasPrefix(lines[0], "d.jsonl:1: "), lines[0])
@@ -289,7 +301,7 @@ func TestRealFiles(t *testing.T) {
 	if _, err := os.Stat(folder); err != nil {
 		t.Skipf("no data sets at %s", folder)
 	}
-	s := open(t, source(filepath.Join(folder, "mwp_cft_train_2000.jsonl"), "cft"), source(filepath.Join(folder, "cft_ci_64.jsonl"), "cft"))
+	s := open(t, from(filepath.Join(folder, "mwp_cft_train_2000.jsonl"), "cft"), from(filepath.Join(folder, "cft_ci_64.jsonl"), "cft"))
 	assert.Equal(t, 2064, s.Len())
 	assert.NoError(t, s.Check())
 }
@@ -307,7 +319,11 @@ func FuzzRow(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		for name, read := range formats {
-			r, err := read(line)
+			fields, err := parseRow(line)
+			if err != nil {
+				continue
+			}
+			r, err := read(fields)
 			if err != nil {
 				continue
 			}

@@ -1,11 +1,13 @@
 package dataset
 
 import (
+	"maps"
+	"slices"
 	"strings"
 )
 
-// format makes a record of a line.
-type format func(text []byte) (Record, error)
+// format makes a record of a row.
+type format func(*row) (Record, error)
 
 // formats are the formats by their names in the configuration.
 var formats = map[string]format{
@@ -13,17 +15,17 @@ var formats = map[string]format{
 	"alpaca":            named("alpaca", alpaca),
 	"webinstruct-cft":   named("webinstruct-cft", webInstruct),
 	"messages":          named("messages", messages),
+	"sharegpt":          named("sharegpt", shareGPT),
 	"prompt-completion": named("prompt-completion", promptCompletion),
 	"tokenized":         named("tokenized", tokenized),
 }
 
-// named wraps what the formats share: splitting the line, the fields id and weight, and the report.
+// Formats lists the names of the formats.
+func Formats() []string { return slices.Sorted(maps.Keys(formats)) }
+
+// named wraps what the formats share: the fields id and weight, and the report.
 func named(name string, read func(*row) Record) format {
-	return func(text []byte) (Record, error) {
-		fields, err := parseRow(text)
-		if err != nil {
-			return Record{}, err
-		}
+	return func(fields *row) (Record, error) {
 		r := read(fields)
 		r.ID = fields.textOrNumber("id")
 		r.Weight = fields.weight()
@@ -92,14 +94,32 @@ func webInstruct(fields *row) Record {
 	return Record{Query: query, Response: response, Critique: critique}
 }
 
-// messages: {"messages": [{role, content}, ...]}.
+// messages: {"messages": [{role, content}, ...]}; a turn of the assistant's may say by train (true, false) or weight (0, 1)
+// whether it is learned.
 func messages(fields *row) Record {
-	r := Record{Messages: fields.messages("messages")}
-	for i, m := range r.Messages {
+	r := Record{}
+	r.Messages, r.Train = fields.messages("messages")
+	checkTurns(fields, r.Messages, "messages")
+	return r
+}
+
+func checkTurns(fields *row, turns []Message, name string) {
+	for i, m := range turns {
 		if m.Role == RoleAssistant && m.Content == "" {
-			fields.complain("messages[%d]: the assistant's content is empty", i)
+			fields.complain("%s[%d]: the assistant's content is empty", name, i)
 		}
 	}
+}
+
+// speakers are the roles by the names that ShareGPT's files have for them.
+var speakers = map[string]string{
+	"human": RoleUser, "user": RoleUser, "gpt": RoleAssistant, "chatgpt": RoleAssistant, "assistant": RoleAssistant, "model": RoleAssistant, "system": RoleSystem,
+}
+
+// shareGPT: {"conversations": [{from, value}, ...]}.
+func shareGPT(fields *row) Record {
+	r := Record{Messages: fields.speeches("conversations")}
+	checkTurns(fields, r.Messages, "conversations")
 	return r
 }
 

@@ -11,6 +11,8 @@ type Record struct {
 	Label    string // verdict on Response: right or wrong
 	Gold     string
 	Messages []Message
+	// Train says which messages are learned; nil: all of the assistant's.
+	Train []bool
 	// InputIDs and Labels are set for format tokenized only; Labels is unshifted, IgnoreLabel = no loss.
 	InputIDs, Labels []int32
 	// Weight multiplies the loss of the record's targets; 1 unless the source or the row says otherwise.

@@ -18,6 +18,7 @@ import (
 type row struct {
 	fields   map[string]json.RawMessage
 	problems []string
+	came     map[string]json.RawMessage // the fields before a map renamed them; nil without one
 }
 
 // parseRow splits an object into fields. Duplicate names are errors: JSON decoders keep one of the two at will.
@@ -78,12 +79,24 @@ func (r *row) err(format string) error {
 	if len(r.problems) == 0 {
 		return nil
 	}
-	looks := make([]string, 0, len(r.fields))
-	for _, name := range slices.Sorted(maps.Keys(r.fields)) {
-		looks = append(looks, fmt.Sprintf("%s: %s", name, looksLike(r.fields[name])))
-	}
-	return fmt.Errorf("format %s: %s; the row has {%s}", format, strings.Join(r.problems, "; "), strings.Join(looks, ", "))
+	return fmt.Errorf("format %s: %s; the row has {%s}", format, strings.Join(r.problems, "; "), r.looks())
 }
+
+// looks tells what each field of the row, as it came, looks like.
+func (r *row) looks() string {
+	fields := r.fields
+	if r.came != nil {
+		fields = r.came
+	}
+	looks := make([]string, 0, len(fields))
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		looks = append(looks, fmt.Sprintf("%s: %s", name, looksLike(fields[name])))
+	}
+	return strings.Join(looks, ", ")
+}
+
+// again is the row without what was found wrong with it.
+func (r *row) again() *row { return &row{fields: r.fields, came: r.came} }
 
 // has reports whether the field is there and not null.
 func (r *row) has(name string) bool {
@@ -201,54 +214,119 @@ func (r *row) tokens(name string) []int32 {
 	return tokens
 }
 
-// messages returns a field with turns. Unknown keys of a turn (tool calls, images) are errors: they would be lost.
-func (r *row) messages(name string) []Message {
+// list returns a field's items.
+func (r *row) list(name string) []json.RawMessage {
 	if !r.has(name) {
 		r.complain("%s is missing", name)
 		return nil
 	}
-	var turns []json.RawMessage
-	if err := json.Unmarshal(r.fields[name], &turns); err != nil {
+	var items []json.RawMessage
+	if err := json.Unmarshal(r.fields[name], &items); err != nil {
 		r.complain("%s must be a list of turns, is %s", name, looksLike(r.fields[name]))
 		return nil
 	}
-	if len(turns) == 0 {
+	if len(items) == 0 {
 		r.complain("%s is empty", name)
 	}
-	list := make([]Message, len(turns))
+	return items
+}
+
+// messages returns a field with turns and, if any of them says so, which are learned. Unknown keys of a turn (tool calls,
+// images) are errors: they would be lost.
+func (r *row) messages(name string) (list []Message, train []bool) {
+	turns := r.list(name)
+	list, train = make([]Message, len(turns)), make([]bool, len(turns))
+	said := false
 	for i, turn := range turns {
-		m, err := parseTurn(turn)
+		m, learned, says, err := parseTurn(turn)
 		if err != nil {
 			r.complain("%s[%d]: %v", name, i, err)
 			continue
 		}
-		list[i] = m
+		list[i], train[i] = m, learned
+		said = said || says
 	}
-	return list
+	if !said {
+		return list, nil
+	}
+	return list, train
 }
 
-func parseTurn(turn json.RawMessage) (Message, error) {
+func parseTurn(turn json.RawMessage) (m Message, learned, says bool, err error) {
 	fields, err := parseRow(turn)
 	if err != nil {
-		return Message{}, err
+		return Message{}, false, false, err
 	}
-	m := Message{Role: fields.needText("role")}
+	m = Message{Role: fields.needText("role")}
 	m.Content = fields.text("content")
 	if !fields.has("content") {
 		fields.complain("content is missing")
 	}
+	learned = m.Role == RoleAssistant
 	for _, key := range slices.Sorted(maps.Keys(fields.fields)) {
-		if key != "role" && key != "content" && key != "name" && fields.has(key) {
+		if !fields.has(key) {
+			continue
+		}
+		switch key {
+		case "role", "content", "name":
+		case "train", "weight":
+			learned, says = fields.learned(key), true
+			if learned && m.Role != RoleAssistant {
+				fields.complain("%s: a turn of the %s cannot be learned", key, m.Role)
+			}
+		default:
 			fields.complain("%s is not supported", key)
 		}
 	}
 	if roles := []string{RoleSystem, RoleUser, RoleAssistant}; m.Role != "" && !slices.Contains(roles, m.Role) {
 		fields.complain("role must be one of %s, is %q", strings.Join(roles, ", "), m.Role)
 	}
-	if len(fields.problems) > 0 {
-		return Message{}, errors.New(strings.Join(fields.problems, ", "))
+	return m, learned, says, fields.joined()
+}
+
+// learned returns a turn's train (true, false) or weight (1, 0).
+func (r *row) learned(name string) bool {
+	value := string(r.fields[name])
+	switch {
+	case name == "train" && (value == "true" || value == "false"):
+		return value == "true"
+	case name == "weight" && (value == "1" || value == "0" || value == "1.0" || value == "0.0"):
+		return value[0] == '1'
 	}
-	return m, nil
+	want := map[string]string{"train": "true or false", "weight": "0 or 1"}[name]
+	r.complain("%s must be %s, is %s", name, want, looksLike(r.fields[name]))
+	return false
+}
+
+func (r *row) joined() error {
+	if len(r.problems) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(r.problems, ", "))
+}
+
+// speeches returns a field with ShareGPT's turns.
+func (r *row) speeches(name string) []Message {
+	turns := r.list(name)
+	list := make([]Message, len(turns))
+	for i, turn := range turns {
+		fields, err := parseRow(turn)
+		if err == nil {
+			from := fields.needText("from")
+			list[i] = Message{Role: speakers[from], Content: fields.text("value")}
+			if !fields.has("value") {
+				fields.complain("value is missing")
+			}
+			if from != "" && list[i].Role == "" {
+				fields.complain("from must be one of %s, is %q", strings.Join(slices.Sorted(maps.Keys(speakers)), ", "), from)
+			}
+			err = fields.joined()
+		}
+		if err != nil {
+			r.complain("%s[%d]: %v", name, i, err)
+		}
+	}
+	return list
 }
 
 // excerptBytes is how much of a value messages show.

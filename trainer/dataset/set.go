@@ -1,74 +1,59 @@
 package dataset
 
 import (
-	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"cftune/trainer/config"
+	"cftune/trainer/dataset/source"
+	"cftune/trainer/dataset/store"
 )
 
-// MaxLineBytes bounds a line.
-const MaxLineBytes = 64 << 20
+// MaxLineBytes bounds a row.
+const MaxLineBytes = source.MaxRowBytes
 
 // maxCheckErrors is how many faults Check spells out.
 const maxCheckErrors = 20
 
 // Error is a fault of the data: which file and line, and what is wrong.
-type Error struct {
-	File string
-	Line int // 1-based; 0 where the fault is the whole file's
-	Err  error
-}
+type Error = source.Error
 
-func (e *Error) Error() string {
-	if e.Line == 0 {
-		return fmt.Sprintf("%s: %v", e.File, e.Err)
-	}
-	return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err)
-}
+// Options say where what was found out about sources is kept, and who is told how far reading is.
+type Options = store.Options
 
-func (e *Error) Unwrap() error { return e.Err }
-
-// Set is an indexed sequence of records on disk: the sources' in their order. Its methods but Close are safe for
-// concurrent use.
+// Set is a sequence of records: the sources' in their order. Its methods but Close are safe for concurrent use.
 type Set struct {
-	files  []*file
-	first  []int // index of each file's first record
-	len    int
-	digest string
+	files   []*file
+	first   []int // index of each file's first record
+	len     int
+	sources []share
+	digest  string
 }
 
-// file is one indexed JSONL file.
+// file is one file's rows.
 type file struct {
-	path   string
+	name   string
 	format format
 	weight float64
-	f      *os.File
-	size   int64
-	starts []int64 // offset of each record's line
-	// blanks[k] is the number of records before the k-th blank line; few files have any.
-	blanks []int
+	rows   *store.Table
 }
 
-// Open indexes the sources' files and digests their content, reading each once. A source's path may be a glob pattern
-// ("data/*.jsonl"); its files are taken in the order of their names. Open checks lines, not records: see Check.
-// A fault of a file's content is an *Error.
-func Open(sources []config.Source) (*Set, error) {
+// Open opens the sources, reading each file that the cache does not know once. A source's path may be a file, a folder, a
+// pattern ("data/*.jsonl"), "-" for standard input, or a URL; its files are taken in the order of their names. Open
+// checks rows, not records: see Check. A fault of a file's content is an *Error.
+func Open(ctx context.Context, sources []config.Source, o Options) (*Set, error) {
 	s := &Set{}
 	sum := sha256.New()
 	for _, source := range sources {
-		if err := s.openSource(source, sum); err != nil {
+		if err := s.openSource(ctx, source, o, sum); err != nil {
 			s.Close()
 			return nil, err
 		}
@@ -77,92 +62,78 @@ func Open(sources []config.Source) (*Set, error) {
 	return s, nil
 }
 
-func (s *Set) openSource(source config.Source, sum hash.Hash) error {
-	format, known := formats[source.Format]
-	if !known {
-		return fmt.Errorf("open data %s: unknown format %q", source.Path, source.Format)
+func (s *Set) openSource(ctx context.Context, from config.Source, o Options, sum hash.Hash) error {
+	if _, known := formats[from.Format]; !known && from.Format != "" {
+		return fmt.Errorf("open data %s: unknown format %q", from.Path, from.Format)
 	}
-	paths, err := expand(source.Path)
+	files, err := source.Expand(ctx, from.Path)
 	if err != nil {
-		return fmt.Errorf("open data: %w", err)
+		if inner := errors.Unwrap(err); inner != nil {
+			err = inner // the path is named anyway
+		}
+		return &Error{File: from.Path, Err: err}
 	}
-	for _, path := range paths {
-		f := &file{path: path, format: format, weight: source.Weight}
-		s.files = append(s.files, f)
-		s.first = append(s.first, s.len)
-		if f.f, err = os.Open(path); err != nil {
+	first := s.len
+	for _, each := range files {
+		rows, err := store.Open(ctx, each, o)
+		if err != nil {
+			var fault *Error
+			if errors.As(err, &fault) {
+				return err
+			}
 			return fmt.Errorf("open data: %w", err)
 		}
-		own := sha256.New()
-		if err := f.index(io.TeeReader(f.f, own)); err != nil {
-			return err
+		f := &file{name: each.Name, weight: from.Weight, rows: rows}
+		s.files = append(s.files, f)
+		s.first = append(s.first, s.len)
+		s.len += rows.Len()
+		if from.Format == "" {
+			return f.unnamed()
+		}
+		if f.format, err = mapped(from.Format, from.Fields); err != nil {
+			return fmt.Errorf("open data %s: %w", from.Path, err)
 		}
 		// The digest is over the files' digests, so that moving a line from one file's end to the next one's start shows.
-		sum.Write(own.Sum(nil))
-		s.len += len(f.starts)
+		digest, err := hex.DecodeString(rows.Digest())
+		if err != nil {
+			return fmt.Errorf("open data %s: digest: %w", each.Name, err)
+		}
+		sum.Write(digest)
 	}
+	s.sources = append(s.sources, newShare(first, s.len-first, from.Sample))
 	return nil
 }
 
-// expand returns the files that a source's path names.
-func expand(path string) ([]string, error) {
-	if _, err := os.Stat(path); err == nil || !strings.ContainsAny(path, "*?[") {
-		return []string{path}, nil
+// unnamed is the error of a source without a format: what its first row looks like, and which formats would take it.
+func (f *file) unnamed() error {
+	fail := func(line int, format string, args ...any) error {
+		return &Error{File: f.name, Line: line, Err: fmt.Errorf("the source's format is not named: "+format, args...)}
 	}
-	paths, err := filepath.Glob(path)
+	if f.rows.Len() == 0 {
+		return fail(0, "and it has no row to tell it from; it must be one of %s", strings.Join(Formats(), ", "))
+	}
+	text, line, err := f.rows.Row(0)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return &Error{File: f.name, Err: err}
 	}
-	if len(paths) == 0 {
-		return nil, fmt.Errorf("%s: no file matches: %w", path, os.ErrNotExist)
+	fields, err := parseRow(text)
+	if err != nil {
+		return fail(line, "%v", err)
 	}
-	slices.Sort(paths)
-	return paths, nil
+	var fit []string
+	for _, name := range Formats() {
+		if _, err := formats[name](fields.again()); err == nil {
+			fit = append(fit, name)
+		}
+	}
+	advice := "no format takes it as it is; data.sources[].fields says which field is which"
+	if len(fit) > 0 {
+		advice = "it could be " + strings.Join(fit, " or ")
+	}
+	return fail(line, "the row has {%s}; %s", fields.looks(), advice)
 }
 
 var byteOrderMark = []byte("\xef\xbb\xbf")
-
-// index records where lines begin.
-func (f *file) index(r io.Reader) error {
-	lines := bufio.NewReaderSize(r, 1<<20)
-	offset := int64(0)
-	if head, err := lines.Peek(len(byteOrderMark)); err == nil && bytes.Equal(head, byteOrderMark) {
-		lines.Discard(len(byteOrderMark))
-		offset = int64(len(byteOrderMark))
-	}
-	for number := 1; ; number++ {
-		length, blank, err := skipLine(lines)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return &Error{File: f.path, Line: number, Err: err}
-		}
-		switch {
-		case length == 0:
-			f.size = offset
-			return nil
-		case blank:
-			f.blanks = append(f.blanks, len(f.starts))
-		default:
-			f.starts = append(f.starts, offset)
-		}
-		offset += length
-	}
-}
-
-// skipLine reads one line with its newline; blank: it is white space only. length 0: the end.
-func skipLine(r *bufio.Reader) (length int64, blank bool, err error) {
-	blank = true
-	for {
-		part, err := r.ReadSlice('\n')
-		length += int64(len(part))
-		blank = blank && len(bytes.TrimSpace(part)) == 0
-		if length > MaxLineBytes {
-			return length, blank, fmt.Errorf("the line is longer than %d MiB", MaxLineBytes>>20)
-		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return length, blank, err
-		}
-	}
-}
 
 // Len returns the number of records.
 func (s *Set) Len() int { return s.len }
@@ -170,13 +141,19 @@ func (s *Set) Len() int { return s.len }
 // Digest returns the SHA-256 of the files' content, as hex, for resume checks.
 func (s *Set) Digest() string { return s.digest }
 
+// Files returns the files' names and their numbers of records.
+func (s *Set) Files() (names []string, records []int) {
+	for _, f := range s.files {
+		names, records = append(names, f.name), append(records, f.rows.Len())
+	}
+	return names, records
+}
+
 // Close closes the files.
 func (s *Set) Close() error {
 	var errs []error
 	for _, f := range s.files {
-		if f.f != nil {
-			errs = append(errs, f.f.Close())
-		}
+		errs = append(errs, f.rows.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -191,33 +168,27 @@ func (s *Set) Record(i int) (Record, error) {
 	return s.files[n].record(i - s.first[n])
 }
 
-// line returns the line number of a record.
-func (f *file) line(i int) int {
-	blanksBefore, _ := slices.BinarySearch(f.blanks, i+1)
-	return i + 1 + blanksBefore
-}
-
 func (f *file) record(i int) (Record, error) {
-	end := f.size
-	if i+1 < len(f.starts) {
-		end = f.starts[i+1]
+	text, line, err := f.rows.Row(i)
+	if err != nil {
+		return Record{}, &Error{File: f.name, Line: line, Err: err}
 	}
 	fail := func(err error) (Record, error) {
-		return Record{}, &Error{File: f.path, Line: f.line(i), Err: err}
+		return Record{}, &Error{File: f.name, Line: line, Err: err}
 	}
-	text := make([]byte, end-f.starts[i])
-	if _, err := f.f.ReadAt(text, f.starts[i]); err != nil {
-		return fail(err)
-	}
-	text = bytes.TrimSpace(text) // the newline, and blank lines up to the next record
+	text = bytes.TrimPrefix(text, byteOrderMark)
 	if !utf8.Valid(text) {
 		return fail(fmt.Errorf("byte %d of the line is no UTF-8", invalidUTF8(text)))
 	}
-	r, err := f.format(text)
+	fields, err := parseRow(text)
 	if err != nil {
 		return fail(err)
 	}
-	id := fmt.Sprintf("%s:%d", f.path, f.line(i))
+	r, err := f.format(fields)
+	if err != nil {
+		return fail(err)
+	}
+	id := fmt.Sprintf("%s:%d", f.name, line)
 	if r.ID != "" {
 		id += " (" + r.ID + ")"
 	}

@@ -112,8 +112,11 @@ func ofMessages(r dataset.Record) (Conversation, error) {
 	for i, m := range r.Messages {
 		train[i] = m.Role == dataset.RoleAssistant
 	}
+	if r.Train != nil {
+		train = r.Train
+	}
 	if !slices.Contains(train, true) {
-		return Conversation{}, fmt.Errorf("record %s: no message is the assistant's, so there is nothing to learn", r.ID)
+		return Conversation{}, fmt.Errorf("record %s: no message is the assistant's and to be learned", r.ID)
 	}
 	return Conversation{Messages: r.Messages, Train: train}, nil
 }

@@ -33,6 +33,9 @@ func TestLayout(t *testing.T) {
 			Messages: []dataset.Message{{Role: "user", Content: "2+2?"}, {Role: "assistant", Content: "4"}},
 			Train:    []bool{false, true},
 		}},
+		{"messages: those that the row names", SFT, dataset.Record{Messages: turns, Train: []bool{false, false, false, false, true}}, Conversation{
+			Messages: turns, Train: []bool{false, false, false, false, true},
+		}},
 		{"refine: the critique leads to the solution", Refine, full, Conversation{
 			Messages: []dataset.Message{
 				{Role: "user", Content: RefineInstruction + "\nQuestion:\n2+2?\n\nSolution:\n5\n\nCritique:\nIt is 4.\nConclusion: wrong\n\n"},
@@ -97,7 +100,7 @@ func TestLayoutRefuses(t *testing.T) {
 		{"refine without its end", Refine, without(func(r *dataset.Record) { r.Solution = "" }), "record d.jsonl:7 has no solution, which objective refine needs"},
 		{"unknown objective", "rl", full, `record d.jsonl:7: objective "rl" is not sft, cft or refine`},
 		{"messages under cft", CFT, dataset.Record{ID: "m:1", Messages: []dataset.Message{{Role: "assistant", Content: "a"}}}, "record m:1: objective cft needs query, response and critique, but the record has messages"},
-		{"messages without an assistant", SFT, dataset.Record{ID: "m:1", Messages: []dataset.Message{{Role: "user", Content: "a"}}}, "record m:1: no message is the assistant's, so there is nothing to learn"},
+		{"messages without an assistant", SFT, dataset.Record{ID: "m:1", Messages: []dataset.Message{{Role: "user", Content: "a"}}}, "record m:1: no message is the assistant's and to be learned"},
 		{"tokenized", SFT, dataset.Record{ID: "t:1", InputIDs: []int32{1}}, "record t:1: is tokenized and has no layout"},
 	}
 	for _, tt := range tests {

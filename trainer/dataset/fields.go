@@ -1,0 +1,115 @@
+package dataset
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"cftune/trainer/config"
+)
+
+// formatFields are the fields that each format reads, beside id and weight.
+var formatFields = map[string][]string{
+	"cft":               {"query", "response", "critique", "solution", "label", "gold"},
+	"alpaca":            {"instruction", "input", "output"},
+	"webinstruct-cft":   {"instruction", "input", "output"},
+	"messages":          {"messages"},
+	"sharegpt":          {"conversations"},
+	"prompt-completion": {"prompt", "completion"},
+	"tokenized":         {"input_ids", "labels", "attention_mask"},
+}
+
+// inBraces is a field's name within a text that is put together.
+var inBraces = regexp.MustCompile(`\{([^{}]+)\}`)
+
+// mapped is a format whose fields come from others of the row: {query: problem} takes problem for query, {query: a.b} the
+// field b of the object a, {query: "{body} {question}"} puts texts together. What is not named comes as it is, but never
+// under a name that the map gives to another.
+func mapped(name string, fields config.Fields) (format, error) {
+	read := formats[name]
+	if len(fields) == 0 {
+		return read, nil
+	}
+	takes := append([]string{"id", "weight"}, formatFields[name]...)
+	for _, field := range slices.Sorted(maps.Keys(fields)) {
+		if !slices.Contains(takes, field) {
+			return nil, fmt.Errorf("fields: format %s has no field %q; it has %s", name, field, strings.Join(takes, ", "))
+		}
+	}
+	return func(r *row) (Record, error) {
+		to := &row{fields: maps.Clone(r.fields), came: r.fields}
+		for _, field := range slices.Sorted(maps.Keys(fields)) {
+			delete(to.fields, field)
+		}
+		for _, field := range slices.Sorted(maps.Keys(fields)) {
+			value, err := r.compose(fields[field])
+			if err != nil {
+				to.complain("fields.%s: %v", field, err)
+			} else if value != nil {
+				to.fields[field] = value
+			}
+		}
+		if len(to.problems) > 0 {
+			return Record{}, to.err(name)
+		}
+		return read(to)
+	}, nil
+}
+
+// compose returns what a map's right side stands for; nil where the one field that it names is null.
+func (r *row) compose(pattern string) (json.RawMessage, error) {
+	if !inBraces.MatchString(pattern) {
+		return r.at(pattern)
+	}
+	var problem error
+	text := inBraces.ReplaceAllStringFunc(pattern, func(name string) string {
+		value, err := r.at(name[1 : len(name)-1])
+		if err == nil && value == nil {
+			err = fmt.Errorf("%s is null", name)
+		}
+		part := string(value)
+		if err == nil && value[0] == '"' {
+			part, err = unquote(value)
+		} else if err == nil && (value[0] == '{' || value[0] == '[') {
+			err = fmt.Errorf("%s must be text or a number, is %s", name, looksLike(value))
+		}
+		if problem == nil {
+			problem = err
+		}
+		return part
+	})
+	if problem != nil {
+		return nil, problem
+	}
+	return json.Marshal(text)
+}
+
+// at returns the field at a path of names; a whole name with dots comes first.
+func (r *row) at(path string) (json.RawMessage, error) {
+	if value, ok := r.fields[path]; ok {
+		if string(value) == "null" {
+			return nil, nil
+		}
+		return value, nil
+	}
+	head, rest, dotted := strings.Cut(path, ".")
+	if !dotted {
+		return nil, fmt.Errorf("the row has no field %q", path)
+	}
+	value, ok := r.fields[head]
+	if !ok {
+		return nil, fmt.Errorf("the row has no field %q", head)
+	}
+	inner, err := parseRow(value)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no object but %s", head, looksLike(value))
+	}
+	found, err := inner.at(rest)
+	if err != nil {
+		return nil, fmt.Errorf("in %s: %w", head, err)
+	}
+	return found, nil
+}
