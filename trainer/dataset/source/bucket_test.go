@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -138,6 +139,38 @@ func TestBucketRows(t *testing.T) {
 				assert.ErrorContains(t, err, "s3://bucket/"+key+": stamp: ")
 			}
 		})
+	}
+}
+
+// What a broken read goes on with is known to be the same: parts have the version of the whole.
+func TestVersionOfParts(t *testing.T) {
+	for name, b := range buckets(t) {
+		require.NoError(t, b.WriteAll(t.Context(), "key", []byte("some content"), nil))
+		o := &bucketObject{b, "key"}
+		all, first, _, err := o.fetch(t.Context(), 0, -1)
+		require.NoError(t, err)
+		require.NoError(t, all.Close())
+		body, part, whole, err := o.fetch(t.Context(), 5, 3)
+		require.NoError(t, err)
+		text, err := io.ReadAll(body)
+		require.NoError(t, err)
+		require.NoError(t, body.Close())
+		assert.Equal(t, "con", string(text), name)
+		assert.Equal(t, first, part, name)
+		assert.Equal(t, int64(12), part.bytes, name)
+		assert.NotEmpty(t, part.tag, name)
+		assert.False(t, whole, name)
+	}
+}
+
+func TestNamesTellNoSecrets(t *testing.T) {
+	for name, want := range map[string]string{
+		"folder/a?b.jsonl":                       "folder/a?b.jsonl",
+		"s3://bucket/a#b.jsonl?key=secret":       "s3://bucket/a#b.jsonl",
+		"https://me:secret@host/a.jsonl?k=s#t":   "https://host/a.jsonl",
+		"https://host/user@example.com/a.jsonl#": "https://host/user@example.com/a.jsonl",
+	} {
+		assert.Equal(t, want, shownName(name))
 	}
 }
 

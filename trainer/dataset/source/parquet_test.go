@@ -50,7 +50,7 @@ type everything struct {
 	Numbers map[int32]float64 `parquet:"numbers"`
 }
 
-// parquetFile packs rows as Parquet.
+// parquetBytes packs rows as Parquet.
 func parquetBytes[T any](t testing.TB, rows []T, options ...parquet.WriterOption) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -289,18 +289,16 @@ func TestDamagedParquet(t *testing.T) {
 	f := write(t, "data.parquet", "")
 	refused := 0
 	for i := range good {
-		for _, change := range []byte{0x01, 0x80, 0xff} {
-			bad := bytes.Clone(good)
-			bad[i] ^= change
-			require.NoError(t, os.WriteFile(f.Path(), bad, 0o600))
-			got, err := rows(t, f)
-			require.LessOrEqual(t, len(got), len(want))
-			if err != nil {
-				refused++
-			} else {
-				require.Len(t, got, len(want), "byte %d changed by %#x lost rows", i, change)
-			}
+		bad := bytes.Clone(good)
+		bad[i] ^= []byte{0x01, 0x80, 0xff}[i%3]
+		require.NoError(t, os.WriteFile(f.Path(), bad, 0o600))
+		got, err := rows(t, f)
+		require.LessOrEqual(t, len(got), len(want))
+		if err != nil {
+			refused++
+		} else {
+			require.Len(t, got, len(want), "byte %d changed lost rows", i)
 		}
 	}
-	assert.Greater(t, refused, len(good), "the checksums of pages find most changes")
+	assert.Greater(t, refused, len(good)/2, "the checksums of pages find most changes")
 }

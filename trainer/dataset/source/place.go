@@ -21,7 +21,7 @@ type place interface {
 	path() string // as File.Path
 }
 
-// readerAt is read at any place. Its reads may be told what is worth reading ahead.
+// readerAt is read at any place.
 type readerAt interface {
 	io.ReaderAt
 	io.Closer
