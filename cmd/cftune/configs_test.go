@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"cftune/trainer/config"
+	"cftune/trainer/dataset"
+	"cftune/trainer/objective"
 )
 
 // A shipped configuration that does not load is worse than none. Each opens with the command that runs it.
@@ -30,6 +32,46 @@ func TestShippedConfigsLoad(t *testing.T) {
 			first, _, _ := strings.Cut(string(data), "\n")
 			if want := "configs/" + filepath.Base(path); !strings.HasPrefix(first, "# cftune ") || !strings.Contains(first, want) {
 				t.Errorf("it opens with %q, not with a command that names %s", first, want)
+			}
+		})
+	}
+}
+
+// Configurations for published data sets lay out every record of them.
+func TestShippedConfigsReadTheirData(t *testing.T) {
+	shared := filepath.Join("..", "..", "..", "shared", "data")
+	if _, err := os.Stat(shared); err != nil {
+		t.Skipf("no data sets at %s", shared)
+	}
+	for name, want := range map[string]int{
+		"gsm8k-sft": 7473, "svamp-sft": 1000 + 238 + 384, "mr-gsm8k-cft": 326 + 173, "prometheus-feedback": 320 + 160, "word-problems-mixed": 2000,
+	} {
+		t.Run(name, func(t *testing.T) {
+			run, err := config.Load(filepath.Join("..", "..", "configs", name+".yaml"), nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, s := range run.Data.Sources {
+				run.Data.Sources[i].Path = strings.Replace(s.Path, "data/", shared+"/", 1)
+			}
+			set, err := dataset.Open(t.Context(), run.Data.Sources, dataset.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer set.Close()
+			if set.Len() != want {
+				t.Errorf("%d records, want %d", set.Len(), want)
+			}
+			for i := range set.Len() {
+				record, err := set.Record(i)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, o := range objective.Objectives(run.Objective.Stages...) {
+					if _, err := objective.Layout(o, record); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
 		})
 	}

@@ -26,7 +26,7 @@ var formatFields = map[string][]string{
 var inBraces = regexp.MustCompile(`\{([^{}]+)\}`)
 
 // mapped is a format whose fields come from others of the row: {query: problem} takes problem for query, {query: a.b} the
-// field b of the object a, {query: "{body} {question}"} puts texts together. What is not named comes as it is, but never
+// field b of the object a, {query: "{body} {question}"} puts texts together, and a list's items by line breaks. What is not named comes as it is, but never
 // under a name that the map gives to another.
 func mapped(name string, fields config.Fields) (format, error) {
 	read := formats[name]
@@ -70,11 +70,9 @@ func (r *row) compose(pattern string) (json.RawMessage, error) {
 		if err == nil && value == nil {
 			err = fmt.Errorf("%s is null", name)
 		}
-		part := string(value)
-		if err == nil && value[0] == '"' {
-			part, err = unquote(value)
-		} else if err == nil && (value[0] == '{' || value[0] == '[') {
-			err = fmt.Errorf("%s must be text or a number, is %s", name, looksLike(value))
+		var part string
+		if err == nil {
+			part, err = textOf(name, value)
 		}
 		if problem == nil {
 			problem = err
@@ -85,6 +83,31 @@ func (r *row) compose(pattern string) (json.RawMessage, error) {
 		return nil, problem
 	}
 	return json.Marshal(text)
+}
+
+// textOf is a value as text: a list's items are joined by line breaks.
+func textOf(name string, value json.RawMessage) (string, error) {
+	switch value[0] {
+	case '"':
+		return unquote(value)
+	case '[':
+		var items []json.RawMessage
+		if err := json.Unmarshal(value, &items); err != nil {
+			return "", err
+		}
+		parts := make([]string, len(items))
+		for i, item := range items {
+			part, err := textOf(fmt.Sprintf("%s[%d]", name, i), item)
+			if err != nil {
+				return "", err
+			}
+			parts[i] = part
+		}
+		return strings.Join(parts, "\n"), nil
+	case '{', 'n':
+		return "", fmt.Errorf("%s must be text, a number or a list of them, is %s", name, looksLike(value))
+	}
+	return string(value), nil
 }
 
 // at returns the field at a path of names; a whole name with dots comes first.

@@ -76,7 +76,7 @@ func TestSample(t *testing.T) {
 }
 
 func TestFieldMaps(t *testing.T) {
-	row := `{"problem":"2+2?","meta":{"answer":4,"by":{"name":"ann"}},"rationale":"2+2=4","a.b":"dotted","none":null,"list":[1]}`
+	row := `{"problem":"2+2?","meta":{"answer":4,"by":{"name":"ann"}},"rationale":"2+2=4","a.b":"dotted","none":null,"list":[1,{}],"steps":["one",2]}`
 	write(t, "d.jsonl", row+"\n")
 	tests := []struct {
 		name   string
@@ -87,12 +87,14 @@ func TestFieldMaps(t *testing.T) {
 		{"renamed", config.Fields{"query": "problem", "solution": "rationale"}, Record{Query: "2+2?", Solution: "2+2=4"}, ""},
 		{"a path", config.Fields{"query": "problem", "gold": "meta.answer"}, Record{Query: "2+2?", Gold: "4"}, ""},
 		{"put together", config.Fields{"query": "{problem} by {meta.by.name}", "solution": "{rationale} = {meta.answer}"}, Record{Query: "2+2? by ann", Solution: "2+2=4 = 4"}, ""},
+		{"a list", config.Fields{"query": "problem", "solution": "{steps}"}, Record{Query: "2+2?", Solution: "one\n2"}, ""},
+		{"a list of other things", config.Fields{"query": "{list}"}, Record{}, "fields.query: {list}[1] must be text, a number or a list of them, is an object"},
 		{"a name with a dot", config.Fields{"query": "a.b", "solution": "rationale"}, Record{Query: "dotted", Solution: "2+2=4"}, ""},
 		{"null is missing", config.Fields{"query": "problem", "solution": "rationale", "gold": "none"}, Record{Query: "2+2?", Solution: "2+2=4"}, ""},
-		{"no such field", config.Fields{"query": "problm", "solution": "rationale"}, Record{}, `fields.query: the row has no field "problm"; the row has {a.b: text of 6 bytes, list: a list of 1, meta: an object, none: null, problem: text of 4 bytes, rationale: text of 5 bytes}`},
+		{"no such field", config.Fields{"query": "problm", "solution": "rationale"}, Record{}, `fields.query: the row has no field "problm"; the row has {a.b: text of 6 bytes, list: a list of 2, meta: an object, none: null, problem: text of 4 bytes, rationale: text of 5 bytes, steps: a list of 2}`},
 		{"no such path", config.Fields{"query": "meta.question"}, Record{}, `fields.query: in meta: the row has no field "question"`},
 		{"not an object", config.Fields{"query": "problem.x"}, Record{}, "fields.query: problem is no object but text of 4 bytes"},
-		{"an object in a text", config.Fields{"query": "{meta}"}, Record{}, "fields.query: {meta} must be text or a number, is an object"},
+		{"an object in a text", config.Fields{"query": "{meta}"}, Record{}, "fields.query: {meta} must be text, a number or a list of them, is an object"},
 		{"null in a text", config.Fields{"query": "{none}"}, Record{}, "fields.query: {none} is null"},
 	}
 	for _, tt := range tests {
