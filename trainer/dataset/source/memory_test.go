@@ -86,7 +86,6 @@ func TestMemoryIsBounded(t *testing.T) {
 	for name, source := range map[string]func() File{
 		"lines":   func() File { return piped("", object, "\n", "\n") },
 		"array":   func() File { return piped("[", object, ",\n", "]") },
-		"object":  func() File { return piped("{\"rows\":\n[", object, ",\n", "]}") },
 		"csv":     func() File { return piped("number,text\n", "%d,%s", "\n", "") },
 		"zstd":    func() File { return largeZstd(t) },
 		"parquet": func() File { return largeParquet(t) },
