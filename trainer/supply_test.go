@@ -21,3 +21,14 @@ func TestSupplyIsThePlan(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 2*s.run.Train.GlobalBatch.Examples, some.Examples)
 }
+
+func TestCheckOrder(t *testing.T) {
+	s := newSite(t)
+	got, err := CheckOrder(t.Context(), s.options(), 30)
+	require.NoError(t, err)
+	assert.Equal(t, []int{siteRecords, 30}, []int{got.Places, got.Cursors})
+	assert.Greater(t, got.Records, 60)
+	s.run.Data.Sources[0].Sample = 0.5
+	_, err = CheckOrder(t.Context(), s.options(), 1)
+	assert.ErrorContains(t, err, "sources have a sample")
+}

@@ -15,12 +15,15 @@ type benchDataResult struct {
 	TokensPerS float64 `json:"tokens_per_s"`
 	RowsPerS   float64 `json:"rows_per_s"`
 	PeakRSSMB  int64   `json:"peak_rss_mb"`
+	// Order is set with --cursors.
+	Order *trainer.OrderChecked `json:"order,omitempty"`
 }
 
 func newBenchDataCommand() *cobra.Command {
 	var (
-		f     dataFlags
-		steps int
+		f       dataFlags
+		steps   int
+		cursors int
 	)
 	cmd := &cobra.Command{
 		Use:   "data",
@@ -30,8 +33,8 @@ rows and tokens per second (opening the data included), the time until data is o
 there, and peak memory.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if steps < 0 {
-				return codedError{fmt.Errorf("--steps: must be at least 0, got %d", steps), codeUsage}
+			if steps < 0 || cursors < 0 {
+				return codedError{fmt.Errorf("--steps and --cursors: must be at least 0, got %d and %d", steps, cursors), codeUsage}
 			}
 			o, vocab, err := f.open()
 			if err != nil {
@@ -44,6 +47,13 @@ there, and peak memory.`,
 			}
 			seconds := s.OpenS + s.Seconds
 			result := benchDataResult{Supplied: s, TokensPerS: float64(s.Tokens) / seconds, RowsPerS: float64(s.Examples) / seconds}
+			if cursors > 0 {
+				checked, err := trainer.CheckOrder(cmd.Context(), o, cursors)
+				if err != nil {
+					return err
+				}
+				result.Order = &checked
+			}
 			if result.PeakRSSMB, err = peakRSSMB(); err != nil {
 				return err
 			}
@@ -52,5 +62,6 @@ there, and peak memory.`,
 	}
 	f.add(cmd)
 	cmd.Flags().IntVar(&steps, "steps", 0, "steps to make packs for (0 = all epochs)")
+	cmd.Flags().IntVar(&cursors, "cursors", 0, "also check that an epoch has each record once, and that going on at so many random places gives the same records")
 	return cmd
 }
