@@ -60,7 +60,9 @@ func Open(ctx context.Context, f source.File, o Options) (*Table, error) {
 		return nil, err
 	}
 	if !stamped || o.Cache == "" {
-		err = os.Remove(filepath.Join(folder, key+indexEnding))
+		if err = os.Remove(filepath.Join(folder, key+indexEnding)); errors.Is(err, os.ErrNotExist) {
+			err = nil // of a small plain file
+		}
 		if !t.header.Plain {
 			t.remove = append([]string{t.path}, discard...)
 		} else {
@@ -127,6 +129,9 @@ func open(path string, h header, entries []entry) (*Table, error) {
 // maxBlock bounds what a block may unpack to: a row of the largest size, and what else is in its block.
 const maxBlock = source.MaxRowBytes + 2*blockBytes
 
+// keptPlainBytes is from which size on the index of a plain file is kept: below, it is made in a moment.
+var keptPlainBytes int64 = 8 << 20
+
 // build reads a file once and commits its index, and its rows unless it is plain.
 func build(ctx context.Context, f source.File, o Options, folder, key, stamp string) (*Table, error) {
 	if err := durable.MkdirAll(durable.OS, folder); err != nil {
@@ -146,6 +151,9 @@ func build(ctx context.Context, f source.File, o Options, folder, key, stamp str
 		return nil, err
 	}
 	b.header.Digest = hex.EncodeToString(b.sum.Sum(nil))
+	if b.header.Plain && b.header.Bytes < keptPlainBytes {
+		return open(path, b.header, b.entries)
+	}
 	text, err := encodeIndex(b.header, b.entries)
 	if err != nil {
 		return nil, fmt.Errorf("index %s: %w", f.Name, err)

@@ -69,6 +69,8 @@ func check(t testing.TB, table *Table, rows []string, lines []int) {
 }
 
 func TestRowsOfPlainAndPackedFiles(t *testing.T) {
+	defer func(bytes int64) { keptPlainBytes = bytes }(keptPlainBytes)
+	keptPlainBytes = 1
 	rows, lines, text := someRows(1500)
 	dir, cache := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "plain.jsonl"), []byte("\ufeff"+text), 0o600))
@@ -126,6 +128,21 @@ func TestChangedSourcesAreReadAgain(t *testing.T) {
 		require.NoError(t, table.Close())
 	}
 	assert.Len(t, digests, 2)
+}
+
+func TestSmallPlainFilesLeaveNothing(t *testing.T) {
+	rows, lines, text := someRows(100)
+	path, cache := filepath.Join(t.TempDir(), "a.jsonl"), t.TempDir()
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	for _, folder := range []string{cache, ""} {
+		table, err := Open(t.Context(), file(t, path), Options{Cache: folder})
+		require.NoError(t, err)
+		check(t, table, rows, lines)
+		require.NoError(t, table.Close())
+	}
+	left, err := filepath.Glob(filepath.Join(cache, "data", "*"))
+	require.NoError(t, err)
+	assert.Empty(t, left)
 }
 
 func TestDamagedCachesAreMadeAgain(t *testing.T) {
