@@ -51,7 +51,7 @@ func parse() (options, error) {
 	flag.IntVar(&o.answers, "answers", 20, "answers to the query")
 	flag.IntVar(&o.critiques, "critiques", 7, "critiques of each answer")
 	flag.IntVar(&o.seqLen, "seq-len", 8192, "capacity of a pack in tokens")
-	flag.StringVar(&keep, "keep-activations", "layers", "all, or layers: recompute the inside of layers, as long packs need")
+	flag.StringVar(&keep, "keep-activations", "auto", "all, layers (recompute the inside of layers), or auto: all if it fits")
 	flag.IntVar(&o.rank, "rank", 16, "rank of the adapter, on all linear modules")
 	flag.IntVar(&o.threads, "threads", 2, "CPU threads")
 	flag.IntVar(&o.rounds, "rounds", 1, "times that all is measured; the fastest counts, for both sides")
@@ -61,10 +61,11 @@ func parse() (options, error) {
 	if o.countOnly {
 		o.cases = names()
 	}
-	o.keep = map[string]engine.Keep{"all": engine.KeepAll, "layers": engine.KeepLayers}[keep]
+	var known bool
+	o.keep, known = map[string]engine.Keep{"auto": engine.KeepAuto, "all": engine.KeepAll, "layers": engine.KeepLayers}[keep]
 	switch {
-	case o.keep != engine.KeepAll && o.keep != engine.KeepLayers:
-		return o, fmt.Errorf("--keep-activations: %q is not all or layers", keep)
+	case !known:
+		return o, fmt.Errorf("--keep-activations: %q is not auto, all or layers", keep)
 	case flag.NArg() > 0:
 		return o, fmt.Errorf("unknown argument %s", flag.Arg(0))
 	case o.model == "" && !o.countOnly:
@@ -125,7 +126,7 @@ func run() error {
 		if err := st.measure(model, o); err != nil {
 			return fmt.Errorf("case %s: %w", name, err)
 		}
-		table += st.row(o)
+		table += st.row()
 	}
 	return o.write(table)
 }
@@ -158,6 +159,7 @@ type stream struct {
 	tokens        int
 	targets       int
 	apart, shared side
+	keep          engine.Keep // what the trainer chose
 }
 
 func newStream(s shape, o options, vocab int) (*stream, error) {
@@ -203,6 +205,11 @@ func (st *stream) measure(model *engine.Model, o options) error {
 		return err
 	}
 	defer trainer.Close()
+	memory, err := trainer.Memory()
+	if err != nil {
+		return err
+	}
+	st.keep = memory.Keep
 	// Pages of weights and buffers are touched once before anything counts.
 	if _, _, err := trainer.Accumulate(context.Background(), engine.Batch(st.shared.batches[len(st.shared.batches)-1])); err != nil {
 		return err
@@ -253,13 +260,13 @@ func (st *stream) round(trainer *engine.Trainer) error {
 	return nil
 }
 
-const header = `| lengths | rows | left out | tokens a row | targets a row | positions apart | shared | ratio | rows/s apart | shared | ratio |
-|---|---|---|---|---|---|---|---|---|---|---|
+const header = `| lengths | activations kept | rows | left out | tokens a row | targets a row | positions apart | shared | ratio | rows/s apart | shared | ratio |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 `
 
-func (st *stream) row(o options) string {
+func (st *stream) row() string {
 	n := float64(len(st.rows))
-	return fmt.Sprintf("| %s | %d | %d | %.0f | %.0f | %d | %d | %.2f | %.3f | %.3f | %.2f |\n", st.shape.name, len(st.rows), st.leftOut,
+	return fmt.Sprintf("| %s | %s | %d | %d | %.0f | %.0f | %d | %d | %.2f | %.3f | %.3f | %.2f |\n", st.shape.name, st.keep, len(st.rows), st.leftOut,
 		float64(st.tokens)/n, float64(st.targets)/n, st.apart.positions, st.shared.positions,
 		float64(st.apart.positions)/float64(st.shared.positions),
 		n/st.apart.seconds, n/st.shared.seconds, st.apart.seconds/st.shared.seconds)
@@ -274,13 +281,12 @@ output head, which sees the targets alone, costs both sides the same.
 func (o options) write(table string) error {
 	text := fmt.Sprintf(`# Prefix sharing: rows per second
 
-Made by %s. %s, rank %d, all seven linear modules, fp32, packs of at most %d positions, %s kept, %d threads of %d
+Made by %s. %s, rank %d, all seven linear modules, fp32, packs of at most %d positions, %d threads of %d
 (%s); one query, %d answers, %d critiques each, lengths as One-Shot-CFT's; forward and backward of every pack, best of
 %d rounds; %s.
 
 %s
-%s`, "`bench/prefix/run`", filepath.Base(o.model), o.rank, o.seqLen, map[engine.Keep]string{engine.KeepAll: "all activations",
-		engine.KeepLayers: "layer inputs"}[o.keep], o.threads, runtime.NumCPU(), engine.CPUFeatures(), o.answers, o.critiques, o.rounds,
+%s`, "`bench/prefix/run`", filepath.Base(o.model), o.rank, o.seqLen, o.threads, runtime.NumCPU(), engine.CPUFeatures(), o.answers, o.critiques, o.rounds,
 		time.Now().Format(time.DateOnly), table, limit)
 	fmt.Print(text)
 	if err := os.MkdirAll(filepath.Dir(o.output), 0o755); err != nil {
