@@ -73,6 +73,8 @@ func TestRowsOfPlainAndPackedFiles(t *testing.T) {
 	keptPlainBytes = 1
 	rows, lines, text := someRows(1500)
 	dir, cache := t.TempDir(), t.TempDir()
+	// Of its own: packages tested beside this one keep files in the system's.
+	t.Setenv("TMPDIR", t.TempDir())
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "plain.jsonl"), []byte("\ufeff"+text), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "packed.jsonl.gz"), packed(t, text), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "array.json"), []byte("["+strings.Join(rows, ",\n")+"]"), 0o600))
