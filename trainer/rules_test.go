@@ -43,7 +43,8 @@ var allowed = map[string][]string{
 	"trainer/gguf":           {},
 	"trainer/metrics":        {"trainer/internal/*"},
 	// Records become text, text becomes examples.
-	"trainer/chat":      {"trainer/dataset", "trainer/pack"},
+	"trainer/jinja":     {},
+	"trainer/chat":      {"trainer/dataset", "trainer/jinja", "trainer/pack"},
 	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
 	"trainer/evaluate":  {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack", "trainer/objective", "trainer/internal/*"},
 	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},

@@ -77,6 +77,11 @@ func (f *file) int32s(name string, v []int32) {
 	put(&f.meta, v)
 }
 
+func (f *file) float32s(name string, v []float32) {
+	f.array(name, typeFloat32, len(v))
+	put(&f.meta, v)
+}
+
 func (f *file) array(name string, elementType uint32, n int) {
 	f.key(name, typeArray)
 	put(&f.meta, elementType)

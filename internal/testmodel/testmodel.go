@@ -38,6 +38,8 @@ type Options struct {
 	// Pre names another pre-tokenizer than SmolLM's. The vocabulary then has merges across spaces too, which no expression
 	// of a pre-tokenizer should let happen: Vocab must be at least MinVocabAcross().
 	Pre string
+	// SentencePiece makes a vocabulary of Llama 2's kind: scored pieces, a byte as fallback, a space put before text, BOS.
+	SentencePiece bool
 	// RopeFreqs adds Llama 3's frequency factors, so that rotary angles differ from the plain ones.
 	RopeFreqs bool
 	Seed      uint64
@@ -60,12 +62,19 @@ func (o Options) withDefaults() Options {
 	set(&o.KVHeads, 2)
 	set(&o.HeadDim, o.Embd/o.Heads)
 	set(&o.FF, 128)
-	set(&o.Vocab, MinVocab())
+	set(&o.Vocab, o.minVocab())
 	set(&o.Context, 2048)
 	if o.Architecture == "" {
 		o.Architecture = "llama"
 	}
 	return o
+}
+
+func (o Options) minVocab() int {
+	if o.SentencePiece {
+		return MinVocabSentencePiece()
+	}
+	return MinVocab()
 }
 
 func (o Options) validate() error {
@@ -76,8 +85,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("%d kv heads do not divide %d heads", o.KVHeads, o.Heads)
 	case o.HeadDim%2 != 0:
 		return fmt.Errorf("head dim %d is odd", o.HeadDim)
-	case o.Vocab < MinVocab():
-		return fmt.Errorf("vocab %d is below the tokenizer's %d", o.Vocab, MinVocab())
+	case o.Vocab < o.minVocab():
+		return fmt.Errorf("vocab %d is below the tokenizer's %d", o.Vocab, o.minVocab())
 	}
 	return nil
 }
@@ -117,6 +126,10 @@ func (o Options) metadata(f *file) {
 	f.f32(arch+".rope.freq_base", 10000)
 	f.u32(arch+".rope.dimension_count", uint32(o.HeadDim))
 	f.u32(arch+".vocab_size", uint32(o.Vocab))
+	if o.SentencePiece {
+		sentencePieceMetadata(f, o.Vocab)
+		return
+	}
 	tokenizerMetadata(f, o.Vocab, o.Pre)
 }
 

@@ -3,6 +3,7 @@ package testmodel
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // The control tokens, in the order of their ids.
@@ -109,3 +110,79 @@ func tokenizerMetadata(f *file, size int, pre string) {
 	f.boolean("tokenizer.ggml.add_space_prefix", false)
 	f.str("tokenizer.chat_template", ChatTemplate)
 }
+
+// SentencePiece's tokens with a meaning: unknown, BOS, EOS.
+const (
+	SPUnknown = 0 // <unk>
+	SPBOS     = 1 // <s>
+	SPEOS     = 2 // </s>
+)
+
+const (
+	kindUnknown = 2
+	kindByte    = 6
+)
+
+// MinVocabSentencePiece is the number of tokens that the tokenizer of kind SentencePiece needs.
+func MinVocabSentencePiece() int {
+	tokens, _, _ := pieces()
+	return len(tokens)
+}
+
+// pieces lists tokens, kinds and scores: control tokens, a token per byte, printable characters, and what joins from the
+// left to words; longer ones have lower scores, as a trained vocabulary has.
+func pieces() (tokens []string, kinds []int32, scores []float32) {
+	known := map[string]bool{}
+	add := func(token string, kind int32, score float32) {
+		if !known[token] {
+			known[token] = true
+			tokens, kinds, scores = append(tokens, token), append(kinds, kind), append(scores, score)
+		}
+	}
+	add("<unk>", kindUnknown, 0)
+	add("<s>", kindControl, 0)
+	add("</s>", kindControl, 0)
+	for b := range 256 {
+		add(fmt.Sprintf("<0x%02X>", b), kindByte, 0)
+	}
+	score := float32(-1)
+	piece := func(text string) {
+		add(strings.NewReplacer("Ġ", "▁", " ", "▁").Replace(text), kindNormal, score)
+		score--
+	}
+	piece("▁▁") // before ▁, so that runs of spaces join
+	for _, word := range words {
+		runes := []rune(word)
+		for n := 2; n <= len(runes); n++ {
+			piece(string(runes[:n]))
+		}
+	}
+	for c := '!'; c <= '~'; c++ {
+		piece(string(c))
+	}
+	for _, c := range "▁éñ中文" {
+		piece(string(c))
+	}
+	return tokens, kinds, scores
+}
+
+func sentencePieceMetadata(f *file, size int) {
+	tokens, kinds, scores := pieces()
+	for i := len(tokens); i < size; i++ {
+		tokens, kinds, scores = append(tokens, fmt.Sprintf("<|unused_%d|>", i)), append(kinds, kindUnused), append(scores, 0)
+	}
+	f.str("tokenizer.ggml.model", "llama")
+	f.strings("tokenizer.ggml.tokens", tokens)
+	f.float32s("tokenizer.ggml.scores", scores)
+	f.int32s("tokenizer.ggml.token_type", kinds)
+	f.u32("tokenizer.ggml.unknown_token_id", SPUnknown)
+	f.u32("tokenizer.ggml.bos_token_id", SPBOS)
+	f.u32("tokenizer.ggml.eos_token_id", SPEOS)
+	f.boolean("tokenizer.ggml.add_bos_token", true)
+	f.boolean("tokenizer.ggml.add_space_prefix", true)
+	f.str("tokenizer.chat_template", SentencePieceTemplate)
+}
+
+// SentencePieceTemplate is the chat template of models of that kind, in the manner of Llama 2's.
+const SentencePieceTemplate = "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}" +
+	"{{ ' ' + message.content + eos_token }}{% else %}{{ '[INST] ' + message.content + ' [/INST]' }}{% endif %}{% endfor %}"

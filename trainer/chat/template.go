@@ -7,17 +7,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nikolalohinski/gonja/v2/builtins"
-	"github.com/nikolalohinski/gonja/v2/config"
-	"github.com/nikolalohinski/gonja/v2/exec"
-	"github.com/nikolalohinski/gonja/v2/loaders"
-
 	"cftune/trainer/dataset"
+	"cftune/trainer/jinja"
 )
 
 // Template is a model's chat template with its vocabulary. It is safe for concurrent use.
 type Template struct {
-	compiled *exec.Template
+	compiled *jinja.Template
 	tok      Tokenizer
 	system   string
 	now      time.Time
@@ -33,9 +29,6 @@ type cache struct {
 	trims  map[int32]trim
 }
 
-// templateName is how the template is called in messages of the Jinja engine.
-const templateName = "/chat_template"
-
 // NewTemplate compiles the Jinja source of a chat template (tokenizer.chat_template of the GGUF).
 //
 // strftime_now gives the time of this call, so that a prompt with a date has the same tokens throughout a run; see At.
@@ -46,7 +39,7 @@ func NewTemplate(source string, tok Tokenizer) (*Template, error) {
 	if strings.ContainsRune(source, markOpen) {
 		return nil, fmt.Errorf("chat template: uses the private character %U, which stands for contents here", markOpen)
 	}
-	compiled, err := compile(source)
+	compiled, err := jinja.Parse(source)
 	if err != nil {
 		return nil, fmt.Errorf("chat template: %w", err)
 	}
@@ -62,46 +55,6 @@ func NewTemplate(source string, tok Tokenizer) (*Template, error) {
 	}
 	t.addsSpace = len(probe) > 0 && strings.HasPrefix(tok.TokenText(probe[0]), " ")
 	return t, nil
-}
-
-// compile parses the source with the settings of transformers' renderer. Its engine panics on some faulty sources.
-func compile(source string) (compiled *exec.Template, err error) {
-	defer recoverAs(&err)
-	settings := config.New()
-	settings.TrimBlocks = true
-	settings.LeftStripBlocks = true
-	// The loader has this one file: a template can include nothing of this machine's.
-	loader, err := loaders.NewMemoryLoader(map[string]string{templateName: source})
-	if err != nil {
-		return nil, err
-	}
-	methods := builtins.Methods
-	methods.Str = stringMethods()
-	environment := &exec.Environment{
-		Context:           exec.EmptyContext().Update(builtins.GlobalFunctions).Update(builtins.GlobalVariables),
-		Filters:           builtins.Filters,
-		Tests:             builtins.Tests,
-		ControlStructures: builtins.ControlStructures,
-		Methods:           methods,
-	}
-	compiled, err = exec.NewTemplate(templateName, settings, loader, environment)
-	if err != nil {
-		// The engine's message starts with the whole source.
-		return nil, errors.New("cannot be parsed: " + lastLine(err))
-	}
-	return compiled, nil
-}
-
-// recoverAs makes an error of a panic in the Jinja engine: its input is the model's file, not ours.
-func recoverAs(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("the Jinja engine gave up: %v", r)
-	}
-}
-
-func lastLine(err error) string {
-	text := strings.TrimSpace(err.Error())
-	return text[strings.LastIndexByte(text, '\n')+1:]
 }
 
 // WithSystem returns a copy that puts a system message before conversations that have none. Empty: no change.
@@ -130,47 +83,53 @@ func (t *Template) withSystem(messages []dataset.Message) []dataset.Message {
 	return append([]dataset.Message{{Role: dataset.RoleSystem, Content: t.system}}, messages...)
 }
 
-// raised is what a template says by raise_exception.
-type raised struct{ message string }
-
-func (r *raised) Error() string { return "the template says: " + r.message }
-
 func (t *Template) render(messages []dataset.Message, addGenerationPrompt bool) (text string, err error) {
-	defer recoverAs(&err)
 	list := make([]any, len(messages))
 	for i, m := range messages {
-		list[i] = map[string]any{"role": m.Role, "content": m.Content}
+		list[i] = jinja.NewDict().Set("role", m.Role).Set("content", m.Content)
 	}
-	// The engine wraps errors into text; what the template itself said is worth more than where.
-	var said *raised
-	var clock error
-	values := map[string]any{
-		"messages":              list,
+	text, err = t.compiled.Render(map[string]any{
+		"messages":              jinja.NewList(list...),
 		"add_generation_prompt": addGenerationPrompt,
 		"bos_token":             t.text(t.tok.BOS()),
 		"eos_token":             t.text(t.tok.EOS()),
 		"tools":                 nil, // transformers passes these two even where there are none
 		"documents":             nil,
-		"raise_exception": func(message string) (string, error) {
-			said = &raised{message}
-			return "", said
-		},
-		"strftime_now": func(format string) (string, error) {
-			var text string
-			text, clock = strftime(t.now, format)
-			return text, clock
-		},
-	}
-	text, err = t.compiled.ExecuteToString(exec.NewContext(values))
-	switch {
-	case said != nil:
-		return "", fmt.Errorf("chat template: %w", said)
-	case clock != nil:
-		return "", fmt.Errorf("chat template: %w", clock)
-	case err != nil:
+		"raise_exception":       jinja.Func(raise),
+		"strftime_now": jinja.Func(func(args []any, _ map[string]any) (any, error) {
+			format, ok := only(args)
+			if !ok {
+				return nil, errors.New("strftime_now takes a format")
+			}
+			return strftime(t.now, format)
+		}),
+	})
+	if err != nil {
 		return "", fmt.Errorf("chat template: %w", err)
 	}
 	return text, nil
+}
+
+// raised is what a template says by raise_exception.
+type raised struct{ message string }
+
+func (r *raised) Error() string { return "the template says: " + r.message }
+
+func raise(args []any, _ map[string]any) (any, error) {
+	message, ok := only(args)
+	if !ok {
+		return nil, errors.New("raise_exception takes a message")
+	}
+	return nil, &raised{message}
+}
+
+// only returns the one argument, a text.
+func only(args []any) (string, bool) {
+	if len(args) != 1 {
+		return "", false
+	}
+	text, ok := args[0].(string)
+	return text, ok
 }
 
 func (t *Template) text(token int32) string {
