@@ -7,8 +7,12 @@ package crashpoint
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"cftune/trainer/internal/durable"
@@ -25,14 +29,20 @@ type FS struct {
 	// disk, not a crash.
 	Err  error
 	Once bool
+	// Short makes a write At take only a part of the data and fail with io.ErrShortWrite, as package os does.
+	Short bool
 	// Free, if not nil, is what FreeBytes reports.
 	Free *uint64
+	// Rand, if not nil, decides at every loss whether it happens, and how much: a power cut may spare things. Without it
+	// all that can be lost is lost.
+	Rand *rand.Rand
 
 	// Ops counts operations.
 	Ops int
 
 	unsynced map[string]int64 // files with data that was not synced, and how many bytes were
 	renames  []rename         // whose folder was not synced since
+	created  []string         // files whose folder was not synced since
 }
 
 type rename struct {
@@ -67,6 +77,9 @@ func (fs *FS) open(path string, open func(string) (durable.File, error)) (durabl
 		return nil, err
 	}
 	fs.dirty(path, size)
+	if size == 0 {
+		fs.created = append(fs.created, path)
+	}
 	return &file{fs, f, path, size}, nil
 }
 
@@ -110,6 +123,11 @@ func (fs *FS) Rename(from, to string) error {
 			fs.dirty(to+rest, synced)
 		}
 	}
+	for i, path := range fs.created {
+		if rest, inside := strings.CutPrefix(path, from); inside && (rest == "" || rest[0] == filepath.Separator) {
+			fs.created[i] = to + rest
+		}
+	}
 	fs.renames = append(fs.renames, rename{from, to, replaced})
 	return nil
 }
@@ -134,6 +152,7 @@ func (fs *FS) SyncDir(path string) error {
 		}
 	}
 	fs.renames = kept
+	fs.created = slices.DeleteFunc(fs.created, func(file string) bool { return filepath.Dir(file) == path })
 	return durable.OS.SyncDir(path)
 }
 
@@ -146,11 +165,12 @@ func (fs *FS) FreeBytes(path string) (uint64, error) {
 }
 
 // Lose makes the losses of a power cut: renames that were not synced are undone, newest first, if nothing else took their
-// names, and files that were not synced keep half of their bytes, but no fewer than were synced.
+// names, files that were not synced keep half of their bytes, but no fewer than were synced, and with Rand new files whose
+// folder was not synced are gone.
 func (fs *FS) Lose() error {
 	for i := len(fs.renames) - 1; i >= 0; i-- {
 		r := fs.renames[i]
-		if _, err := os.Lstat(r.from); err == nil {
+		if _, err := os.Lstat(r.from); err == nil || fs.spared() {
 			continue
 		}
 		if err := os.Rename(r.to, r.from); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -162,17 +182,35 @@ func (fs *FS) Lose() error {
 			}
 		}
 	}
-	for path, synced := range fs.unsynced {
+	for _, path := range slices.Sorted(maps.Keys(fs.unsynced)) {
+		synced := fs.unsynced[path]
 		info, err := os.Stat(path)
 		if err != nil {
 			continue // removed, or in a folder that was
 		}
-		if err := os.Truncate(path, max(synced, info.Size()/2)); err != nil {
+		left := max(synced, info.Size()/2)
+		if fs.Rand != nil {
+			left = synced + fs.Rand.Int64N(info.Size()-synced+1)
+		}
+		if err := os.Truncate(path, left); err != nil {
+			return err
+		}
+	}
+	if fs.Rand == nil {
+		return nil
+	}
+	for _, path := range fs.created {
+		if fs.spared() {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
+
+func (fs *FS) spared() bool { return fs.Rand != nil && fs.Rand.IntN(2) == 0 }
 
 type file struct {
 	fs     *FS
@@ -185,6 +223,9 @@ func (f *file) Write(p []byte) (int, error) {
 	if err := f.fs.step("write " + f.path); err != nil {
 		// A crash may come in the middle of a write.
 		n, writeErr := f.f.Write(p[:len(p)/2])
+		if f.fs.Short && len(p) > 0 {
+			return n, errors.Join(io.ErrShortWrite, writeErr)
+		}
 		return n, errors.Join(err, writeErr)
 	}
 	f.fs.dirty(f.path, f.synced)
