@@ -11,6 +11,9 @@ import (
 // ErrNonFinite is wrapped by the errors of an engine about a loss or gradient that is not finite.
 var ErrNonFinite = errors.New("not finite")
 
+// ErrSpike is wrapped by errors about a loss far above those before it.
+var ErrSpike = errors.New("a spike")
+
 // DataError says that the data cannot be trained on. Its text has a line for each kind of problem.
 type DataError struct {
 	Problems []string
@@ -67,6 +70,13 @@ type StepError struct {
 	Step     int
 	Examples []string
 	Err      error
+
+	counted int // packs of the step that the engine has counted
+}
+
+// skippable reports whether the examples of the step are what is wrong.
+func (e *StepError) skippable() bool {
+	return errors.Is(e.Err, ErrNonFinite) || errors.Is(e.Err, ErrSpike)
 }
 
 // maxNamed is how many examples messages name.

@@ -45,10 +45,16 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("limits.max_time: %w", err)
 	}
+	stall, err := t.run.Health.Stall()
+	if err != nil {
+		return Result{}, fmt.Errorf("health.stall_timeout: %w", err)
+	}
 	if err := t.begin(engine); err != nil {
 		return Result{}, err
 	}
+	t.watch = startWatchdog(stall, t.stalled)
 	defer func() {
+		t.watch.stop()
 		t.progress.Close()
 		t.log.Close() // what must not be lost was synced with the checkpoint
 	}()
@@ -104,7 +110,10 @@ func (t *Trainer) begin(engine Engine) error {
 		return err
 	}
 	path := filepath.Join(t.dir.Dir(), checkpoint.MetricsName)
-	if err := metrics.Rewind(t.options.fs, path, t.done, t.validated); err != nil {
+	if err := metrics.Rewind(t.options.fs, path, metrics.Place{Step: t.done, Validated: t.validated, Skipped: t.counters.Skipped}); err != nil {
+		return err
+	}
+	if t.losses, err = metrics.Losses(path, spikeWindow); err != nil {
 		return err
 	}
 	if t.log, err = metrics.OpenLog(t.options.fs, path); err != nil {
@@ -145,8 +154,11 @@ func (silent) Close()                        {}
 
 // stopReason says whether the run is to end now, between two steps.
 func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
-	if limit > 0 && time.Since(began) >= limit {
+	switch patience := t.run.Data.Validation.Patience; {
+	case limit > 0 && time.Since(began) >= limit:
 		return "max_time"
+	case patience > 0 && t.best != nil && t.best.Stale >= patience:
+		return "early_stop"
 	}
 	return ""
 }
@@ -177,18 +189,30 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 		if err := switches.serve(ctx); err != nil {
 			return err
 		}
+		if err := t.saveIfAsked(engine); err != nil {
+			return err
+		}
 		g, err := t.next(ctx, feed)
 		switch {
 		case err != nil:
 			return t.interrupted(engine, err)
 		case g.batches == nil:
-			if !t.dynamic() {
+			if !t.dynamic() && t.counters.Skipped == 0 {
 				return fmt.Errorf("the records end before step %d, though they were planned to last longer", g.step)
 			}
 			ends = true
 			continue
 		}
 		step, err := t.step(ctx, engine, g, rates.LR(g.step))
+		if bad := (*StepError)(nil); errors.As(err, &bad) && bad.skippable() {
+			if err := t.skip(g, bad); err != nil {
+				return err
+			}
+			// The groups that were made ahead have later numbers than theirs.
+			feed.stop()
+			*feed = *t.startFeed(ctx)
+			continue
+		}
 		if err != nil {
 			return t.interrupted(engine, err)
 		}
@@ -290,7 +314,8 @@ func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Resul
 		}
 		result.Validation = &loss
 	}
-	if t.done > 0 && t.done%t.run.Checkpoint.EverySteps == 0 {
+	best := t.run.Checkpoint.KeepBest && t.best != nil && t.best.Step == t.done
+	if t.done > 0 && (t.done%t.run.Checkpoint.EverySteps == 0 || best) {
 		return t.save(engine)
 	}
 	return nil
@@ -300,26 +325,35 @@ func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Resul
 // and long packs count by their targets.
 func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) (metrics.Step, error) {
 	began := time.Now()
+	t.watch.step.Store(int64(g.step))
 	var sum float64
 	var targets, computed int
 	for i, b := range g.batches {
 		computed += len(b.Tokens)
 		s, n, err := engine.Accumulate(ctx, b)
+		t.watch.beat()
+		counted := i // a call that fails is not counted by the engine
 		if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
 			err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
+			counted++
 		}
 		if err != nil {
 			engine.Discard()
-			return metrics.Step{}, &StepError{Step: g.step, Examples: g.ids[i], Err: err}
+			return metrics.Step{}, &StepError{Step: g.step, Examples: g.ids[i], Err: err, counted: counted}
 		}
 		sum += s
 		targets += n
 	}
+	if err := t.spike(g.step, sum/float64(targets)); err != nil {
+		engine.Discard()
+		return metrics.Step{}, &StepError{Step: g.step, Err: err, counted: len(g.batches)}
+	}
 	norm, err := engine.Apply(lr, t.run.Optimizer.MaxGradNorm, float64(targets))
 	if err != nil {
 		engine.Discard()
-		return metrics.Step{}, &StepError{Step: g.step, Err: fmt.Errorf("optimizer step: %w", err)}
+		return metrics.Step{}, &StepError{Step: g.step, Err: fmt.Errorf("optimizer step: %w", err), counted: len(g.batches)}
 	}
+	t.losses = append(t.losses[max(0, len(t.losses)+1-spikeWindow):], sum/float64(targets))
 	t.done, t.cursor = g.step, g.end
 	t.counters.Examples += int64(g.examples)
 	t.counters.Tokens += int64(g.tokens)
@@ -350,6 +384,7 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 		sum := 0.0
 		for _, b := range h.batches {
 			s, _, err := engine.Evaluate(ctx, b)
+			t.watch.beat()
 			if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
 				err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
 			}
@@ -376,6 +411,8 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 	t.course.Validated(total.Loss)
 	if t.best == nil || total.Loss < t.best.Loss {
 		t.best = &checkpoint.Best{Step: t.done, Loss: total.Loss}
+	} else {
+		t.best = &checkpoint.Best{Step: t.best.Step, Loss: t.best.Loss, Stale: t.best.Stale + 1}
 	}
 	return total.Loss, nil
 }
@@ -430,5 +467,33 @@ func (t *Trainer) save(engine Engine) error {
 		return err
 	}
 	t.saved = t.done
-	return t.dir.Prune(t.run.Checkpoint.KeepLast)
+	t.watch.beat()
+	return t.dir.Prune(t.retention())
+}
+
+// retention is what is kept of the run's checkpoints.
+func (t *Trainer) retention() checkpoint.Retention {
+	keep := checkpoint.Retention{Last: t.run.Checkpoint.KeepLast, Every: t.run.Checkpoint.KeepEvery}
+	if t.run.Checkpoint.KeepBest && t.best != nil {
+		keep.Also = []int{t.best.Step}
+	}
+	return keep
+}
+
+// saveIfAsked commits a checkpoint between two steps where one was asked for.
+func (t *Trainer) saveIfAsked(engine Engine) error {
+	select {
+	case <-t.options.SaveNow:
+	default:
+		return nil
+	}
+	if t.done == 0 || t.saved == t.done {
+		t.progress.Note(fmt.Sprintf("checkpoint asked for: there is nothing new to save at step %d", t.done))
+		return nil
+	}
+	if err := t.save(engine); err != nil {
+		return err
+	}
+	t.progress.Note(fmt.Sprintf("checkpoint asked for: step %d is saved in %s", t.done, t.savedDir))
+	return nil
 }

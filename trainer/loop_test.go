@@ -188,8 +188,8 @@ func TestNonFiniteLossEndsTheRun(t *testing.T) {
 	}
 }
 
-// A run that fails before its first step leaves its folder as it was.
-func TestFailureAtTheFirstStepLeavesNothing(t *testing.T) {
+// A run that fails before its first step leaves no run, only the examples that it failed on.
+func TestFailureAtTheFirstStepLeavesNoRun(t *testing.T) {
 	s := newSite(t)
 	tr, err := s.begin(t)
 	require.NoError(t, err)
@@ -198,7 +198,15 @@ func TestFailureAtTheFirstStepLeavesNothing(t *testing.T) {
 	_, err = tr.Run(t.Context(), e)
 	require.ErrorIs(t, err, ErrNonFinite)
 	require.NoError(t, tr.Close())
-	assert.NoDirExists(t, s.run.Output)
+	entries, err := os.ReadDir(s.run.Output)
+	require.NoError(t, err)
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	assert.Subset(t, []string{"failed-step-00000001.json", checkpoint.LockName}, names)
+	assert.FileExists(t, filepath.Join(s.run.Output, "failed-step-00000001.json"))
+	s.train(t, "run")
 }
 
 // The disk fails at each of its operations in turn. What is visible is whole, and the run can go on to the same end.

@@ -106,7 +106,8 @@ func identity(run config.Run) config.Run {
 		sources[i] = config.Source{Format: s.Format, Weight: s.Weight, Sample: s.Sample, Fields: s.Fields}
 	}
 	run.Data.Sources = sources
-	run.Data.Validation.Path = ""
+	run.Data.Validation.Path, run.Data.Validation.Patience = "", 0
+	run.Health.StallTimeout = ""
 	run.Train.Epochs, run.Train.MaxSteps, run.Train.KeepActivations = 0, 0, ""
 	run.Checkpoint, run.Limits = config.Checkpoint{}, config.Limits{}
 	return run

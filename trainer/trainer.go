@@ -31,6 +31,10 @@ type Options struct {
 	Progress func(first, total int) metrics.Progress
 	// StopAfter ends Run, with a checkpoint, after so many steps of this call; 0 = never.
 	StopAfter int
+	// SaveNow, if not nil, asks for a checkpoint after the current step.
+	SaveNow <-chan struct{}
+	// NativeStacks, if not nil, tells where the threads of the native engine stand, for the record of a stall.
+	NativeStacks func() string
 	// Older lets Resume take an older checkpoint where the newest is damaged.
 	Older bool
 	// Cache is a folder for what takes long to find out about data; empty: nothing is kept.
@@ -72,6 +76,8 @@ type Trainer struct {
 	saved     int // step of the newest checkpoint, -1 if there is none
 	savedDir  string
 
+	losses   []float64 // of the last steps, at most spikeWindow
+	watch    *watchdog
 	from     int // done when this call of Run began
 	log      *metrics.Log
 	progress metrics.Progress

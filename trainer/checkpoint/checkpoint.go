@@ -91,13 +91,31 @@ func (r *Run) fill(temp string, m Manifest, contents []Content) error {
 	return err
 }
 
-// Prune removes all but the newest keep checkpoints.
-func (r *Run) Prune(keep int) error {
+// Retention says which checkpoints are kept: the newest ones, those whose step is a multiple of Every (0: none), and some
+// more.
+type Retention struct {
+	Last, Every int
+	Also        []int
+}
+
+// Removed returns which of the steps, ascending, are not kept.
+func (k Retention) Removed(steps []int) []int {
+	var removed []int
+	for _, step := range steps[:max(0, len(steps)-max(k.Last, 1))] {
+		if (k.Every == 0 || step%k.Every != 0) && !slices.Contains(k.Also, step) {
+			removed = append(removed, step)
+		}
+	}
+	return removed
+}
+
+// Prune removes the checkpoints that are not kept. The newest one always is.
+func (r *Run) Prune(keep Retention) error {
 	steps, err := List(r.dir)
 	if err != nil {
 		return fmt.Errorf("prune checkpoints: %w", err)
 	}
-	for _, step := range steps[:max(0, len(steps)-keep)] {
+	for _, step := range keep.Removed(steps) {
 		if err := durable.Remove(r.fs, stepDir(r.dir, step)); err != nil {
 			return fmt.Errorf("prune checkpoints: %w", err)
 		}

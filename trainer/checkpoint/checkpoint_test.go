@@ -96,11 +96,11 @@ func TestPruneKeepsTheNewest(t *testing.T) {
 		_, err := r.Write(manifest(step), contents(step))
 		require.NoError(t, err)
 	}
-	require.NoError(t, r.Prune(2))
+	require.NoError(t, r.Prune(Retention{Last: 2}))
 	steps, err := List(r.Dir())
 	require.NoError(t, err)
 	assert.Equal(t, []int{20, 100}, steps)
-	require.NoError(t, r.Prune(5))
+	require.NoError(t, r.Prune(Retention{Last: 5}))
 	assert.Equal(t, []int{20, 100}, verifyAll(t, r.Dir()))
 }
 
@@ -187,7 +187,7 @@ func TestCrashesDuringWriteAndPrune(t *testing.T) {
 			fs := &crashpoint.FS{At: at}
 			r.fs = fs
 			_, writeErr := r.Write(manifest(2), contents(2))
-			pruneErr := r.Prune(1)
+			pruneErr := r.Prune(Retention{Last: 1})
 			r.fs = durable.OS
 			if powerLoss {
 				require.NoError(t, fs.Lose())
@@ -206,7 +206,7 @@ func TestCrashesDuringWriteAndPrune(t *testing.T) {
 			require.Empty(t, leftovers)
 			_, err = again.Write(manifest(3), contents(3))
 			require.NoError(t, err)
-			require.NoError(t, again.Prune(1))
+			require.NoError(t, again.Prune(Retention{Last: 1}))
 			require.Equal(t, []int{3}, verifyAll(t, r.Dir()))
 			require.NoError(t, again.Close())
 			if !fs.Crashed() {

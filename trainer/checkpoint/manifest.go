@@ -47,12 +47,16 @@ type Counters struct {
 	Tokens       int64  `json:"tokens"`
 	Targets      int64  `json:"targets"`
 	MicroBatches uint64 `json:"micro_batches"`
+	// Skipped is how many groups of examples were left out because their loss or gradient was no good.
+	Skipped int64 `json:"skipped,omitempty"`
 }
 
 // Best is the lowest validation loss so far.
 type Best struct {
 	Step int     `json:"step"`
 	Loss float64 `json:"loss"`
+	// Stale is the number of validations since.
+	Stale int `json:"stale,omitempty"`
 }
 
 // Objective is a place in the course of objectives: the k-th change of the journal (0: the configuration's stages) and the

@@ -1,5 +1,7 @@
 package config
 
+import "time"
+
 // Run is everything a training run is made from. Keys are the YAML names; they stay once released.
 type Run struct {
 	// Model is the base model: a path to a GGUF file.
@@ -20,6 +22,7 @@ type Run struct {
 	Train      Train      `mapstructure:"train" json:"train"`
 	Optimizer  Optimizer  `mapstructure:"optimizer" json:"optimizer"`
 	Checkpoint Checkpoint `mapstructure:"checkpoint" json:"checkpoint"`
+	Health     Health     `mapstructure:"health" json:"health"`
 	Limits     Limits     `mapstructure:"limits" json:"limits"`
 }
 
@@ -60,6 +63,8 @@ type Validation struct {
 	Format     string `mapstructure:"format" json:"format"`
 	Fields     Fields `mapstructure:"fields" json:"fields,omitempty"`
 	EverySteps int    `mapstructure:"every_steps" json:"every_steps"`
+	// Patience, if not 0, ends the run after so many validations without a new best loss.
+	Patience int `mapstructure:"patience" json:"patience"`
 }
 
 // Chat overrides what the GGUF says about conversations.
@@ -142,11 +147,30 @@ type Optimizer struct {
 	MinLRRatio float64 `mapstructure:"min_lr_ratio" json:"min_lr_ratio"`
 }
 
-// Checkpoint says when training state is saved and how many are kept.
+// Checkpoint says when training state is saved and what is kept.
 type Checkpoint struct {
 	EverySteps int `mapstructure:"every_steps" json:"every_steps"`
 	KeepLast   int `mapstructure:"keep_last" json:"keep_last"`
+	// KeepEvery, if not 0, keeps those whose step is a multiple of it for good.
+	KeepEvery int `mapstructure:"keep_every" json:"keep_every"`
+	// KeepBest saves at every validation that is the best so far, and keeps that one.
+	KeepBest bool `mapstructure:"keep_best" json:"keep_best"`
 }
+
+// Health says what is done about steps that go wrong.
+type Health struct {
+	// MaxSkips is how many steps whose loss or gradient is not finite, or whose loss is a spike that is to be skipped, are
+	// left out, with their examples, before the run ends.
+	MaxSkips int `mapstructure:"max_skips" json:"max_skips"`
+	// LossSpike, if not 0, is how many times the median of the last 20 losses makes a spike; OnSpike is warn, skip or stop.
+	LossSpike float64 `mapstructure:"loss_spike" json:"loss_spike"`
+	OnSpike   string  `mapstructure:"on_spike" json:"on_spike"`
+	// StallTimeout, if not empty, writes down where the program stands when a step makes no progress for so long ("10m").
+	StallTimeout string `mapstructure:"stall_timeout" json:"stall_timeout"`
+}
+
+// Stall returns StallTimeout, 0 if there is none.
+func (h Health) Stall() (time.Duration, error) { return positiveDuration(h.StallTimeout) }
 
 // Limits bound the run.
 type Limits struct {

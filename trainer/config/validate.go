@@ -17,6 +17,7 @@ var (
 	formats         = []string{"cft", "alpaca", "webinstruct-cft", "messages", "sharegpt", "prompt-completion", "tokenized"}
 	overLong        = []string{"refuse", "drop", "truncate_prompt", "split"}
 	objectives      = []string{"cft", "sft", "refine"}
+	onSpike         = []string{"warn", "skip", "stop"}
 	turns           = []string{"all", "last"}
 	keepActivations = []string{"auto", "all", "layers"}
 	schedules       = []string{"cosine", "linear", "constant"}
@@ -81,11 +82,22 @@ func (r *reader) validate(run Run) {
 	r.validateOptimizer(run.Optimizer)
 	r.atLeast(run.Checkpoint.EverySteps, 1, "checkpoint.every_steps")
 	r.atLeast(run.Checkpoint.KeepLast, 1, "checkpoint.keep_last")
+	r.atLeast(run.Checkpoint.KeepEvery, 0, "checkpoint.keep_every")
+	r.validateHealth(run.Health)
 	if _, err := run.Limits.Duration(); err != nil {
 		r.check(false, "limits.max_time", "%v", err)
 	}
 	if _, err := run.Limits.Bytes(); err != nil {
 		r.check(false, "limits.memory", "%v", err)
+	}
+}
+
+func (r *reader) validateHealth(h Health) {
+	r.atLeast(h.MaxSkips, 0, "health.max_skips")
+	r.check(h.LossSpike == 0 || h.LossSpike > 1 && finite(h.LossSpike), "health.loss_spike", "must be 0 (off) or a finite number above 1, got %v", h.LossSpike)
+	r.oneOf(h.OnSpike, "health.on_spike", onSpike)
+	if _, err := h.Stall(); err != nil {
+		r.check(false, "health.stall_timeout", "%v", err)
 	}
 }
 
@@ -104,6 +116,7 @@ func (r *reader) validateData(d Data) {
 	if v.Path != "" {
 		r.oneOf(v.Format, "data.validation.format", formats)
 		r.atLeast(v.EverySteps, 1, "data.validation.every_steps")
+		r.atLeast(v.Patience, 0, "data.validation.patience")
 	} else {
 		r.check(v.Format == "", "data.validation.path", "missing, though data.validation.format is set")
 	}

@@ -41,7 +41,8 @@ func Defaults() Run {
 			Schedule:    "cosine",
 			WarmupSteps: 10,
 		},
-		Checkpoint: Checkpoint{EverySteps: 50, KeepLast: 3},
+		Checkpoint: Checkpoint{EverySteps: 50, KeepLast: 3, KeepBest: true},
+		Health:     Health{MaxSkips: 3, OnSpike: "warn"},
 	}
 }
 
@@ -94,13 +95,15 @@ func diff(a, b reflect.Value, prefix string) []FieldDiff {
 }
 
 // Duration returns max_time; 0 = no limit.
-func (l Limits) Duration() (time.Duration, error) {
-	if l.MaxTime == "" {
+func (l Limits) Duration() (time.Duration, error) { return positiveDuration(l.MaxTime) }
+
+func positiveDuration(text string) (time.Duration, error) {
+	if text == "" {
 		return 0, nil
 	}
-	d, err := time.ParseDuration(l.MaxTime)
+	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("must be a time above 0 such as 90m or 1h30m, got %q", l.MaxTime)
+		return 0, fmt.Errorf("must be a time above 0 such as 90m or 1h30m, got %q", text)
 	}
 	return d, nil
 }

@@ -49,6 +49,15 @@ type Validation struct {
 	Seconds   float64   `json:"seconds"`
 }
 
+// Skip is the record of a step's examples that were left out.
+type Skip struct {
+	Step     int       `json:"step"`    // the step that was to be made of them
+	Skipped  int64     `json:"skipped"` // how many groups of examples were left out so far, this one included
+	Reason   string    `json:"reason"`
+	Examples []string  `json:"examples"`
+	Time     time.Time `json:"time"`
+}
+
 // Log appends records to a file.
 type Log struct {
 	path string
@@ -64,7 +73,7 @@ func OpenLog(fs durable.FS, path string) (*Log, error) {
 	return &Log{path: path, f: f}, nil
 }
 
-// Write appends one record, a Step or a Validation.
+// Write appends one record: a Step, a Validation or a Skip.
 func (l *Log) Write(record any) error {
 	line, err := json.Marshal(record)
 	if err == nil {
@@ -92,8 +101,9 @@ var ErrCorrupt = errors.New("damaged")
 
 // line is what every record has.
 type line struct {
-	Step *int     `json:"step"`
-	Loss *float64 `json:"loss"` // only of steps
+	Step    *int     `json:"step"`
+	Loss    *float64 `json:"loss"`    // only of steps
+	Skipped *int64   `json:"skipped"` // only of skips
 }
 
 // scan calls visit for each whole line. A last line without a newline is torn and not visited.
@@ -119,9 +129,24 @@ func scan(text []byte, visit func(line line, end int) error) error {
 	}
 }
 
-// Rewind takes off a torn last line, every record of a later step, and validations after the step of the last one that
-// counts. A missing file is empty.
-func Rewind(fs durable.FS, path string, step, validated int) error {
+// Place is how far a run's records count: its steps, the step of its last validation, its skips.
+type Place struct {
+	Step, Validated int
+	Skipped         int64
+}
+
+func (p Place) has(l line) bool {
+	switch {
+	case l.Skipped != nil:
+		return *l.Skipped <= p.Skipped
+	case l.Loss != nil:
+		return *l.Step <= p.Step
+	}
+	return *l.Step <= p.Validated
+}
+
+// Rewind takes off a torn last line and every record beyond the place. A missing file is empty.
+func Rewind(fs durable.FS, path string, to Place) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -131,7 +156,7 @@ func Rewind(fs durable.FS, path string, step, validated int) error {
 	}
 	keep := 0
 	err = scan(text, func(l line, end int) error {
-		if limit := map[bool]int{true: validated, false: step}[l.Loss == nil]; *l.Step <= limit {
+		if to.has(l) {
 			keep = end
 		}
 		return nil
@@ -183,4 +208,26 @@ func Check(path string) (Summary, error) {
 		return s, fmt.Errorf("check metrics: %s: %w", path, err)
 	}
 	return s, nil
+}
+
+// Losses returns the losses of the last n steps, oldest first. A missing file has none.
+func Losses(path string, n int) ([]float64, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read metrics: %w", err)
+	}
+	var losses []float64
+	err = scan(text, func(l line, _ int) error {
+		if l.Loss != nil {
+			losses = append(losses, *l.Loss)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read metrics: %s: %w", path, err)
+	}
+	return losses[max(0, len(losses)-n):], nil
 }

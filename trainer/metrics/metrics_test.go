@@ -73,14 +73,14 @@ func TestRewind(t *testing.T) {
 			whole, err := os.ReadFile(path)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(path, append(bytes.Clone(whole), tt.torn...), 0o600))
-			require.NoError(t, Rewind(durable.OS, path, tt.step, tt.validated))
+			require.NoError(t, Rewind(durable.OS, path, Place{Step: tt.step, Validated: tt.validated}))
 			got, err := os.ReadFile(path)
 			require.NoError(t, err)
 			assert.True(t, bytes.HasPrefix(whole, got))
 			assert.Equal(t, tt.lines, bytes.Count(got, []byte("\n")))
 		})
 	}
-	assert.NoError(t, Rewind(durable.OS, filepath.Join(t.TempDir(), "none"), 3, 0))
+	assert.NoError(t, Rewind(durable.OS, filepath.Join(t.TempDir(), "none"), Place{Step: 3}))
 }
 
 // Whatever operation fails, the file is the old one or the rewound one.
@@ -89,7 +89,7 @@ func TestRewindSurvivesCrashes(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "metrics.jsonl")
 		writeSteps(t, path, 5)
 		fs := &crashpoint.FS{At: at}
-		err := Rewind(fs, path, 2, 0)
+		err := Rewind(fs, path, Place{Step: 2})
 		require.NoError(t, fs.Lose())
 		summary, checkErr := Check(path)
 		require.NoError(t, checkErr)

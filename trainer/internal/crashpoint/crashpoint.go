@@ -123,9 +123,11 @@ func (fs *FS) Rename(from, to string) error {
 			fs.dirty(to+rest, synced)
 		}
 	}
+	// Whether the file's own name is kept is now a matter of the rename.
+	fs.created = slices.DeleteFunc(fs.created, func(path string) bool { return path == from })
 	for i, path := range fs.created {
-		if rest, inside := strings.CutPrefix(path, from); inside && (rest == "" || rest[0] == filepath.Separator) {
-			fs.created[i] = to + rest
+		if rest, inside := strings.CutPrefix(path, from+string(filepath.Separator)); inside {
+			fs.created[i] = filepath.Join(to, rest)
 		}
 	}
 	fs.renames = append(fs.renames, rename{from, to, replaced})
