@@ -56,6 +56,7 @@ func (t *Trainer) skip(g group, why *StepError) error {
 		}
 		return fmt.Errorf("%w; its examples are in %s", why, path)
 	}
+	t.skips = append(t.skips, why)
 	t.counters.Skipped++
 	t.counters.MicroBatches += uint64(why.counted)
 	t.cursor = g.end
@@ -63,6 +64,18 @@ func (t *Trainer) skip(g group, why *StepError) error {
 	return t.log.Write(metrics.Skip{
 		Step: g.step, Skipped: t.counters.Skipped, Reason: why.Error(), Examples: slices.Concat(g.ids...), Time: time.Now().UTC(),
 	})
+}
+
+// endsInSkips is an error where a run is over, no step was made, or several were skipped after the last: then it is not
+// the examples that are wrong, but the weights.
+func (t *Trainer) endsInSkips() error {
+	switch n := len(t.skips); {
+	case n > 0 && t.done == 0:
+		return fmt.Errorf("no step could be made, all were skipped: %w", t.skips[n-1])
+	case n > 1:
+		return fmt.Errorf("the run ends with %d skipped steps after step %d: %w", n, t.done, t.skips[n-1])
+	}
+	return nil
 }
 
 // badGroup is the file of a group that ended a run.

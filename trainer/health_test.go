@@ -115,6 +115,11 @@ func TestSkippedStepsAreTheSameAfterAResume(t *testing.T) {
 	require.NoError(t, err)
 	assert.EqualValues(t, 4, last.Counters.Skipped)
 	assert.EqualValues(t, 2*(siteRecords-8), last.Counters.Examples)
+	before := curve(t, want)
+	again, err := life(t, s, "straight", sick())
+	require.NoError(t, err)
+	assert.Equal(t, straight.Step, again.Step, "there is nothing more to do")
+	assert.Equal(t, before, curve(t, want))
 	for k := 1; k < straight.Step; k++ {
 		name := fmt.Sprintf("stopped at %d", k)
 		_, err := life(t, s, name, sick(), stopAfter(k))
@@ -123,6 +128,20 @@ func TestSkippedStepsAreTheSameAfterAResume(t *testing.T) {
 		require.NoError(t, err)
 		sameEnd(t, want, filepath.Join(s.dir, name))
 	}
+}
+
+// Where all is skipped there is no run.
+func TestNothingButSkipsIsAFailure(t *testing.T) {
+	s := newSite(t)
+	s.run.Health.MaxSkips = 100
+	e := newFakeEngine()
+	e.before = func(int) error { return fmt.Errorf("fake: %w", ErrNonFinite) }
+	_, err := life(t, s, "run", e)
+	require.ErrorIs(t, err, ErrNonFinite)
+	require.ErrorContains(t, err, "no step could be made")
+	steps, err := checkpoint.List(filepath.Join(s.dir, "run"))
+	require.ErrorIs(t, err, checkpoint.ErrNotFound)
+	assert.Empty(t, steps)
 }
 
 func TestTooManySkipsEndTheRunAndSaveTheExamples(t *testing.T) {

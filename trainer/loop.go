@@ -222,6 +222,9 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 			return err
 		}
 	}
+	if err := t.endsInSkips(); err != nil {
+		return err
+	}
 	if !ends && t.options.StopAfter > 0 && t.done == t.from+t.options.StopAfter && !t.Finished() {
 		result.Stopped = "stop_after"
 	}
@@ -353,6 +356,7 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 		engine.Discard()
 		return metrics.Step{}, &StepError{Step: g.step, Err: fmt.Errorf("optimizer step: %w", err), counted: len(g.batches)}
 	}
+	t.skips = nil
 	t.losses = append(t.losses[max(0, len(t.losses)+1-spikeWindow):], sum/float64(targets))
 	t.done, t.cursor = g.step, g.end
 	t.counters.Examples += int64(g.examples)

@@ -78,7 +78,8 @@ type Trainer struct {
 
 	losses   []float64 // of the last steps, at most spikeWindow
 	watch    *watchdog
-	from     int // done when this call of Run began
+	skips    []error // since the last step that was made
+	from     int     // done when this call of Run began
 	log      *metrics.Log
 	progress metrics.Progress
 }
@@ -265,7 +266,8 @@ func (t *Trainer) Finished() bool {
 		return false
 	}
 	if !t.dynamic() {
-		return t.done >= t.record.Plan.Steps
+		// What was skipped makes no steps: then the records end before the last one that was planned.
+		return t.done >= t.record.Plan.Steps || t.counters.Skipped > 0 && t.epochs() >= float64(t.run.Train.Epochs)
 	}
 	if most := t.run.Train.MaxSteps; most > 0 && t.done >= most {
 		return true

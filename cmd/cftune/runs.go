@@ -105,7 +105,7 @@ func summarize(dir string) (runSummary, error) {
 	if len(steps) > 0 {
 		r.Checkpoint = steps[len(steps)-1]
 	}
-	if r.Checkpoint == r.Steps {
+	if r.Checkpoint == r.Steps || m.Skipped > 0 && int64(r.Checkpoint)+m.Skipped >= int64(r.Steps) {
 		r.State = "done"
 	}
 	if _, held := checkpoint.Holder(dir); held {

@@ -181,7 +181,8 @@ func Rewind(fs durable.FS, path string, to Place) error {
 type Summary struct {
 	LastStep int     `json:"last_step"` // 0 if there is no step yet
 	LastLoss float64 `json:"last_loss"`
-	Torn     bool    `json:"torn"` // the last line is cut off
+	Skipped  int64   `json:"skipped"` // groups of examples that were left out
+	Torn     bool    `json:"torn"`    // the last line is cut off
 }
 
 // Check reads a file of records: steps must follow each other from 1. A missing file is empty.
@@ -195,6 +196,9 @@ func Check(path string) (Summary, error) {
 	}
 	s := Summary{Torn: len(text) > 0 && text[len(text)-1] != '\n'}
 	err = scan(text, func(l line, _ int) error {
+		if l.Skipped != nil {
+			s.Skipped = *l.Skipped
+		}
 		if l.Loss == nil {
 			return nil
 		}
