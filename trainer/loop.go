@@ -71,6 +71,9 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 	return result, err
 }
 
+// SaveOn makes Run commit a checkpoint after the current step whenever asked gives a value.
+func (t *Trainer) SaveOn(asked <-chan struct{}) { t.options.SaveNow = asked }
+
 // Result tells where the run stands.
 func (t *Trainer) Result() Result {
 	return Result{

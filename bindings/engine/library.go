@@ -34,6 +34,17 @@ func Init(dir string) error {
 	return nil
 }
 
+// maxStacks bounds the text of Stacks, in bytes.
+const maxStacks = 1 << 20
+
+// Stacks tells where every thread of the process stands, the engine's among them. Threads that run Go code show no more
+// than that they do.
+func Stacks() string {
+	buf := make([]byte, maxStacks)
+	n := C.cft_stacks((*C.char)(unsafe.Pointer(&buf[0])), C.size_t(len(buf)))
+	return string(buf[:n])
+}
+
 // Device is something that ggml can compute on.
 type Device struct {
 	Name        string `json:"name"`

@@ -52,7 +52,7 @@ func newRunsCommand() *cobra.Command {
 		},
 	}
 	list.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
-	cmd.AddCommand(list, newRunsSetCommand(), newRunsReplayCommand())
+	cmd.AddCommand(list, newRunsShowCommand(), newRunsPruneCommand(), newRunsSetCommand(), newRunsReplayCommand())
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ func TestScripts(t *testing.T) {
 			"exits":     scriptExits,
 			"interrupt": scriptInterrupt,
 			"killed":    scriptKilled,
+			"asked":     scriptAsked,
 			"await":     scriptAwait,
 			"cut":       scriptCut,
 			"flip":      scriptFlip,
@@ -97,6 +99,13 @@ func scriptInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 func scriptKilled(ts *testscript.TestScript, neg bool, args []string) {
 	if got := stopAtLine(ts, neg, args, os.Kill); got != -1 {
 		ts.Fatalf("exit code %d of a process that was killed", got)
+	}
+}
+
+// scriptAsked does the same with SIGUSR1, after which a run goes on to its end.
+func scriptAsked(ts *testscript.TestScript, neg bool, args []string) {
+	if got := stopAtLine(ts, neg, args, syscall.SIGUSR1); got != 0 {
+		ts.Fatalf("exit code %d\n%s", got, ts.ReadFile("stderr.txt"))
 	}
 }
 

@@ -49,7 +49,8 @@ places. The run directory (output) gets config.json, metrics.jsonl and checkpoin
 written to standard output.
 
 An interrupt (Ctrl-C, SIGTERM) throws the current step away, saves the one before it and exits with 130; a second one
-ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run.
+ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run. SIGUSR1 asks for a checkpoint after
+the current step, and the run goes on.
 
 `
 
@@ -127,7 +128,7 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 func (s session) options(run config.Run, text trainer.Text) trainer.Options {
 	return trainer.Options{
 		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older,
-		Changes: s.changes, Started: s.started, Cache: cacheFolder(),
+		Changes: s.changes, Started: s.started, Cache: cacheFolder(), NativeStacks: engine.Stacks,
 		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
 	}
 }
@@ -140,6 +141,9 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (t
 		return trainer.Result{}, err
 	}
 	defer e.Close()
+	asked, stop := askForCheckpoints()
+	defer stop()
+	t.SaveOn(asked)
 	s.note("%s: %d steps over %d examples of %d tokens, %d of them targets; %s of memory, activations kept: %s",
 		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, bytesText(e.memory.Total), e.memory.Keep)
 	return t.Run(ctx, e)

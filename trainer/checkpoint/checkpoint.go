@@ -188,6 +188,22 @@ func Open(dir string, step int) (*Checkpoint, error) {
 	return c, nil
 }
 
+// ReadManifest reads the manifest of a step's checkpoint and none of its files.
+func ReadManifest(dir string, step int) (Manifest, error) {
+	text, err := os.ReadFile(filepath.Join(stepDir(dir, step), manifestName))
+	if errors.Is(err, os.ErrNotExist) {
+		return Manifest{}, fmt.Errorf("read checkpoint step %d of %s: %w", step, dir, ErrNotFound)
+	}
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read checkpoint step %d: %w", step, err)
+	}
+	m, err := parseManifest(text)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read checkpoint step %d of %s: %w", step, dir, err)
+	}
+	return m, nil
+}
+
 func (c *Checkpoint) verify(step int) error {
 	entries, err := os.ReadDir(c.Dir)
 	if errors.Is(err, os.ErrNotExist) {

@@ -100,8 +100,12 @@ func (r *Run) Abandon() {
 	}
 }
 
-// OpenRun takes an existing run for writing and removes what a crash left of unfinished checkpoints.
+// OpenRun takes an existing run for writing and removes what a crash left of unfinished checkpoints. A nil fs is the
+// machine's.
 func OpenRun(fs durable.FS, dir string) (*Run, error) {
+	if fs == nil {
+		fs = durable.OS
+	}
 	if err := exists(dir); err != nil {
 		return nil, fmt.Errorf("open run: %w", err)
 	}

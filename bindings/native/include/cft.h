@@ -77,6 +77,10 @@ CFT_API cft_status cft_device_get(size_t index, cft_device *out, cft_error *err)
 // newlines, and forgets them. Returns the number of bytes written; 0 when there are none.
 CFT_API size_t cft_log_drain(char *buf, size_t capacity);
 
+// cft_stacks writes where every thread of the process stands, as text of at most capacity bytes without a final NUL, and
+// returns its length. It may be called from any thread at any time; a thread that does not answer is told as such.
+CFT_API size_t cft_stacks(char *buf, size_t capacity);
+
 // cft_cpu_features returns the instruction sets that the CPU kernels use here ("avx512", "avx2+fma", "generic").
 CFT_API const char *cft_cpu_features(void);
 

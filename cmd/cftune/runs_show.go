@@ -1,0 +1,176 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"cftune/trainer"
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
+)
+
+// runDetails is what `runs show` tells.
+type runDetails struct {
+	runSummary
+	Model       string             `json:"model"`
+	Version     string             `json:"version"` // of the cftune that began the run
+	Plan        trainer.Plan       `json:"plan"`
+	Config      config.Run         `json:"config"`
+	Best        *checkpoint.Best   `json:"best,omitempty"`
+	Checkpoints []checkpointDetail `json:"checkpoints"`
+}
+
+// checkpointDetail is a checkpoint whose manifest was read; its files were not digested (cftune check does that).
+type checkpointDetail struct {
+	Step     int                  `json:"step"`
+	Bytes    int64                `json:"bytes"`
+	Counters *checkpoint.Counters `json:"counters,omitempty"`
+	Problem  string               `json:"problem,omitempty"`
+}
+
+func newRunsShowCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show RUN",
+		Short: "Show a run: where it stands, its plan, settings and checkpoints",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := showRun(args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(d)
+			}
+			return d.print(cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func showRun(dir string) (runDetails, error) {
+	summary, err := summarize(dir)
+	if err != nil {
+		return runDetails{}, fmt.Errorf("show run: %w", err)
+	}
+	record, err := trainer.ReadRecord(dir)
+	if err != nil {
+		return runDetails{}, err
+	}
+	steps, err := checkpoint.List(dir)
+	if err != nil {
+		return runDetails{}, err
+	}
+	d := runDetails{runSummary: summary, Model: record.Model.Path, Version: record.Version, Plan: record.Plan, Config: record.Config}
+	for _, step := range steps {
+		detail := checkpointDetail{Step: step}
+		if m, err := checkpoint.ReadManifest(dir, step); err != nil {
+			detail.Problem = err.Error()
+		} else {
+			for _, f := range m.Files {
+				detail.Bytes += f.Bytes
+			}
+			detail.Counters, d.Best = &m.Counters, m.Best
+		}
+		d.Checkpoints = append(d.Checkpoints, detail)
+	}
+	return d, nil
+}
+
+func (d runDetails) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "run\t%s\nstate\t%s\nmodel\t%s\n", d.Run, d.State, d.Model)
+	fmt.Fprintf(w, "step\t%d of %d\n", d.Step, d.Steps)
+	if d.Step > 0 {
+		fmt.Fprintf(w, "loss\t%.4f\n", d.Loss)
+	}
+	if d.Best != nil {
+		fmt.Fprintf(w, "best validation loss\t%.4f after step %d\n", d.Best.Loss, d.Best.Step)
+	}
+	fmt.Fprintf(w, "plan\t%d examples, %d tokens, %d of them targets\n", d.Plan.Examples, d.Plan.Tokens, d.Plan.Targets)
+	fmt.Fprintf(w, "adapter\trank %d, alpha %g, %s\n", d.Config.Adapter.Rank, d.Config.Adapter.Alpha, d.Config.Adapter.Targets)
+	fmt.Fprintf(w, "begun with\tcftune %s\n", d.Version)
+	for _, c := range d.Checkpoints {
+		switch {
+		case c.Problem != "":
+			fmt.Fprintf(w, "checkpoint %d\tDAMAGED: %s\n", c.Step, c.Problem)
+		case c.Counters.Skipped > 0:
+			fmt.Fprintf(w, "checkpoint %d\t%s, %d examples seen, %d steps skipped\n", c.Step, bytesText(uint64(c.Bytes)), c.Counters.Examples, c.Counters.Skipped)
+		default:
+			fmt.Fprintf(w, "checkpoint %d\t%s, %d examples seen\n", c.Step, bytesText(uint64(c.Bytes)), c.Counters.Examples)
+		}
+	}
+	return w.Flush()
+}
+
+const pruneLong = `Remove checkpoints of a run that are not to be kept. The newest one that is whole always is, and so is the best one
+(unless --best=false). Nothing is removed while another process writes to the run, or if the newest checkpoint is damaged.
+
+`
+
+func newRunsPruneCommand() *cobra.Command {
+	var (
+		keep   checkpoint.Retention
+		best   bool
+		dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "prune RUN",
+		Short: "Remove checkpoints of a run",
+		Long:  pruneLong + exitCodesHelp,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if keep.Last < 1 || keep.Every < 0 {
+				return codedError{errors.New("--keep-last must be at least 1, --keep-every at least 0"), codeUsage}
+			}
+			removed, err := pruneRun(args[0], keep, best, dryRun)
+			for _, step := range removed {
+				verb := "removed"
+				if dryRun {
+					verb = "would remove"
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s checkpoint %d\n", verb, step)
+			}
+			return err
+		},
+	}
+	cmd.Flags().IntVar(&keep.Last, "keep-last", 1, "keep so many of the newest")
+	cmd.Flags().IntVar(&keep.Every, "keep-every", 0, "keep those whose step is a multiple of this (0: none)")
+	cmd.Flags().BoolVar(&best, "best", true, "keep the one with the lowest validation loss")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be removed, and remove nothing")
+	return cmd
+}
+
+// pruneRun returns the steps of the checkpoints that it removed, or would remove.
+func pruneRun(dir string, keep checkpoint.Retention, best, dryRun bool) ([]int, error) {
+	latest, _, err := checkpoint.Latest(dir, false)
+	if err != nil {
+		return nil, fmt.Errorf("prune: %w", err)
+	}
+	if best && latest.Best != nil {
+		keep.Also = []int{latest.Best.Step}
+	}
+	steps, err := checkpoint.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	removed := keep.Removed(steps)
+	if dryRun {
+		return removed, nil
+	}
+	r, err := checkpoint.OpenRun(nil, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if err := r.Prune(keep); err != nil {
+		return nil, err
+	}
+	return removed, nil
+}
