@@ -8,7 +8,7 @@ OUTPUT ?= demo
 export MODEL JOBS CFTUNE_CACHE LLAMA_CPP_DIR
 
 .DEFAULT_GOAL := build
-.PHONY: help build native deps demo test sanitize bench clean
+.PHONY: help build native deps demo test sanitize soak bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,9 @@ test: deps ## build and run all tests (about 10 minutes on 2 cores)
 
 sanitize: deps ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	scripts/sanitize
+
+soak: deps build ## kill runs, break disks and files for an hour; the record goes to bench/results
+	scripts/soak
 
 bench: deps build ## measure training speed beside PyTorch + PEFT (fetches 3 GB the first time)
 	bench/cpu/run

@@ -18,7 +18,7 @@ import (
 	"cftune/trainer/internal/crashpoint"
 )
 
-// faultSchedules is how many schedules a plain test runs; CFTUNE_SOAK_SCHEDULES asks for more (make soak).
+// faultSchedules is how many schedules a plain test runs; SOAK_SCHEDULES asks for more (make soak).
 const faultSchedules = 120
 
 // Schedules of faults, each from its seed: a run lives up to four times, and in each life its disk fails in some way at
@@ -28,7 +28,7 @@ const faultSchedules = 120
 // the bytes of the undisturbed one.
 func TestStorageFaults(t *testing.T) {
 	schedules := faultSchedules
-	if text := os.Getenv("CFTUNE_SOAK_SCHEDULES"); text != "" {
+	if text := os.Getenv("SOAK_SCHEDULES"); text != "" {
 		n, err := strconv.Atoi(text)
 		require.NoError(t, err)
 		schedules = n
