@@ -3,6 +3,7 @@ package trainer
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/gguf"
+	"cftune/trainer/metrics"
+	"fmt"
 )
 
 func optimizerBytes(t testing.TB, s State) []byte {
@@ -188,4 +191,36 @@ func TestRecordIsStrict(t *testing.T) {
 	assert.Len(t, report.Problems, 1)
 	_, err = ReadRecord(s.dir)
 	assert.ErrorIs(t, err, checkpoint.ErrNotFound)
+}
+
+var update = flag.Bool("update", false, "write testdata/run-format-1 anew, before its format is released")
+
+// A run of every released format stays readable: check finds it sound, its state loads, and its settings are complete.
+func TestRunsOfEveryFormatAreReadable(t *testing.T) {
+	if *update {
+		s := newSite(t)
+		s.run.Checkpoint.KeepLast = 1
+		s.train(t, "run", stopAfter(4))
+		require.NoError(t, os.RemoveAll(filepath.Join("testdata", "run-format-1")))
+		require.NoError(t, os.CopyFS(filepath.Join("testdata", "run-format-1"), os.DirFS(s.run.Output)))
+		require.NoError(t, os.Remove(filepath.Join("testdata", "run-format-1", checkpoint.LockName)))
+	}
+	for format := 1; format <= checkpoint.FormatVersion; format++ {
+		dir := filepath.Join("testdata", fmt.Sprintf("run-format-%d", format))
+		report := sound(t, dir)
+		assert.Equal(t, 4, report.Step)
+		record, err := ReadRecord(dir)
+		require.NoError(t, err)
+		assert.Equal(t, 10, record.Plan.Steps)
+		require.NoError(t, record.Config.Validate())
+		c, _, err := checkpoint.Latest(dir, false)
+		require.NoError(t, err)
+		state, err := loadState(c)
+		require.NoError(t, err)
+		assert.EqualValues(t, 4, state.Steps)
+		assert.Len(t, state.Tensors, 2)
+		losses, err := metrics.Losses(filepath.Join(dir, checkpoint.MetricsName), 100)
+		require.NoError(t, err)
+		assert.Len(t, losses, 4)
+	}
 }
