@@ -83,7 +83,7 @@ func (r *Report) checkStep(dir string, step int, record Record) CheckpointState 
 	if err == nil {
 		_, err = loadState(c)
 	}
-	if err == nil && record.Format != 0 && c.ConfigDigest != identity(record.Config).Digest() {
+	if err == nil && record.Format != 0 && !record.owns(c) {
 		err = fmt.Errorf("open checkpoint step %d of %s: it is not of the run in %s", step, dir, checkpoint.ConfigName)
 	}
 	if err != nil {

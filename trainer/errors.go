@@ -31,6 +31,8 @@ func (e *DataError) Error() string { return "data: " + strings.Join(e.Problems, 
 type MismatchError struct {
 	Run    string
 	Fields []config.FieldDiff // A is the run's, B what was given
+	// Final: differences of this kind are never accepted.
+	Final bool
 }
 
 func (e *MismatchError) Error() string {
@@ -38,7 +40,11 @@ func (e *MismatchError) Error() string {
 	for i, f := range e.Fields {
 		lines[i] = fmt.Sprintf("%s: the run has %s, given is %s", f.Key, f.A, f.B)
 	}
-	return fmt.Sprintf("resume %s: it was begun with other settings:\n%s", e.Run, strings.Join(lines, "\n"))
+	kind := "it was begun with other settings"
+	if e.Final {
+		kind = "its checkpoints cannot be used with other settings of this kind"
+	}
+	return fmt.Sprintf("resume %s: %s:\n%s", e.Run, kind, strings.Join(lines, "\n"))
 }
 
 // AdapterError says that adapter.init_from does not fit the configuration.

@@ -27,6 +27,8 @@ type Record struct {
 	DataDigest       string     `json:"data_digest"`
 	ValidationDigest string     `json:"validation_digest"`
 	Plan             Plan       `json:"plan"`
+	// Accepted are the changes that resume was told to accept, oldest first.
+	Accepted []Accepted `json:"accepted,omitempty"`
 }
 
 // ModelFile identifies the base model's file.
@@ -113,23 +115,28 @@ func identity(run config.Run) config.Run {
 	return run
 }
 
-// compare reports, as a *MismatchError, what of a run differs from what it is to be resumed with.
-func (r Record) compare(dir string, now Record) error {
+// The keys of differences that are not of the configuration.
+const (
+	keyModelDigest = "the base model's sha256"
+	keyDataDigest  = "the records' digest"
+	keyHeldDigest  = "the held-out records' digest"
+	keyChatDigest  = "the chat template's sha256"
+)
+
+// differences returns what of a run differs from what it is to be resumed with.
+func (r Record) differences(now Record) []config.FieldDiff {
 	fields := config.Diff(identity(r.Config), identity(now.Config))
 	for _, d := range []struct{ key, a, b string }{
-		{"the base model's sha256", r.Model.SHA256, now.Model.SHA256},
-		{"the records' digest", r.DataDigest, now.DataDigest},
-		{"the held-out records' digest", r.ValidationDigest, now.ValidationDigest},
-		{"the chat template's sha256", r.ChatDigest, now.ChatDigest},
+		{keyModelDigest, r.Model.SHA256, now.Model.SHA256},
+		{keyDataDigest, r.DataDigest, now.DataDigest},
+		{keyHeldDigest, r.ValidationDigest, now.ValidationDigest},
+		{keyChatDigest, r.ChatDigest, now.ChatDigest},
 	} {
 		if d.a != d.b {
 			fields = append(fields, config.FieldDiff{Key: d.key, A: orNone(d.a), B: orNone(d.b)})
 		}
 	}
-	if len(fields) > 0 {
-		return &MismatchError{Run: dir, Fields: fields}
-	}
-	return nil
+	return fields
 }
 
 func orNone(s string) string {

@@ -37,6 +37,9 @@ type Options struct {
 	NativeStacks func() string
 	// Older lets Resume take an older checkpoint where the newest is damaged.
 	Older bool
+	// AcceptChanges lets Resume take up a run with settings, data or a model that are not those it was begun with, where
+	// the checkpoint can be used with them at all. What that gives up is told, and kept in the run's record.
+	AcceptChanges bool
 	// Cache is a folder for what takes long to find out about data; empty: nothing is kept.
 	Cache string
 	// Reading, if not nil, is called now and then while a file is read for the first time.
@@ -277,9 +280,9 @@ func (t *Trainer) Finished() bool {
 }
 
 // dynamic reports whether the number of steps may differ from the planned one: what a step is made of can depend on the
-// objective, and when that changes was not known.
+// objective, and when that changes was not known; and data or batches can have changed on the way.
 func (t *Trainer) dynamic() bool {
-	return len(t.course.Changes()) > 0 || hasPlateau(t.run.Objective.Stages)
+	return len(t.course.Changes()) > 0 || hasPlateau(t.run.Objective.Stages) || len(t.record.Accepted) > 0
 }
 
 // Preview returns the first n examples of a run in the order of training, without looking at the rest.
@@ -322,7 +325,7 @@ func (t *Trainer) Close() error {
 }
 
 // Resume takes up the run in a directory. The configuration is the run's own with changes laid over it (Overlay); what
-// must not change is compared field by field, and differences come back as a *MismatchError.
+// must not change is compared field by field, and differences come back as a *MismatchError, unless they are accepted.
 func Resume(ctx context.Context, dir string, o Options) (*Trainer, error) {
 	t := newTrainer(o)
 	var err error
@@ -356,12 +359,15 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 	if err := t.prepareResumed(ctx, was); err != nil {
 		return err
 	}
-	if c.ConfigDigest != identity(was.Config).Digest() || c.ModelDigest != was.Model.SHA256 || c.DataDigest != was.DataDigest || c.Seed != was.Config.Seed {
+	if !was.owns(c) {
 		return fmt.Errorf("resume %s: checkpoint step %d is not of the run in %s: %w", dir, c.Step, checkpoint.ConfigName, checkpoint.ErrIncompatible)
 	}
 	t.notes = append(t.notes, was.notes(t.record)...)
 	t.done, t.cursor = c.Step, dataset.Cursor(c.Cursor)
 	t.counters, t.validated, t.best = c.Counters, c.ValidatedStep, c.Best
+	if t.forgetsBest() {
+		t.best = nil
+	}
 	return nil
 }
 
@@ -398,10 +404,11 @@ func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
 	if err := t.openData(ctx); err != nil {
 		return err
 	}
-	if err := was.compare(t.dir.Dir(), t.record); err != nil {
+	changed, err := t.accept(was)
+	if err != nil {
 		return err // before the data is looked at with other settings
 	}
-	if t.run.Train.Epochs != was.Config.Train.Epochs || t.run.Train.MaxSteps != was.Config.Train.MaxSteps {
+	if changed || t.run.Train.Epochs != was.Config.Train.Epochs || t.run.Train.MaxSteps != was.Config.Train.MaxSteps {
 		return t.plan(ctx)
 	}
 	t.record.Plan = was.Plan

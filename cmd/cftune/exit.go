@@ -60,7 +60,7 @@ func as[T error](err error) bool {
 var rules = []rule{
 	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
-	{codeCheckpoint, as[*trainer.MismatchError], "begin a new run, or resume with what the run has"},
+	{codeCheckpoint, as[*trainer.MismatchError], ""},
 	{codeCheckpoint, as[*checkpoint.HeldError], ""},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},
 	{codeCheckpoint, is(checkpoint.ErrCorrupt, metrics.ErrCorrupt), "cftune check shows what is damaged; cftune resume --older takes the newest checkpoint that is whole"},
@@ -96,6 +96,12 @@ func hintFor(err error) string {
 		case e.Objective:
 			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique, refine all four"
 		}
+	}
+	if e, ok := errors.AsType[*trainer.MismatchError](err); ok {
+		if e.Final {
+			return "begin a new run; adapter.init_from can start it from this one's adapter"
+		}
+		return "resume with what the run has, or with --accept-changes, which tells what each change gives up; or begin a new run"
 	}
 	if e, ok := errors.AsType[*trainer.Interrupted](err); ok {
 		return fmt.Sprintf("cftune resume %s goes on", e.Run)

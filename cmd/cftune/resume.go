@@ -13,14 +13,17 @@ const resumeLong = `Go on with a run from its newest checkpoint.
 
 The run's own configuration is used. --set changes it; only model, output, device, threads, train.epochs, train.max_steps,
 train.keep_activations, paths of data, checkpoint.* and limits.* may be changed, and model and data must have the same content.
-On the same device and number of threads the run ends with the very numbers of an unbroken one.
+On the same device and number of threads the run ends with the very numbers of an unbroken one. With --accept-changes other
+settings, data or another model are taken too, where the checkpoint can be used with them at all; what each change gives up
+is told, and kept in the run's record.
 
 `
 
 func newResumeCommand() *cobra.Command {
 	var (
-		f     trainFlags
-		older bool
+		f      trainFlags
+		older  bool
+		accept bool
 	)
 	cmd := &cobra.Command{
 		Use:   "resume RUN",
@@ -31,7 +34,7 @@ func newResumeCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
-			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, older: older}
+			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, older: older, accept: accept}
 			result, err := s.resume(cmd.Context(), args[0], f.sets)
 			if err != nil {
 				return err
@@ -40,6 +43,7 @@ func newResumeCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&accept, "accept-changes", false, "take up the run though settings, data or model are not those it was begun with")
 	cmd.Flags().BoolVar(&older, "older", false, "where the newest checkpoint is damaged, take the newest one that is whole")
 	return cmd
 }

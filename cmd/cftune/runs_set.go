@@ -159,6 +159,9 @@ func newRunsReplayCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if n := len(record.Accepted); n > 0 {
+				return codedError{fmt.Errorf("replay %s: it was resumed with --accept-changes after step %d: no single configuration makes it again", args[0], record.Accepted[n-1].Step), codeCheckpoint}
+			}
 			run, err := trainer.Overlay(record.Config, f.sets)
 			if err != nil {
 				return codedError{err, codeUsage}

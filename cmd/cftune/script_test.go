@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,6 +37,7 @@ func TestScripts(t *testing.T) {
 			"await":     scriptAwait,
 			"cut":       scriptCut,
 			"flip":      scriptFlip,
+			"same":      scriptSame,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -185,4 +188,28 @@ func scriptFlip(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	data[len(data)/2] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), data, 0o600))
+}
+
+// scriptSame wants the lines of two runs' metrics to have equal counts: the same records in the same steps, whatever the
+// losses are: same METRICS METRICS
+func scriptSame(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: same METRICS METRICS")
+	}
+	counts := func(path string) []string {
+		var lines []string
+		for line := range strings.Lines(ts.ReadFile(path)) {
+			var l struct {
+				Step, Targets, Tokens, Examples, Packs int64
+				Epoch                                  float64
+			}
+			ts.Check(json.Unmarshal([]byte(line), &l))
+			lines = append(lines, fmt.Sprintf("%+v", l))
+		}
+		return lines
+	}
+	a, b := counts(args[0]), counts(args[1])
+	if len(a) == 0 || !slices.Equal(a, b) {
+		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], strings.Join(a, "\n"), args[1], strings.Join(b, "\n"))
+	}
 }

@@ -103,6 +103,7 @@ type session struct {
 	out, notes io.Writer
 	stopAfter  int
 	older      bool
+	accept     bool
 	// quiet shows no progress.
 	quiet bool
 	// changes and started are of a run that is made again.
@@ -127,7 +128,7 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 
 func (s session) options(run config.Run, text trainer.Text) trainer.Options {
 	return trainer.Options{
-		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older,
+		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
 		Changes: s.changes, Started: s.started, Cache: cacheFolder(), NativeStacks: engine.Stacks,
 		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
 	}

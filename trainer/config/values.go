@@ -69,8 +69,9 @@ func canonical(v any) []byte {
 
 // FieldDiff is a key on which two configurations differ, with both values as JSON.
 type FieldDiff struct {
-	Key  string
-	A, B string
+	Key string `json:"key"`
+	A   string `json:"was"`
+	B   string `json:"is"`
 }
 
 // Diff returns the keys on which two configurations differ, in the order of Run. Lists are compared whole.
