@@ -27,6 +27,7 @@ type Record struct {
 	DataDigest       string     `json:"data_digest"`
 	ValidationDigest string     `json:"validation_digest"`
 	Plan             Plan       `json:"plan"`
+	WarmStart        *Origin    `json:"warm_start,omitempty"`
 	// Accepted are the changes that resume was told to accept, oldest first.
 	Accepted []Accepted `json:"accepted,omitempty"`
 }

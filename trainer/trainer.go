@@ -147,8 +147,11 @@ func (t *Trainer) prepare(ctx context.Context) error {
 	if t.record.Model, err = identify(t.run.Model, ModelFile{}); err != nil {
 		return err
 	}
-	if t.warm, err = readWarmStart(t.run, base); err != nil {
+	if t.warm, t.record.WarmStart, err = readWarmStart(t.run, base); err != nil {
 		return err
+	}
+	if from := t.record.WarmStart; from != nil && from.ModelSHA256 != "" && from.ModelSHA256 != t.record.Model.SHA256 {
+		t.notes = append(t.notes, fmt.Sprintf("%s was trained on another base model (sha256 %.12s, this one is %.12s)", from.Path, from.ModelSHA256, t.record.Model.SHA256))
 	}
 	if err := t.openData(ctx); err != nil {
 		return err
@@ -352,7 +355,7 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 		t.notes = append(t.notes, fmt.Sprintf("passed over: %v", p))
 	}
 	t.resumed, t.saved, t.savedDir = c, c.Step, c.Dir
-	t.record.Started, t.record.Version = was.Started, was.Version
+	t.record.Started, t.record.Version, t.record.WarmStart = was.Started, was.Version, was.WarmStart
 	if err := t.restoreCourse(dir, c); err != nil {
 		return err
 	}

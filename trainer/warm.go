@@ -18,18 +18,30 @@ const scaleTolerance = 1e-6
 
 // readWarmStart reads the adapter that adapter.init_from names and compares it with the configuration, field by field.
 // It returns nil where there is none.
-func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, error) {
+func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, *Origin, error) {
 	path := run.Adapter.InitFrom
 	if path == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
-	a, err := gguf.ReadAdapter(path, base)
+	a, from, err := readOrigin(path, base)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &config.Problems{List: []config.Problem{{Key: "adapter.init_from", Message: err.Error()}}}
+		return nil, nil, &config.Problems{List: []config.Problem{{Key: "adapter.init_from", Message: err.Error()}}}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("adapter.init_from: %w", err)
+		return nil, nil, fmt.Errorf("adapter.init_from: %w", err)
 	}
+	fields, err := unlike(run, a)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(fields) > 0 {
+		return nil, nil, &AdapterError{Path: from.Path, Fields: fields}
+	}
+	return &a, &from, nil
+}
+
+// unlike returns what of an adapter is not as configured.
+func unlike(run config.Run, a gguf.Adapter) ([]string, error) {
 	wanted, err := config.TargetsMask(run.Adapter.Targets)
 	if err != nil {
 		return nil, fmt.Errorf("adapter.targets: %w", err)
@@ -52,10 +64,7 @@ func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, error) {
 	if found := a.Modules(); !slices.Equal(found, wanted) {
 		differs("adapter.targets", strings.Join(wanted, ","), strings.Join(found, ","))
 	}
-	if len(fields) > 0 {
-		return nil, &AdapterError{Path: path, Fields: fields}
-	}
-	return &a, nil
+	return fields, nil
 }
 
 // warmStart puts an adapter's values into the engine; moments and counters stay at zero.

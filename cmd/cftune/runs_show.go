@@ -21,6 +21,7 @@ type runDetails struct {
 	Version     string             `json:"version"` // of the cftune that began the run
 	Plan        trainer.Plan       `json:"plan"`
 	Config      config.Run         `json:"config"`
+	WarmStart   *trainer.Origin    `json:"warm_start,omitempty"`
 	Accepted    []trainer.Accepted `json:"accepted,omitempty"`
 	Best        *checkpoint.Best   `json:"best,omitempty"`
 	Checkpoints []checkpointDetail `json:"checkpoints"`
@@ -69,7 +70,8 @@ func showRun(dir string) (runDetails, error) {
 		return runDetails{}, err
 	}
 	d := runDetails{
-		runSummary: summary, Model: record.Model.Path, Version: record.Version, Plan: record.Plan, Config: record.Config, Accepted: record.Accepted,
+		runSummary: summary, Model: record.Model.Path, Version: record.Version, Plan: record.Plan, Config: record.Config,
+		WarmStart: record.WarmStart, Accepted: record.Accepted,
 	}
 	for _, step := range steps {
 		detail := checkpointDetail{Step: step}
@@ -99,6 +101,9 @@ func (d runDetails) print(out io.Writer) error {
 	fmt.Fprintf(w, "plan\t%d examples, %d tokens, %d of them targets\n", d.Plan.Examples, d.Plan.Tokens, d.Plan.Targets)
 	fmt.Fprintf(w, "adapter\trank %d, alpha %g, %s\n", d.Config.Adapter.Rank, d.Config.Adapter.Alpha, d.Config.Adapter.Targets)
 	fmt.Fprintf(w, "begun with\tcftune %s\n", d.Version)
+	if from := d.WarmStart; from != nil {
+		fmt.Fprintf(w, "started from\t%s\n", from.Path)
+	}
 	for _, a := range d.Accepted {
 		for _, f := range a.Fields {
 			fmt.Fprintf(w, "changed after step %d\t%s was %s, is %s\n", a.Step, f.Key, f.A, f.B)

@@ -179,6 +179,18 @@ type Checkpoint struct {
 // Path returns the path of one of its files.
 func (c *Checkpoint) Path(name string) string { return filepath.Join(c.Dir, name) }
 
+// SplitStep takes a checkpoint's folder apart: the run that it lies in, and its step.
+func SplitStep(path string) (run string, step int, ok bool) {
+	folder := filepath.Dir(filepath.Clean(path))
+	digits, ok := strings.CutPrefix(filepath.Base(path), stepPrefix)
+	step, err := strconv.Atoi(digits)
+	run = filepath.Dir(folder)
+	if !ok || err != nil || filepath.Base(folder) != checkpointsName || stepDir(run, step) != filepath.Clean(path) {
+		return "", 0, false
+	}
+	return run, step, true
+}
+
 // Open opens the checkpoint of a step and verifies all of it. The error wraps ErrNotFound, ErrCorrupt or ErrIncompatible.
 func Open(dir string, step int) (*Checkpoint, error) {
 	c := &Checkpoint{Dir: stepDir(dir, step)}

@@ -146,6 +146,14 @@ func ReadAdapter(path string, base *File) (Adapter, error) {
 	return a, nil
 }
 
+// AdapterFile returns the file that has the numbers of the adapter at path: path itself, or a file in a PEFT folder.
+func AdapterFile(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return filepath.Join(path, peftTensorsName)
+	}
+	return path
+}
+
 func readGGUFAdapter(path string, _ *File) (Adapter, error) {
 	f, err := os.Open(path)
 	if err != nil {
