@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,6 +31,8 @@ import (
 const (
 	shortMutants = 40
 
+	// mostBadMutants ends a run early: as many as these show what is wrong.
+	mostBadMutants = 20
 	// mutantDeadline is far above what a step of the real model takes, loading included.
 	mutantDeadline = 2 * time.Minute
 	// mutantMemory bounds a child's address space in KiB: a claimed length that is believed runs into it. The libraries'
@@ -91,6 +94,7 @@ func runMutants(t *testing.T, base string, count int) {
 		mu    sync.Mutex
 		codes = map[string]int{}
 		next  int
+		bad   atomic.Int32
 	)
 	for range workers {
 		site := newMutantSite(t, whole)
@@ -100,10 +104,14 @@ func runMutants(t *testing.T, base string, count int) {
 				seed := uint64(next)
 				next++
 				mu.Unlock()
-				if seed >= uint64(count) || t.Failed() {
+				if seed >= uint64(count) || bad.Load() > mostBadMutants {
 					return
 				}
-				for _, result := range site.run(t, fields, seed) {
+				results, ok := site.run(t, fields, seed)
+				if !ok {
+					bad.Add(1)
+				}
+				for _, result := range results {
 					mu.Lock()
 					codes[result]++
 					mu.Unlock()
@@ -117,7 +125,7 @@ func runMutants(t *testing.T, base string, count int) {
 		lines = append(lines, fmt.Sprintf("%s: %d", result, n))
 	}
 	slices.Sort(lines)
-	t.Logf("%d mutants of %s, no signal, no panic: %s", count, filepath.Base(base), strings.Join(lines, ", "))
+	t.Logf("%d mutants of %s, %d ended badly: %s", count, filepath.Base(base), bad.Load(), strings.Join(lines, ", "))
 	if !t.Failed() {
 		require.NotZero(t, codes["doctor 3"], "no mutant was refused: the mutations do nothing")
 		require.NotZero(t, codes["train 0"], "every mutant was refused: nothing is seen of what comes after")
@@ -146,18 +154,19 @@ func newMutantSite(t *testing.T, whole []byte) *mutantSite {
 }
 
 // run makes one mutant, gives it to the program, and puts the file right again.
-func (s *mutantSite) run(t *testing.T, fields []field, seed uint64) []string {
+func (s *mutantSite) run(t *testing.T, fields []field, seed uint64) (results []string, ok bool) {
 	m := newMutation(rand.New(rand.NewPCG(seed, 77)), s.whole, fields)
 	path := filepath.Join(s.dir, "model.gguf")
 	if err := m.apply(path); err != nil {
 		t.Errorf("mutant %d: %v", seed, err)
-		return nil
+		return nil, false
 	}
-	var results []string
+	ok = true
 	for _, args := range mutantCommands {
 		code, err := s.command(args)
 		if err != nil {
 			t.Errorf("mutant %d (%s): %v: %v", seed, m, args, err)
+			ok = false
 		}
 		results = append(results, fmt.Sprintf("%s %d", args[0], code))
 	}
@@ -167,7 +176,7 @@ func (s *mutantSite) run(t *testing.T, fields []field, seed uint64) []string {
 	if err := os.RemoveAll(filepath.Join(s.dir, "run")); err != nil {
 		t.Error(err)
 	}
-	return results
+	return results, ok
 }
 
 // command runs the program with bounded memory and time, and wants it to end by itself, in words.
@@ -186,11 +195,11 @@ func (s *mutantSite) command(args []string) (code int, err error) {
 	code = cmd.ProcessState.ExitCode()
 	switch text := said.String(); {
 	case code < 0:
-		return code, fmt.Errorf("%v\n%.3000s", cmd.ProcessState, text)
+		return code, fmt.Errorf("%v\n%.600s", cmd.ProcessState, text)
 	case strings.Contains(text, "goroutine ") || strings.Contains(text, "panic"):
-		return code, fmt.Errorf("it panicked\n%.3000s", text)
+		return code, fmt.Errorf("it panicked\n%.600s", text)
 	case !slices.Contains([]int{0, 2, 3, 5, 6}, code):
-		return code, fmt.Errorf("exit code %d\n%.3000s", code, text)
+		return code, fmt.Errorf("exit code %d\n%.600s", code, text)
 	case code != 0 && !strings.Contains(text, "cftune: error: "):
 		return code, fmt.Errorf("exit code %d without a word: %q", code, text)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testlimit"
 	"cftune/trainer/internal/crashpoint"
 	"cftune/trainer/internal/durable"
 )
@@ -296,7 +297,9 @@ func FuzzManifest(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(text)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := parseManifest(text)
+		var m Manifest
+		var err error
+		testlimit.Bound(t, func() { m, err = parseManifest(text) })
 		if err != nil {
 			return
 		}

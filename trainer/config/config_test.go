@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"cftune/internal/testlimit"
 )
 
 // minimal is the shortest valid configuration.
@@ -305,7 +307,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("? {a: b}\n: c", "train={global_batch: {packs: 1}}")
 	f.Add("data: {sources: [{path: &p x, format: *p}]}", "limits.memory=8GiB")
 	f.Fuzz(func(t *testing.T, data, set string) {
-		run, err := Parse([]byte(data), []string{set}, nil)
+		var run Run
+		var err error
+		testlimit.Bound(t, func() { run, err = Parse([]byte(data), []string{set}, nil) })
 		if err == nil {
 			// What Parse accepts, Validate accepts, and the canonical form exists.
 			if err := run.Validate(); err != nil {

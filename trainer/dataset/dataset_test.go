@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testlimit"
 	"cftune/trainer/config"
 )
 
@@ -319,11 +320,14 @@ func FuzzRow(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		for name, read := range formats {
-			fields, err := parseRow(line)
-			if err != nil {
-				continue
-			}
-			r, err := read(fields)
+			var r Record
+			var err error
+			testlimit.Bound(t, func() {
+				var fields *row
+				if fields, err = parseRow(line); err == nil {
+					r, err = read(fields)
+				}
+			})
 			if err != nil {
 				continue
 			}

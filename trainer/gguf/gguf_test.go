@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testlimit"
 	"cftune/internal/testmodel"
 )
 
@@ -133,7 +134,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(model[:8192])
 	f.Add([]byte("GGUF\x03\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		file, err := parse(bytes.NewReader(data), int64(len(data)))
+		var file *File
+		var err error
+		testlimit.Bound(t, func() { file, err = parse(bytes.NewReader(data), int64(len(data))) })
 		if err != nil {
 			return
 		}
@@ -152,7 +155,9 @@ func FuzzSafetensors(f *testing.F) {
 	f.Add(safetensorsFile(f, map[string]Tensor{"x": {Rows: 2, Cols: 3, Data: make([]float32, 6)}}))
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, '{', '}'})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		tensors, err := parseSafetensors(bytes.NewReader(data), uint64(len(data)))
+		var tensors []Tensor
+		var err error
+		testlimit.Bound(t, func() { tensors, err = parseSafetensors(bytes.NewReader(data), uint64(len(data))) })
 		if err != nil {
 			return
 		}
@@ -161,5 +166,25 @@ func FuzzSafetensors(f *testing.F) {
 				t.Fatalf("tensor %q has %d values for %d x %d", tensor.Name, len(tensor.Data), tensor.Rows, tensor.Cols)
 			}
 		}
+	})
+}
+
+func FuzzPEFT(f *testing.F) {
+	base := &File{}
+	f.Add([]byte(`{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": false}`), safetensorsFile(f, map[string]Tensor{
+		"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": {Rows: 2, Cols: 3, Data: make([]float32, 6)},
+	}))
+	f.Add([]byte(`{"peft_type": "LORA", "r": 1000000000}`), []byte{})
+	f.Fuzz(func(t *testing.T, config, tensors []byte) {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, peftConfigName), config, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, peftTensorsName), tensors, 0o600))
+		testlimit.Bound(t, func() {
+			if a, err := ReadAdapter(dir, base); err == nil {
+				require.NoError(t, a.check())
+			} else {
+				require.ErrorIs(t, err, ErrFormat)
+			}
+		})
 	})
 }

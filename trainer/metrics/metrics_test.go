@@ -14,6 +14,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"go.uber.org/goleak"
 
+	"cftune/internal/testlimit"
 	"cftune/trainer/internal/crashpoint"
 	"cftune/trainer/internal/durable"
 )
@@ -155,4 +156,30 @@ func TestBarShowsWhatALineDoes(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzMetrics(f *testing.F) {
+	f.Add([]byte(`{"step": 1, "loss": 2.5}`+"\n"+`{"step": 1, "validation_loss": 2}`+"\n"+`{"step": 2, "skipped": 1, "reason": "a spike"}`+"\n"), 1)
+	f.Add([]byte(`{"step": 1}`), 0)
+	f.Fuzz(func(t *testing.T, text []byte, step int) {
+		if len(text) > testlimit.SmallFile {
+			t.Skip("no small file")
+		}
+		path := filepath.Join(t.TempDir(), "metrics.jsonl")
+		require.NoError(t, os.WriteFile(path, text, 0o600))
+		testlimit.Bound(t, func() {
+			if _, err := Check(path); err != nil {
+				require.ErrorIs(t, err, ErrCorrupt)
+			}
+			if err := Rewind(durable.OS, path, Place{Step: step, Validated: step}); err != nil {
+				require.ErrorIs(t, err, ErrCorrupt)
+				return
+			}
+			after, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.True(t, bytes.HasPrefix(text, after), "it only takes off")
+			_, err = Losses(path, 4)
+			require.NoError(t, err, "what is kept can be read")
+		})
+	})
 }

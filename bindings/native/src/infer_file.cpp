@@ -126,8 +126,8 @@ void read_array(reader &in, const std::string &path, const std::string &key, ggu
     const bool                      tokens = key == "tokenizer.ggml.tokens";
     std::unordered_set<std::string> seen;
     for (uint64_t i = 0; i < v.count; i++) {
-        const std::string s = in.text();
-        if (tokens && !s.empty() && !seen.insert(s).second) { // libllama gives empty ones names of their own
+        const std::string s = in.text().c_str(); // libllama reads up to a NUL
+        if (tokens && !s.empty() && !seen.insert(s).second) { // it gives empty ones names of their own
             outline.duplicate_tokens = true;
         }
     }

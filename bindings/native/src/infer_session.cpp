@@ -64,6 +64,7 @@ void load_model(cft_session &s, const std::string &path, const cft_session_param
     check_vocabulary(path, outline);
     check_model_keys(path, outline);
     log_capture        log;
+    assertions_throw   assertions;
     llama_model_params params = llama_model_default_params();
     ggml_backend_dev_t none[] = {nullptr};
     params.n_gpu_layers       = p.n_gpu_layers;
@@ -97,6 +98,7 @@ void check_cache_memory(const llama_model *model, const cft_session_params &p) {
 void make_context(cft_session &s, const cft_session_params &p) {
     check_cache_memory(s.model.get(), p);
     log_capture          log;
+    assertions_throw     assertions;
     const int32_t        threads = p.n_threads > 0 ? p.n_threads : available_processors();
     llama_context_params params  = llama_context_default_params();
     params.n_ctx                 = uint32_t(p.n_ctx);
@@ -125,7 +127,8 @@ void make_context(cft_session &s, const cft_session_params &p) {
 
 void load_adapter(cft_session &s, const std::string &path, float scale) {
     check_adapter(path, check_gguf_file(path));
-    log_capture log;
+    log_capture      log;
+    assertions_throw assertions;
     s.adapter.reset(llama_adapter_lora_init(s.model.get(), path.c_str()));
     if (!s.adapter) {
         throw failure(CFT_ERR_FORMAT, "load adapter " + path + ": " + log.errors());

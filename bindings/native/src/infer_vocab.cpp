@@ -82,6 +82,7 @@ cft_status cft_vocab_load(const char *path, size_t path_len, cft_vocab **out, cf
         const std::string file(path, path_len);
         check_vocabulary(file, check_gguf_file(file));
         log_capture        log;
+        assertions_throw   assertions;
         llama_model_params params = llama_model_default_params();
         params.vocab_only         = true;
         auto v                    = std::make_unique<cft_vocab>();

@@ -116,6 +116,20 @@ void log_callback(ggml_log_level level, const char *text, void *) {
     }
 }
 
+// ---- assertions
+
+thread_local int throwing = 0; // assertions_throw alive on this thread
+
+// on_assertion is called by ggml_abort, which ends the process when it returns. ggml is compiled with unwind tables
+// (third_party/llama.cpp/CMakeLists.txt), so that an exception can leave it.
+void on_assertion(const char *message) {
+    if (throwing > 0) {
+        const char *slash = std::strrchr(message, '/'); // of the source's path; some messages have none
+        throw failure(CFT_ERR_FORMAT, std::string("llama.cpp refuses it: ") + (slash ? slash + 1 : message));
+    }
+    std::fprintf(stderr, "%s\n", message);
+}
+
 // ---- backends
 
 std::string library_folder() {
@@ -137,6 +151,7 @@ void load_backends(const std::string &dir) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, "backend folder " + dir + ": not a folder");
     }
     llama_log_set(log_callback, nullptr);
+    ggml_set_abort_callback(on_assertion);
     if (!ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) {
         ggml_backend_load_all_from_path(dir.c_str());
     }
@@ -160,6 +175,10 @@ uint64_t read_number(const char *path, uint64_t fallback) {
 } // namespace
 
 void log_line(const std::string &line) { ring().push(line); }
+
+assertions_throw::assertions_throw() { throwing++; }
+
+assertions_throw::~assertions_throw() { throwing--; }
 
 log_capture::log_capture() : outer_(capturing) { capturing = this; }
 log_capture::~log_capture() { capturing = outer_; }

@@ -31,6 +31,17 @@ class log_capture {
     std::vector<std::string> errors_, warnings_;
 };
 
+// assertions_throw makes assertions of ggml and libllama that fail on this thread throw failure (CFT_ERR_FORMAT) while it
+// lives, instead of ending the process. For loading only, which nothing but the file can make fail: what was being
+// computed, and by how many threads, cannot be left in the middle. Our own checks come first and give better words.
+class assertions_throw {
+  public:
+    assertions_throw();
+    ~assertions_throw();
+    assertions_throw(const assertions_throw &)            = delete;
+    assertions_throw &operator=(const assertions_throw &) = delete;
+};
+
 struct memory_sizes {
     uint64_t total, free; // bytes; free is what can be taken without swapping, within the container's limit
 };

@@ -10,8 +10,21 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxZstdWindow bounds what a zstd stream may make us keep; it is what zstd itself allows unless told otherwise.
-const maxZstdWindow = 128 << 20
+// What a zstd stream may make us keep: what zstd itself allows unless told otherwise, but less for files so small that
+// they cannot need it, because the memory is taken as soon as the stream says how much.
+const (
+	maxZstdWindow      = 128 << 20
+	maxSmallZstdWindow = 32 << 20
+	smallZstd          = 4 << 20
+)
+
+// zstdWindow is the largest window for a file of so many bytes; -1: unknown.
+func zstdWindow(bytes int64) uint64 {
+	if bytes >= 0 && bytes < smallZstd {
+		return maxSmallZstdWindow
+	}
+	return maxZstdWindow
+}
 
 // compression names the compression that the first bytes show, empty if there is none that can be read.
 func compression(head []byte) string {
@@ -27,8 +40,9 @@ func compression(head []byte) string {
 	return ""
 }
 
-// decompress returns a decompressor of r, which starts with head; nil if r is not compressed.
-func decompress(head []byte, r io.Reader) (name string, unpacked io.ReadCloser, err error) {
+// decompress returns a decompressor of r, which starts with head and is of so many bytes (-1: unknown); nil if r is not
+// compressed.
+func decompress(head []byte, r io.Reader, bytes int64) (name string, unpacked io.ReadCloser, err error) {
 	switch name = compression(head); name {
 	case "gzip":
 		gz, err := gzip.NewReader(r) // reads all members
@@ -38,7 +52,7 @@ func decompress(head []byte, r io.Reader) (name string, unpacked io.ReadCloser, 
 		return name, &packedReader{name, gz, gz.Close}, nil
 	case "zstd":
 		// One goroutine: files are many where speed matters, and none is left behind when reading stops.
-		zs, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		zs, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow(bytes)), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return name, nil, packedError(name, err)
 		}
@@ -65,6 +79,9 @@ func (p *packedReader) Read(b []byte) (int, error) {
 func (p *packedReader) Close() error { return p.close() }
 
 func packedError(name string, err error) error {
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return fmt.Errorf("%s: %w of %d MiB, or %d in files below %d; compress it again without --ultra and --long", name, err, maxZstdWindow>>20, maxSmallZstdWindow>>20, smallZstd>>20)
+	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("the %s stream is cut off: %w", name, err)
 	}

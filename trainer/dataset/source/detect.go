@@ -93,7 +93,7 @@ func (o *opened) unpack(ctx context.Context) error {
 		o.container = parquetFile
 		return nil
 	}
-	name, unpacked, err := decompress(head, o.in)
+	name, unpacked, err := decompress(head, o.in, o.file.Bytes())
 	if err != nil || unpacked == nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,29 @@ func readParquet(ctx context.Context, at place, yield emit) error {
 // openParquet reads the footer.
 func openParquet(r io.ReaderAt, size int64) (file *parquet.File, err error) {
 	defer recoverDamage(&err)
+	if err := checkFooter(r, size); err != nil {
+		return nil, err
+	}
 	return parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true), parquet.ReadBufferSize(parquetBuffer))
+}
+
+// checkFooter makes sure that the footer lies within the file: the library takes the memory that its length claims.
+func checkFooter(r io.ReaderAt, size int64) error {
+	const magics = 2*4 + 4 // at both ends, and the length before the last one
+	var end [8]byte
+	if size < magics {
+		return fmt.Errorf("the file is cut off: it has %d bytes", size)
+	}
+	if _, err := r.ReadAt(end[:], size-int64(len(end))); err != nil {
+		return err
+	}
+	if string(end[4:]) != "PAR1" {
+		return errors.New("the file is cut off: it does not end with PAR1")
+	}
+	if footer := int64(binary.LittleEndian.Uint32(end[:])); footer > size-magics {
+		return fmt.Errorf("the file is damaged: its footer of %d bytes does not lie within it", footer)
+	}
+	return nil
 }
 
 // recoverDamage makes an error of a panic: of the library, over a file that is damaged in a way it does not expect.

@@ -262,7 +262,7 @@ func TestParquetRefuses(t *testing.T) {
 		"interval":       {leafOf(parquet.IntervalNode(), parquet.FixedLenByteArrayValue(make([]byte, 12))), `: parquet: column "v": type`},
 		"LZ4":            {parquetBytes(t, []one[string]{{"a"}}, parquet.Compression(&parquet.Lz4Raw)), `: parquet: column "v": compression by LZ4_RAW is not supported`},
 		"run lengths":    {leafOf(parquet.Encoded(parquet.Leaf(parquet.BooleanType), &parquet.RLE), parquet.BooleanValue(true)), `: parquet: column "v": booleans as run lengths are not supported`},
-		"footer cut off": {good[:len(good)-1], ": parquet: invalid magic footer"},
+		"footer cut off": {good[:len(good)-1], ": parquet: the file is cut off: it does not end with PAR1"},
 		"nothing after":  {good[:4], ": parquet: "},
 	} {
 		t.Run(name, func(t *testing.T) {
