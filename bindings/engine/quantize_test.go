@@ -16,7 +16,7 @@ func TestRequantize(t *testing.T) {
 	dir := t.TempDir()
 	from, to := filepath.Join(dir, "q8.gguf"), filepath.Join(dir, "f32.gguf")
 	require.NoError(t, testmodel.Write(from, testmodel.Options{Seed: 1, Type: testmodel.Q8_0}))
-	require.NoError(t, engine.Requantize(from, to, engine.FileTypeF32, 1))
+	require.NoError(t, engine.Requantize(from, to, engine.FileTypeF32, nil, 1))
 	small, err := os.Stat(from)
 	require.NoError(t, err)
 	large, err := os.Stat(to)
@@ -36,12 +36,12 @@ func TestRequantizeRefuses(t *testing.T) {
 	cut := filepath.Join(dir, "cut.gguf")
 	require.NoError(t, os.WriteFile(cut, text[:len(text)/2], 0o644))
 	for name, call := range map[string]func() error{
-		"missing file":  func() error { return engine.Requantize(filepath.Join(dir, "none.gguf"), to, engine.FileTypeF32, 1) },
-		"cut off":       func() error { return engine.Requantize(cut, to, engine.FileTypeF32, 1) },
-		"unknown type":  func() error { return engine.Requantize(from, to, 999, 1) },
-		"negative type": func() error { return engine.Requantize(from, to, -1, 1) },
+		"missing file":  func() error { return engine.Requantize(filepath.Join(dir, "none.gguf"), to, engine.FileTypeF32, nil, 1) },
+		"cut off":       func() error { return engine.Requantize(cut, to, engine.FileTypeF32, nil, 1) },
+		"unknown type":  func() error { return engine.Requantize(from, to, 999, nil, 1) },
+		"negative type": func() error { return engine.Requantize(from, to, -1, nil, 1) },
 		"no folder to write": func() error {
-			return engine.Requantize(from, filepath.Join(dir, "none", "to.gguf"), engine.FileTypeF32, 1)
+			return engine.Requantize(from, filepath.Join(dir, "none", "to.gguf"), engine.FileTypeF32, nil, 1)
 		},
 	} {
 		assert.Error(t, call(), name)

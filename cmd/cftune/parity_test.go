@@ -282,7 +282,7 @@ func TestLogitsMatchLibllama(t *testing.T) {
 	// It reads text: on sequences unlike any text this model has rows that magnify rounding, libllama's to 3e-3.
 	t.Run("real model in F32", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "model.gguf")
-		if err := engine.Requantize(realModel(t), path, engine.FileTypeF32, 2); err != nil {
+		if err := engine.Requantize(realModel(t), path, engine.FileTypeF32, nil, 2); err != nil {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(filepath.Join("..", "..", "LICENSE"))

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/gguf"
@@ -44,12 +43,7 @@ func Adapter(c *checkpoint.Checkpoint, path string, o Options) (Result, error) {
 	if o.fs == nil {
 		o.fs = durable.OS
 	}
-	switch info, err := os.Lstat(path); {
-	case err == nil && info.IsDir():
-		return Result{}, fmt.Errorf("export: %s is a folder", path)
-	case err == nil && !o.Force:
-		return Result{}, fmt.Errorf("export: %s %w", path, ErrExists)
-	case err != nil && !errors.Is(err, os.ErrNotExist):
+	if err := checkOutput(path, o.Force); err != nil {
 		return Result{}, fmt.Errorf("export: %w", err)
 	}
 	a, err := gguf.ReadAdapter(c.Path(adapterName), nil)

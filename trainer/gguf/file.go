@@ -45,39 +45,6 @@ func (t ValueType) size() (int, bool) {
 	return sizes[t], true
 }
 
-// TensorType is how a tensor's elements are stored, with ggml's numbers.
-type TensorType uint32
-
-// The types that this package can decode. Others are named by their number.
-const (
-	F32  TensorType = 0
-	F16  TensorType = 1
-	BF16 TensorType = 30
-)
-
-func (t TensorType) String() string {
-	switch t {
-	case F32:
-		return "F32"
-	case F16:
-		return "F16"
-	case BF16:
-		return "BF16"
-	}
-	return fmt.Sprintf("type %d", uint32(t))
-}
-
-// elementBytes is the size of an element of the types that can be decoded, 0 for others.
-func (t TensorType) elementBytes() int {
-	switch t {
-	case F32:
-		return 4
-	case F16, BF16:
-		return 2
-	}
-	return 0
-}
-
 // TensorInfo describes a tensor of a file.
 type TensorInfo struct {
 	Name string
@@ -96,6 +63,26 @@ func (t TensorInfo) elements() uint64 {
 	return n
 }
 
+// Bytes is what the tensor takes, 0 if its type is not known.
+func (t TensorInfo) Bytes() uint64 {
+	l := t.Type.layout()
+	if l.elements == 0 {
+		return 0
+	}
+	return t.elements() / l.elements * l.bytes
+}
+
+// Rows and Cols are those of a tensor as a row-major matrix; further dimensions count as rows.
+func (t TensorInfo) Rows() uint64 { return t.elements() / t.Cols() }
+
+// Cols is the length of a row.
+func (t TensorInfo) Cols() uint64 {
+	if len(t.Shape) == 0 {
+		return 1
+	}
+	return t.Shape[0]
+}
+
 // File is what the head of a GGUF file says.
 type File struct {
 	Path    string
@@ -104,6 +91,7 @@ type File struct {
 	Tensors []TensorInfo
 
 	values map[string]value
+	spans  []span // of the metadata entries, in their order
 	data   uint64 // offset of the tensor data
 }
 
@@ -111,6 +99,12 @@ type File struct {
 type value struct {
 	kind ValueType
 	v    any
+}
+
+// span is where a metadata entry lies in the file, its key included.
+type span struct {
+	key        string
+	begin, end int64
 }
 
 // Limits of what a head may claim; real files are far below.
@@ -171,6 +165,7 @@ func parse(f io.ReaderAt, size int64) (*File, error) {
 		return nil, bad("it claims %d tensors and %d metadata keys", numTensors, numKeys)
 	}
 	for range numKeys {
+		begin := r.at
 		key := r.str(maxKeyBytes)
 		kind := ValueType(r.u32())
 		v := r.value(kind, 0)
@@ -181,6 +176,7 @@ func parse(f io.ReaderAt, size int64) (*File, error) {
 			return nil, bad("metadata key %q is there twice", key)
 		}
 		file.values[key] = value{kind, v}
+		file.spans = append(file.spans, span{key, begin, r.at})
 	}
 	for range numTensors {
 		t := r.tensorInfo()
@@ -216,7 +212,10 @@ func (f *File) place(headEnd uint64) error {
 			return bad("tensor %q: offset %d", t.Name, t.Offset)
 		}
 		t.Offset += f.data
-		need := t.elements() * uint64(t.Type.elementBytes()) // 0 for types that are not decoded here: their start is checked
+		if block := t.Type.layout().elements; block > 1 && t.Shape[0]%block != 0 {
+			return bad("tensor %q: rows of %d are not made of blocks of %d (%s)", t.Name, t.Shape[0], block, t.Type)
+		}
+		need := t.Bytes() // 0 for types that are not known: their start is checked
 		if end := t.Offset + need; end < t.Offset || end > uint64(f.Size) {
 			return bad("tensor %q ends at byte %d, but the file has %d: it is cut off", t.Name, end, f.Size)
 		}

@@ -143,6 +143,16 @@ func fromPEFT(t Tensor, base *File) (Tensor, error) {
 // permuteRows turns Hugging Face's order of a head's rows (first halves of all rotary pairs, then second halves) into
 // that of GGUF's llama layout (pair by pair).
 func permuteRows(t Tensor, module string, base *File) (Tensor, error) {
+	return reorderRows(t, module, base, func(within, half int) (from int) { return within%2*half + within/2 })
+}
+
+// unpermuteRows does the reverse.
+func unpermuteRows(t Tensor, module string, base *File) (Tensor, error) {
+	return reorderRows(t, module, base, func(within, half int) (from int) { return within%half*2 + within/half })
+}
+
+// reorderRows gives each head's rows the order in which from names them, in architectures whose layouts differ.
+func reorderRows(t Tensor, module string, base *File, from func(within, half int) int) (Tensor, error) {
 	arch := base.Architecture()
 	if slices.Contains(plainArchitectures, arch) {
 		return t, nil
@@ -163,12 +173,10 @@ func permuteRows(t Tensor, module string, base *File) (Tensor, error) {
 		return Tensor{}, bad("its %d rows do not divide into %d heads of pairs", t.Rows, heads)
 	}
 	headDim := t.Rows / int(heads)
-	half := headDim / 2
 	out := make([]float32, len(t.Data))
 	for row := range t.Rows {
-		head, within := row/headDim, row%headDim
-		from := head*headDim + within%2*half + within/2
-		copy(out[row*t.Cols:(row+1)*t.Cols], t.Data[from*t.Cols:(from+1)*t.Cols])
+		source := row/headDim*headDim + from(row%headDim, headDim/2)
+		copy(out[row*t.Cols:(row+1)*t.Cols], t.Data[source*t.Cols:(source+1)*t.Cols])
 	}
 	t.Data = out
 	return t, nil

@@ -84,11 +84,20 @@ CFT_API cft_status cft_session_share(cft_session *session, int32_t from, int32_t
 
 // ---- files
 
+// cft_merge_rows widens n_rows rows of a weight of ggml's type (as they lie in a file) to F32 and adds the low-rank
+// product of an adapter to them: out [n_rows][cols] = rows + scale * b [n_rows][rank] * a [rank][cols].
+// raw_bytes must be what n_rows rows of that type take. b and a may be NULL with rank 0: rows are only widened.
+CFT_API cft_status cft_merge_rows(int32_t type, const void *raw, size_t raw_bytes, size_t n_rows, size_t cols, const float *b,
+                                  const float *a, size_t rank, float scale, int32_t n_threads, float *out, cft_error *err);
+
 // cft_model_requantize writes a copy of the GGUF at from, all weights of which have the file type ftype (llama.h's
 // LLAMA_FTYPE numbers: 0 = F32, 1 = F16, 7 = Q8_0, 15 = Q4_K_M ...), by way of F32. What is at to is overwritten; after
 // an error, half a file may be left there.
+// n_importance weights (0: none) say how much each of their columns counts: names has their names one after the other, each
+// with a terminating zero; counts the number of their values; values all of these, one after the other.
 CFT_API cft_status cft_model_requantize(const char *from, size_t from_len, const char *to, size_t to_len, int32_t ftype,
-                                        int32_t n_threads, cft_error *err);
+                                        int32_t n_threads, const char *names, size_t n_importance, const size_t *counts,
+                                        const float *values, cft_error *err);
 
 #ifdef __cplusplus
 }

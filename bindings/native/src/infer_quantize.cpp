@@ -6,11 +6,15 @@
 
 #include "llama.h"
 
+#include <cstring>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 using namespace cft;
 
-cft_status cft_model_requantize(const char *from, size_t from_len, const char *to, size_t to_len, int32_t ftype, int32_t n_threads, cft_error *err) {
+cft_status cft_model_requantize(const char *from, size_t from_len, const char *to, size_t to_len, int32_t ftype, int32_t n_threads,
+                                const char *names, size_t n_importance, const size_t *counts, const float *values, cft_error *err) {
     return guard(err, [&] {
         const std::string  source(from, from_len), target(to, to_len);
         const gguf_outline outline = check_gguf_file(source);
@@ -20,6 +24,13 @@ cft_status cft_model_requantize(const char *from, size_t from_len, const char *t
         params.nthread                     = n_threads;
         params.ftype                       = llama_ftype(ftype);
         params.allow_requantize            = true;
+        std::unordered_map<std::string, std::vector<float>> importance; // what libllama casts its pointer to
+        for (size_t i = 0; i < n_importance; i++) {
+            importance.emplace(names, std::vector<float>(values, values + counts[i]));
+            names += std::strlen(names) + 1;
+            values += counts[i];
+        }
+        params.imatrix = n_importance > 0 ? &importance : nullptr;
         log_capture log;
         if (llama_model_quantize(source.c_str(), target.c_str(), &params) != 0) {
             throw failure(CFT_ERR_UNSUPPORTED, "write " + target + " from " + source + ": " + log.errors());
