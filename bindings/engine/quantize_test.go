@@ -36,7 +36,9 @@ func TestRequantizeRefuses(t *testing.T) {
 	cut := filepath.Join(dir, "cut.gguf")
 	require.NoError(t, os.WriteFile(cut, text[:len(text)/2], 0o644))
 	for name, call := range map[string]func() error{
-		"missing file":  func() error { return engine.Requantize(filepath.Join(dir, "none.gguf"), to, engine.FileTypeF32, nil, 1) },
+		"missing file": func() error {
+			return engine.Requantize(filepath.Join(dir, "none.gguf"), to, engine.FileTypeF32, nil, 1)
+		},
 		"cut off":       func() error { return engine.Requantize(cut, to, engine.FileTypeF32, nil, 1) },
 		"unknown type":  func() error { return engine.Requantize(from, to, 999, nil, 1) },
 		"negative type": func() error { return engine.Requantize(from, to, -1, nil, 1) },

@@ -1,39 +1,79 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/export"
+	"cftune/trainer/gguf"
 )
 
-const exportLong = `Write the adapter of a run as a GGUF file that llama.cpp loads, from a committed checkpoint.
+const exportLong = `Write what a run has trained for use elsewhere, from a committed checkpoint.
 
-The file appears whole or not at all; one that is there is replaced with --force only.`
+Formats:
+  adapter  a GGUF adapter that llama.cpp loads beside the base model
+  peft     a folder that Hugging Face's PEFT loads (adapter_config.json, adapter_model.safetensors)
+  merged   a GGUF model with the adapter merged in, its weights stored as --type
+
+What was exported is then loaded again and compared with the trained state on held-out rows (those of data.validation, or else
+the first ones of training): loss, first choices, divergence per token, a generated text, and the tokens that the exported
+file's own template makes of the rows. Beyond a stated limit the export fails and is removed, unless --allow-loss keeps it.
+The result is stored beside the output as NAME.proof.json.
+
+An output appears whole or not at all; a file that is there is replaced with --force only, a folder never.
+
+Types of merged models: `
+
+var exportFormats = []string{"adapter", "peft", "merged"}
+
+// exporter is one call of export.
+type exporter struct {
+	run, which, output, format, kind string
+	model, baseName                  string
+	f16, force, allowLoss            bool
+	acceptQuantized                  bool
+	threads, proofRows               int
+}
+
+// exported is what `export --json` prints.
+type exported struct {
+	Path   string         `json:"path"`
+	Step   int            `json:"step"`
+	Rank   int            `json:"rank"`
+	Type   string         `json:"type"`
+	Bytes  int64          `json:"bytes"`
+	Merged *export.Merged `json:"merged,omitempty"`
+	Proof  *exportProof   `json:"proof,omitempty"`
+}
 
 func newExportCommand() *cobra.Command {
 	var (
-		which   string
-		output  string
-		options export.Options
-		asJSON  bool
+		e      exporter
+		asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "export RUN",
-		Short: "Write the adapter of a run as a GGUF file",
-		Long:  exportLong,
+		Short: "Write the trained adapter or a merged model, and prove that it answers as trained",
+		Long:  exportLong + strings.Join(export.FileTypeNames(), ", ") + "\n\n" + exitCodesHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := chooseCheckpoint(args[0], which)
-			if err != nil {
-				return err
+			e.run = args[0]
+			if err := e.check(); err != nil {
+				return codedError{err, codeUsage}
 			}
-			result, err := export.Adapter(c, output, options)
+			result, err := e.export(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -44,15 +84,158 @@ func newExportCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&output, "output", "", "the file to write (required)")
-	cmd.Flags().StringVar(&which, "checkpoint", "latest", "latest, best (lowest validation loss), or a step")
-	cmd.Flags().BoolVar(&options.F16, "f16", false, "store 16-bit numbers: half the size, rounded")
-	cmd.Flags().BoolVar(&options.Force, "force", false, "replace an existing file")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as one JSON object")
+	f := cmd.Flags()
+	f.StringVar(&e.output, "output", "", "the file or folder to write (required)")
+	f.StringVar(&e.format, "format", "adapter", strings.Join(exportFormats, ", "))
+	f.StringVar(&e.kind, "type", "F16", "what a merged model's weights are stored as")
+	f.StringVar(&e.which, "checkpoint", "latest", "latest, best (lowest validation loss), or a step")
+	f.StringVar(&e.model, "model", "", "the base model's file (default: the run's)")
+	f.StringVar(&e.baseName, "base-name", "", "peft: what the base model is called where transformers can load it")
+	f.BoolVar(&e.f16, "f16", false, "adapter: store 16-bit numbers: half the size, rounded")
+	f.BoolVar(&e.acceptQuantized, "accept-quantized-base", false, "merged: merge into a base whose weights are quantized")
+	f.IntVar(&e.proofRows, "proof-rows", 16, "rows to compare on (0: no proof)")
+	f.BoolVar(&e.allowLoss, "allow-loss", false, "keep an export that fails its proof")
+	f.IntVar(&e.threads, "threads", 0, "threads (0: all that this process may use)")
+	f.BoolVar(&e.force, "force", false, "replace an existing file")
+	f.BoolVar(&asJSON, "json", false, "print the result as one JSON object")
 	if err := cmd.MarkFlagRequired("output"); err != nil {
 		panic(err) // the flag is defined above
 	}
 	return cmd
+}
+
+func (e *exporter) check() error {
+	if !slices.Contains(exportFormats, e.format) {
+		return fmt.Errorf("--format: must be one of %s, got %q", strings.Join(exportFormats, ", "), e.format)
+	}
+	if e.proofRows < 0 {
+		return fmt.Errorf("--proof-rows: must be at least 0, got %d", e.proofRows)
+	}
+	_, err := export.ParseFileType(e.kind)
+	if err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	return nil
+}
+
+func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error) {
+	c, err := chooseCheckpoint(e.run, e.which)
+	if err != nil {
+		return exported{}, err
+	}
+	record, err := trainer.ReadRecord(e.run)
+	if err != nil {
+		return exported{}, err
+	}
+	if e.model == "" {
+		e.model = record.Model.Path
+	}
+	run := record.Config
+	run.Model, run.Threads = e.model, e.threads
+	result, served, kind, err := e.write(ctx, c, record, notes)
+	if err != nil || e.proofRows == 0 {
+		return result, err
+	}
+	proof, err := proveExport(ctx, run, export.AdapterOf(c), served, kind, e.proofRows)
+	if err != nil {
+		return result, errors.Join(fmt.Errorf("export: what was written could not be proved: %w", err), removeUnproven(e.output))
+	}
+	result.Proof = &proof
+	proof.print(notes)
+	if !proof.holds() && !e.allowLoss {
+		err := fmt.Errorf("export: %s does not answer as trained: KL %.5f per token is above %g; a larger --type keeps more, --allow-loss keeps it as it is", e.output, proof.KL, proof.MaxKL)
+		return result, errors.Join(codedError{err, codeOther}, removeUnproven(e.output))
+	}
+	return result, writeProof(e.output, result)
+}
+
+// write makes the output, and tells what it is served by and which limit holds for it.
+func (e *exporter) write(ctx context.Context, c *checkpoint.Checkpoint, record trainer.Record, notes io.Writer) (exported, servedAs, string, error) {
+	o := export.Options{F16: e.f16, Force: e.force}
+	switch e.format {
+	case "peft":
+		r, err := export.PEFT(c, e.model, e.baseName, e.output, o)
+		if err == nil && e.baseName == "" {
+			fmt.Fprintln(notes, "note: base_model_name_or_path is empty; --base-name says what transformers knows the base model by")
+		}
+		if err == nil {
+			err = samePEFT(c, e.output, e.model)
+		}
+		// The folder has the very numbers of the checkpoint's adapter: that is what is proved.
+		return exported{Path: r.Path, Step: r.Step, Rank: r.Rank, Type: r.Type, Bytes: r.Bytes}, servedAs{e.model, export.AdapterOf(c)}, "", err
+	case "merged":
+		m, rank, err := e.merge(ctx, c, record)
+		if err != nil {
+			return exported{}, servedAs{}, "", err
+		}
+		if err := printMerged(io.Discard, notes, m, false); err != nil {
+			return exported{}, servedAs{}, "", err
+		}
+		return exported{Path: m.Path, Step: c.Step, Rank: rank, Type: m.Type, Bytes: m.Bytes, Merged: &m}, servedAs{model: m.Path}, m.Type, nil
+	}
+	r, err := export.Adapter(c, e.output, o)
+	return exported{Path: r.Path, Step: r.Step, Rank: r.Rank, Type: r.Type, Bytes: r.Bytes}, servedAs{e.model, e.output}, "", err
+}
+
+func (e *exporter) merge(ctx context.Context, c *checkpoint.Checkpoint, record trainer.Record) (export.Merged, int, error) {
+	base, err := gguf.Open(e.model)
+	if err != nil {
+		return export.Merged{}, 0, err
+	}
+	a, err := gguf.ReadAdapter(export.AdapterOf(c), nil)
+	if err != nil {
+		return export.Merged{}, 0, err
+	}
+	o := export.MergeOptions{Options: export.Options{Force: e.force}, AcceptQuantized: e.acceptQuantized}
+	if o.Type, err = export.ParseFileType(e.kind); err != nil {
+		return export.Merged{}, 0, err
+	}
+	if o.Base, err = export.Digest(e.model); err != nil {
+		return export.Merged{}, 0, err
+	}
+	if file := record.Config.Chat.TemplateFile; file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return export.Merged{}, 0, codedError{fmt.Errorf("the chat template that the run was trained with: %w", err), codeUsage}
+		}
+		o.ChatTemplate = string(text)
+	}
+	m, err := export.Merge(ctx, exportEngine{e.threads}, base, a, e.output, o)
+	return m, a.Rank, err
+}
+
+// samePEFT reads a PEFT folder back and wants the very numbers of the checkpoint.
+func samePEFT(c *checkpoint.Checkpoint, folder, model string) error {
+	base, err := gguf.Open(model)
+	if err != nil {
+		return err
+	}
+	want, err := gguf.ReadAdapter(export.AdapterOf(c), nil)
+	if err != nil {
+		return err
+	}
+	got, err := gguf.ReadAdapter(folder, base)
+	if err != nil {
+		return err
+	}
+	if len(got.Tensors) != len(want.Tensors) || got.Rank != want.Rank || got.RSLoRA != want.RSLoRA {
+		return fmt.Errorf("export: %s does not read back as it was written", folder)
+	}
+	for i, t := range want.Tensors {
+		if g := got.Tensors[i]; g.Name != t.Name || !slices.Equal(g.Data, t.Data) {
+			return fmt.Errorf("export: %s of %s does not read back as it was written", t.Name, folder)
+		}
+	}
+	return nil
+}
+
+// writeProof stores what was found beside the output.
+func writeProof(output string, result exported) error {
+	text, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Clean(output)+".proof.json", append(text, '\n'), 0o644)
 }
 
 // chooseCheckpoint opens a run's newest checkpoint, its best one, or that of a step.

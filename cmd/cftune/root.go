@@ -26,6 +26,8 @@ func newRootCommand() *cobra.Command {
 		newTrainCommand(),
 		newResumeCommand(),
 		newExportCommand(),
+		newMergeCommand(),
+		newQuantizeCommand(),
 		newCheckCommand(),
 		newRunsCommand(),
 		newDataCommand(),

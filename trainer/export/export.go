@@ -60,3 +60,6 @@ func Adapter(c *checkpoint.Checkpoint, path string, o Options) (Result, error) {
 	}
 	return Result{Path: path, Step: c.Step, Rank: a.Rank, Type: kind.String(), Bytes: written.Bytes}, nil
 }
+
+// AdapterOf is the path of a checkpoint's adapter.
+func AdapterOf(c *checkpoint.Checkpoint) string { return c.Path(adapterName) }

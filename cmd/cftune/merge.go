@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/export"
+	"cftune/trainer/gguf"
+)
+
+const mergeLong = `Write a model with an adapter's products added to its weights: a file that needs no adapter.
+
+The adapter is a GGUF file, a PEFT folder or a run (its newest checkpoint). Weights are widened to F32, the products added, and
+the result stored as --type by llama.cpp's own code. It goes tensor by tensor, so that memory does not grow with the model;
+beside the output, a temporary file takes space on the same disk.
+
+A base whose weights are quantized is merged with --accept-quantized-base only: what rounding took from them stays lost, and they
+are rounded once more. Where it can be had, merge into the unquantized original.
+
+Types: `
+
+func newMergeCommand() *cobra.Command {
+	var (
+		adapter, output, kind string
+		threads               int
+		o                     export.MergeOptions
+		asJSON                bool
+	)
+	cmd := &cobra.Command{
+		Use:   "merge BASE --adapter ADAPTER --output FILE",
+		Short: "Write a model with an adapter merged into it",
+		Long:  mergeLong + strings.Join(export.FileTypeNames(), ", ") + "\n\n" + exitCodesHelp,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if o.Type, err = export.ParseFileType(kind); err != nil {
+				return codedError{fmt.Errorf("--%w", err), codeUsage}
+			}
+			base, err := gguf.Open(args[0])
+			if err != nil {
+				return err
+			}
+			a, err := readAnyAdapter(adapter, base)
+			if err != nil {
+				return err
+			}
+			if a.ModelDigest != "" && !o.AnyBase {
+				if o.Base, err = export.Digest(args[0]); err != nil {
+					return err
+				}
+			}
+			merged, err := export.Merge(cmd.Context(), exportEngine{threads}, base, a, output, o)
+			if err != nil {
+				return err
+			}
+			return printMerged(cmd.OutOrStdout(), cmd.ErrOrStderr(), merged, asJSON)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&adapter, "adapter", "", "the adapter: a GGUF file, a PEFT folder, or a run (required)")
+	f.StringVar(&output, "output", "", "the file to write (required)")
+	f.StringVar(&kind, "type", "F16", "what the weights are stored as")
+	f.IntVar(&threads, "threads", 0, "threads (0: all that this process may use)")
+	f.BoolVar(&o.AcceptQuantized, "accept-quantized-base", false, "merge into a base whose weights are quantized")
+	f.BoolVar(&o.AnyBase, "any-base", false, "take an adapter that was trained on another file of the same shapes")
+	f.BoolVar(&o.Force, "force", false, "replace an existing file")
+	f.BoolVar(&asJSON, "json", false, "print the result as one JSON object")
+	for _, name := range []string{"adapter", "output"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // the flags are defined above
+		}
+	}
+	return cmd
+}
+
+// readAnyAdapter reads a GGUF adapter, a PEFT folder, or the newest checkpoint's adapter of a run.
+func readAnyAdapter(path string, base *gguf.File) (gguf.Adapter, error) {
+	c, _, err := checkpoint.Latest(path, false)
+	switch {
+	case err == nil:
+		path = export.AdapterOf(c)
+	case !errors.Is(err, checkpoint.ErrNotFound) && !errors.Is(err, os.ErrNotExist) && isFolder(path):
+		return gguf.Adapter{}, err
+	}
+	return gguf.ReadAdapter(path, base)
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// printMerged tells what a file came to be: the path on stdout, the rest on stderr.
+func printMerged(out, notes io.Writer, m export.Merged, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(out).Encode(m)
+	}
+	for _, note := range m.Notes {
+		fmt.Fprintf(notes, "note: %s\n", note)
+	}
+	var types []string
+	for _, name := range slices.Sorted(maps.Keys(m.Tensors)) {
+		types = append(types, fmt.Sprintf("%d %s", m.Tensors[name], name))
+	}
+	fmt.Fprintf(notes, "%s: %s, tensors: %s\n", m.Type, bytesText(uint64(m.Bytes)), strings.Join(types, ", "))
+	_, err := fmt.Fprintln(out, m.Path)
+	return err
+}
