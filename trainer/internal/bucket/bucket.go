@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -16,9 +18,50 @@ import (
 // Schemes are those of the object stores.
 var Schemes = []string{"s3", "gs", "azblob"}
 
-// Address is the URL of something in a bucket: SCHEME://NAME/KEY?OPTIONS.
+// FileScheme names files and folders of this machine.
+const FileScheme = "file"
+
+// Address is the URL of something in a bucket: SCHEME://NAME/KEY?OPTIONS. Of file:// only Path is set.
 type Address struct {
 	Scheme, Name, Key, Options string
+	Path                       string
+}
+
+// ParseURL takes a URL apart that names a place in an object store, or a folder.
+func ParseURL(text string) (Address, error) {
+	scheme, rest, _ := strings.Cut(text, "://")
+	if scheme == FileScheme {
+		path, err := FilePath(rest)
+		if err == nil && filepath.Clean(path) == string(filepath.Separator) {
+			err = errors.New("names no folder")
+		}
+		return Address{Scheme: scheme, Path: path}, err
+	}
+	if !slices.Contains(Schemes, scheme) {
+		return Address{}, fmt.Errorf("must begin with %s:// or %s://", strings.Join(Schemes, "://, "), FileScheme)
+	}
+	a, err := Parse(scheme, rest)
+	if err == nil && strings.ContainsAny(a.Name, "@:") {
+		err = errors.New("has more than a bucket's name before the path; credentials are found where the store's own tools find them")
+	}
+	return a, err
+}
+
+// String is the URL less its options, and without a slash at its end.
+func (a Address) String() string {
+	if a.Scheme == FileScheme {
+		return FileScheme + "://" + filepath.ToSlash(filepath.Clean(a.Path))
+	}
+	return strings.TrimSuffix(a.Base()+"/"+strings.Trim(a.Key, "/"), "/")
+}
+
+// LastPart is the last part of the path, a name for what lies there; empty if there is none.
+func (a Address) LastPart() string {
+	name := path.Base("/" + strings.Trim(filepath.ToSlash(a.Path)+a.Key, "/"))
+	if name == "/" || name == ".." {
+		return ""
+	}
+	return name
 }
 
 // Parse takes apart what follows "SCHEME://". The key is taken as it is; nothing in it is an escape.

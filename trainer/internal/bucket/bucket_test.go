@@ -25,6 +25,34 @@ func TestParse(t *testing.T) {
 	assert.EqualError(t, err, "the address has no bucket")
 }
 
+func TestParseURL(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"s3://name/a/run/?region=x&key=secret": {"s3://name/a/run", "run"},
+		"gs://name":                            {"gs://name", ""},
+		"azblob://name/..":                     {"azblob://name/..", ""},
+		"file:///a/b%20c/":                     {"file:///a/b c", "b c"},
+		"file:///run":                          {"file:///run", "run"},
+	} {
+		a, err := bucket.ParseURL(text)
+		require.NoError(t, err, text)
+		assert.Equal(t, want, [2]string{a.String(), a.LastPart()}, text)
+	}
+	for text, want := range map[string]string{
+		"":                     "must begin with s3://, gs://, azblob:// or file://",
+		"runs/x":               "must begin with",
+		"ftp://name/x":         "must begin with",
+		"mem://":               "must begin with",
+		"s3:///x":              "the address has no bucket",
+		"s3://user:word@name/": "has more than a bucket's name",
+		"file://":              "names no folder",
+		"file:///":             "names no folder",
+		"file://host/x":        "names the machine host",
+	} {
+		_, err := bucket.ParseURL(text)
+		assert.ErrorContains(t, err, want, text)
+	}
+}
+
 func TestFilePath(t *testing.T) {
 	path, err := bucket.FilePath("/a/b%20c")
 	require.NoError(t, err)
