@@ -147,7 +147,12 @@ func (c *Claim) upload(ctx context.Context, s *Snapshot) (copied bool, err error
 	if err := c.holds(ctx); err != nil {
 		return false, err
 	}
-	return true, c.store.putBytes(ctx, folder, entryName, text)
+	if err := c.store.putBytes(ctx, folder, entryName, text); err != nil {
+		// Whatever lies there now should not look like a copy; if it cannot be removed, its digest tells.
+		_ = c.store.objects.Delete(ctx, folder+entryName)
+		return false, err
+	}
+	return true, nil
 }
 
 // prune removes the copies that are not kept once a newer one is there, and what is left of copies that never were whole.
