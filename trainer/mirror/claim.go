@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"cftune/trainer/checkpoint"
@@ -53,9 +54,9 @@ func (c *Claim) take(ctx context.Context, done int) error {
 	if err := c.owns(ctx, steps); err != nil {
 		return err
 	}
-	for _, step := range steps {
+	for _, step := range slices.Backward(steps) {
 		if step <= done {
-			c.newest = step
+			c.newest = max(c.newest, step)
 			continue
 		}
 		_, err := c.store.whole(ctx, step)
