@@ -111,7 +111,7 @@ func occupied(dir string, e entry) (bool, error) {
 		return false, &checkpoint.OutputError{Dir: dir, Err: errors.New("it is not empty, and what it holds is no run")}
 	}
 	if err != nil {
-		return false, err
+		return false, &checkpoint.OutputError{Dir: dir, Err: err}
 	}
 	if run, err := startedOf(config); err != nil || run != e.Run {
 		return false, fmt.Errorf("%s %w, and it is another one", dir, checkpoint.ErrExists)
