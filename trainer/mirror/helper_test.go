@@ -54,6 +54,9 @@ func newRun(t *testing.T, started string) *testRun {
 // firstRun began so.
 const firstRun = "2026-01-02T03:04:05.000000006Z"
 
+// firstTime is when the objects of fake stores were changed.
+var firstTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 // save takes steps up to one and writes its checkpoint.
 func (r *testRun) save(t *testing.T, step int) {
 	t.Helper()

@@ -60,7 +60,7 @@ func open(ctx context.Context, a bucket.Address, make bool) (Objects, error) {
 		}
 		return &folder{blobs{b}, a.Path}, nil
 	}
-	b, err := blob.OpenBucket(ctx, a.Bucket())
+	b, err := blob.OpenBucket(ctx, withoutChecksums(a).Bucket())
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +68,32 @@ func open(ctx context.Context, a bucket.Address, make bool) (Objects, error) {
 		b = blob.PrefixedBucket(b, key+"/")
 	}
 	return blobs{b}, nil
+}
+
+// withoutChecksums turns the checksums off that S3's client adds by itself, unless the URL asks for them. Everything is
+// read back and compared with its SHA-256 anyway; and stores that speak S3's protocol but not its newer checksums refuse
+// them, or have the client warn at each object.
+func withoutChecksums(a bucket.Address) bucket.Address {
+	if a.Scheme != "s3" {
+		return a
+	}
+	for _, key := range []string{"request_checksum_calculation", "response_checksum_validation"} {
+		if strings.Contains(a.Options, key+"=") {
+			continue
+		}
+		if a.Options != "" {
+			a.Options += "&"
+		}
+		a.Options += key + "=when_required"
+	}
+	return a
+}
+
+// guard makes an error of a panic: a store's driver that trips over an answer it did not expect must not end a run.
+func guard(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("the store's driver cannot cope with its answer: %v", r)
+	}
 }
 
 // blobs are Objects of a bucket.
@@ -80,7 +106,8 @@ const (
 	contentOfFile = "application/octet-stream"
 )
 
-func (b blobs) Put(ctx context.Context, key string, r io.Reader) error {
+func (b blobs) Put(ctx context.Context, key string, r io.Reader) (err error) {
+	defer guard(&err)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w, err := b.bucket.NewWriter(ctx, key, &blob.WriterOptions{ContentType: contentOfFile, BufferSize: partBytes, MaxConcurrency: partsAtOnce})
@@ -97,7 +124,8 @@ func (b blobs) Put(ctx context.Context, key string, r io.Reader) error {
 	return err
 }
 
-func (b blobs) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+func (b blobs) Get(ctx context.Context, key string) (_ io.ReadCloser, err error) {
+	defer guard(&err)
 	r, err := b.bucket.NewReader(ctx, key, nil)
 	if err != nil {
 		return nil, notExist(err)
@@ -105,7 +133,8 @@ func (b blobs) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return r, nil
 }
 
-func (b blobs) List(ctx context.Context, prefix string, visit func(key string) error) error {
+func (b blobs) List(ctx context.Context, prefix string, visit func(key string) error) (err error) {
+	defer guard(&err)
 	for objects := b.bucket.List(&blob.ListOptions{Prefix: prefix}); ; {
 		o, err := objects.Next(ctx)
 		if err == io.EOF {
