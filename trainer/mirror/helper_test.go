@@ -60,18 +60,26 @@ var firstTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // save takes steps up to one and writes its checkpoint.
 func (r *testRun) save(t *testing.T, step int) {
 	t.Helper()
-	f, err := os.OpenFile(filepath.Join(r.dir, checkpoint.MetricsName), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	require.NoError(t, err)
-	fmt.Fprintf(f, `{"step": %d}`+"\n", step)
-	require.NoError(t, f.Close())
-	text := func(text string) func(io.Writer) error {
-		return func(w io.Writer) error { _, err := io.WriteString(w, text); return err }
-	}
-	_, err = r.run.Write(checkpoint.Manifest{Step: step}, []checkpoint.Content{
-		{Name: "adapter.gguf", Write: text(strings.Repeat(fmt.Sprintf("adapter %d ", step), 100))},
-		{Name: "optimizer.bin", Write: text(strings.Repeat(fmt.Sprintf("moments %d ", step), 200))},
+	require.NoError(t, appendText(r.dir, fmt.Sprintf(`{"step": %d}`+"\n", step)))
+	_, err := r.run.Write(checkpoint.Manifest{Step: step}, []checkpoint.Content{
+		{Name: "adapter.gguf", Write: written(strings.Repeat(fmt.Sprintf("adapter %d ", step), 100))},
+		{Name: "optimizer.bin", Write: written(strings.Repeat(fmt.Sprintf("moments %d ", step), 200))},
 	})
 	require.NoError(t, err)
+}
+
+// appendText adds to a run's metrics.
+func appendText(dir, text string) error {
+	f, err := os.OpenFile(filepath.Join(dir, checkpoint.MetricsName), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, text)
+	return errors.Join(err, f.Close())
+}
+
+func written(text string) func(io.Writer) error {
+	return func(w io.Writer) error { _, err := io.WriteString(w, text); return err }
 }
 
 var keepTwo = checkpoint.Retention{Last: 2}
