@@ -76,8 +76,12 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 		err = errors.Join(err, t.dir.Clear()) // nothing came of it: the folder can be used again
 	}
 	t.watch.stop()
-	// An interrupt has ended ctx, and is all the more a reason to wait for the copy; a second one ends the process.
-	result.Mirror = t.mirror.finish(context.WithoutCancel(ctx), t.progress.Note)
+	wait := ctx
+	if ctx.Err() != nil {
+		// The interrupt that ended the run is all the more a reason to wait for the copy; a second one ends the process.
+		wait = context.WithoutCancel(ctx)
+	}
+	result.Mirror = t.mirror.finish(wait, t.progress.Note)
 	result.Step, result.Checkpoint = t.done, t.savedDir
 	result.Best, result.Targets, result.Seconds = t.best, t.counters.Targets, time.Since(began).Seconds()
 	return result, err

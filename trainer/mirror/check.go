@@ -34,7 +34,7 @@ func (s *Store) Check(ctx context.Context) (State, error) {
 	state := State{URL: s.name}
 	text, err := s.read(ctx, claimName, maxEntryBytes)
 	unclaimed := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !unclaimed && !damaged(err) {
+	if err != nil && !unclaimed && !damaged(err) { // it cannot be read
 		return State{}, fmt.Errorf("check %s: %w", s.name, err)
 	}
 	var c claim
@@ -74,7 +74,7 @@ func (s *Store) checkStep(ctx context.Context, state *State, step int) error {
 	if err == nil && state.Run != "" && e.Run != state.Run {
 		err = corrupt("%s: it is of another run", entryName)
 	}
-	if err != nil && !damaged(err) {
+	if err != nil && !damaged(err) && !errors.Is(err, checkpoint.ErrIncompatible) {
 		return err
 	}
 	found := StepState{Step: step, Bytes: e.bytes()}

@@ -288,9 +288,10 @@ func (s *Store) whole(ctx context.Context, step int) (entry, error) {
 	return e, nil
 }
 
-// damaged reports whether an error is about what a mirror holds, and not about reaching it.
+// damaged reports whether an error is about what a mirror holds, and not about reaching it. What a newer version wrote is not
+// damaged: it is neither passed over nor removed.
 func damaged(err error) bool {
-	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrIncompatible)
+	return errors.Is(err, checkpoint.ErrCorrupt) && !errors.Is(err, checkpoint.ErrIncompatible)
 }
 
 // remove takes a step's copy away, mirror.json first, so that no copy that counts lacks anything.
