@@ -13,6 +13,7 @@ import (
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/metrics"
+	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
 	"cftune/trainer/schedule"
 )
@@ -30,6 +31,8 @@ type Result struct {
 	Seconds    float64          `json:"seconds"` // of this call
 	// Stopped says why the run ended before its last step (max_time, stop_after); empty if it did not.
 	Stopped string `json:"stopped,omitempty"`
+	// Mirror tells how the mirror stands; missing where there is none.
+	Mirror *mirror.Report `json:"mirror,omitempty"`
 }
 
 // Run trains until the plan's last step, a limit, or the end of ctx, and leaves a checkpoint of the last completed step.
@@ -49,23 +52,36 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("health.stall_timeout: %w", err)
 	}
+	if t.mirror, err = t.openMirror(ctx); err != nil {
+		return Result{}, err
+	}
 	if err := t.begin(engine); err != nil {
+		t.mirror.finish(ctx, func(string) {}) // nothing was offered
 		return Result{}, err
 	}
 	t.watch = startWatchdog(stall, t.stalled)
 	defer func() {
-		t.watch.stop()
 		t.progress.Close()
 		t.log.Close() // what must not be lost was synced with the checkpoint
 	}()
 	for _, note := range t.notes {
 		t.progress.Note("note: " + note)
 	}
+	if t.resumed != nil {
+		t.mirror.offer(t.done, t.retention()) // it may have been under way when the run ended
+	}
 	result := t.Result()
 	err = t.loop(ctx, engine, &result, func() string { return t.stopReason(began, limit) })
 	if err != nil && t.done == 0 && t.saved < 0 {
 		err = errors.Join(err, t.dir.Clear()) // nothing came of it: the folder can be used again
 	}
+	t.watch.stop()
+	wait := ctx
+	if ctx.Err() != nil {
+		// The interrupt that ended the run is all the more a reason to wait for the copy; a second one ends the process.
+		wait = context.WithoutCancel(ctx)
+	}
+	result.Mirror = t.mirror.finish(wait, t.progress.Note)
 	result.Step, result.Checkpoint = t.done, t.savedDir
 	result.Best, result.Targets, result.Seconds = t.best, t.counters.Targets, time.Since(began).Seconds()
 	return result, err
@@ -183,6 +199,7 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 		if err := t.betweenSteps(ctx, engine, result, ends); err != nil {
 			return t.interrupted(engine, err)
 		}
+		t.mirror.tell(t.progress.Note)
 		if ends || t.done >= t.last() {
 			break
 		}
@@ -475,6 +492,7 @@ func (t *Trainer) save(engine Engine) error {
 	}
 	t.saved = t.done
 	t.watch.beat()
+	t.mirror.offer(t.done, t.retention()) // before it can be pruned
 	return t.dir.Prune(t.retention())
 }
 

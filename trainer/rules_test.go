@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	// These know little of the others.
 	"trainer/config":         {"trainer/internal/*"},
 	"trainer/dataset":        {"trainer/config", "trainer/dataset/*", "trainer/internal/*"}, // what a source is
-	"trainer/dataset/source": {},
+	"trainer/dataset/source": {"trainer/internal/*"},
 	"trainer/dataset/store":  {"trainer/dataset/source", "trainer/internal/*"},
 	"trainer/pack":           {},
 	"trainer/schedule":       {},
@@ -54,11 +54,14 @@ var allowed = map[string][]string{
 	"trainer/report": {"trainer/evaluate"},
 	// Stores files by name; what is in them is others' business.
 	"trainer/checkpoint": {"trainer/internal/*"},
+	// Copies committed checkpoints to object stores, and back.
+	"trainer/mirror": {"trainer/checkpoint", "trainer/internal/*"},
 	// Reads committed checkpoints.
 	"trainer/export":    {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
 	"trainer/launch":    {"trainer/config", "trainer/internal/*"},
 	"trainer/dashboard": {"trainer/metrics", "trainer/internal/*"},
 
+	"trainer/internal/bucket":     {},
 	"trainer/internal/durable":    {},
 	"trainer/internal/crashpoint": {"trainer/internal/durable"},
 

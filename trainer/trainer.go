@@ -17,6 +17,7 @@ import (
 	"cftune/trainer/gguf"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/metrics"
+	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
 	"cftune/trainer/pack"
 )
@@ -50,6 +51,8 @@ type Options struct {
 	Started time.Time
 
 	fs durable.FS // nil means durable.OS
+	// openMirror is mirror.Open where it is nil.
+	openMirror func(ctx context.Context, url string, make bool) (*mirror.Store, error)
 }
 
 // Trainer is one run, from its preparation to its end.
@@ -66,6 +69,7 @@ type Trainer struct {
 	architecture string
 
 	dir     *checkpoint.Run
+	mirror  *mirroring             // nil where there is none
 	resumed *checkpoint.Checkpoint // nil for a new run
 
 	// Where the run stands: what a checkpoint holds beside the engine's state.

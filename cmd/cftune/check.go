@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,61 +9,91 @@ import (
 	"github.com/spf13/cobra"
 
 	"cftune/trainer"
+	"cftune/trainer/mirror"
 )
 
 func newCheckCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "check RUN",
-		Short: "Verify everything in a run directory, changing nothing",
-		Long: `Verify everything in a run directory: configuration, metrics, and every checkpoint with the content of its files. Nothing
-is changed. Exits with 4 if something is damaged.`,
+		Use:   "check RUN|URL",
+		Short: "Verify everything in a run directory or a mirror, changing nothing",
+		Long: `Verify everything in a run directory: configuration, metrics, and every checkpoint with the content of its files; or, of a
+mirror's URL, that every file of every checkpoint is there with its digest. Nothing is changed. Exits with 4 if something is
+damaged.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := trainer.Check(args[0])
-			if err != nil {
-				return err
+			check := checkRun
+			if mirror.IsURL(args[0]) {
+				check = checkMirror
 			}
-			if asJSON {
-				err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
-			} else {
-				err = printReport(cmd.OutOrStdout(), report)
+			problems, err := check(cmd.Context(), args[0], cmd.OutOrStdout(), asJSON)
+			if err == nil && problems > 0 {
+				err = codedError{fmt.Errorf("check %s: problems found: %d", args[0], problems), codeCheckpoint}
 			}
-			if err != nil {
-				return err
-			}
-			if n := len(report.Problems); n > 0 {
-				return codedError{fmt.Errorf("check %s: problems found: %d", args[0], n), codeCheckpoint}
-			}
-			return nil
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
+// checkRun returns how many problems it printed.
+func checkRun(_ context.Context, dir string, w io.Writer, asJSON bool) (problems int, err error) {
+	report, err := trainer.Check(dir)
+	if err != nil {
+		return 0, err
+	}
+	if asJSON {
+		return len(report.Problems), json.NewEncoder(w).Encode(report)
+	}
+	return len(report.Problems), printReport(w, report)
+}
+
+func checkMirror(ctx context.Context, url string, w io.Writer, asJSON bool) (problems int, err error) {
+	state, err := trainer.CheckMirror(ctx, url)
+	if err != nil {
+		return 0, err
+	}
+	if asJSON {
+		return len(state.Problems), json.NewEncoder(w).Encode(state)
+	}
+	for _, c := range state.Checkpoints {
+		printCheckpoint(w, c.Step, c.Bytes, c.Problem)
+	}
+	if state.Holder != "" {
+		fmt.Fprintf(w, "copied to last by %s\n", state.Holder)
+	}
+	return len(state.Problems), printEnd(w, state.URL, state.Notes, state.Problems)
+}
+
+func printCheckpoint(w io.Writer, step int, bytes int64, problem string) {
+	state := "whole, " + bytesText(uint64(bytes))
+	if problem != "" {
+		state = problem
+	}
+	fmt.Fprintf(w, "checkpoint step %d: %s\n", step, state)
+}
+
 func printReport(w io.Writer, r trainer.Report) error {
 	for _, c := range r.Checkpoints {
-		state := "whole, " + bytesText(uint64(c.Bytes))
-		if c.Problem != "" {
-			state = c.Problem
-		}
-		fmt.Fprintf(w, "checkpoint step %d: %s\n", c.Step, state)
+		printCheckpoint(w, c.Step, c.Bytes, c.Problem)
 	}
 	fmt.Fprintf(w, "metrics: last step %d of %d\n", r.Metrics.LastStep, r.Steps)
 	if r.Holder != "" {
 		fmt.Fprintf(w, "in use by %s\n", r.Holder)
 	}
-	for _, note := range r.Notes {
+	return printEnd(w, r.Run, r.Notes, r.Problems)
+}
+
+func printEnd(w io.Writer, name string, notes, problems []string) error {
+	for _, note := range notes {
 		fmt.Fprintf(w, "note: %s\n", note)
 	}
-	for _, problem := range r.Problems {
-		fmt.Fprintf(w, "problem: %s\n", problem)
-	}
 	result := "sound"
-	if len(r.Problems) > 0 {
+	for _, problem := range problems {
+		fmt.Fprintf(w, "problem: %s\n", problem)
 		result = "damaged"
 	}
-	_, err := fmt.Fprintf(w, "%s: %s\n", r.Run, result)
+	_, err := fmt.Fprintf(w, "%s: %s\n", name, result)
 	return err
 }

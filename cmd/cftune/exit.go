@@ -13,12 +13,14 @@ import (
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 	"cftune/trainer/metrics"
+	"cftune/trainer/mirror"
 )
 
 // The exit codes that engine.go does not have.
 const (
 	codeOther       = 1
 	codeCheckpoint  = 4
+	codeMirror      = 7
 	codeInterrupted = 130
 )
 
@@ -31,6 +33,7 @@ const exitCodesHelp = `Exit codes:
   4    a checkpoint is missing, damaged, or does not fit the configuration; or another process has the run
   5    device or memory
   6    the loss is not finite
+  7    the run ended well, but its last checkpoint is not in its mirror
   130  interrupted; a training run has written a checkpoint and can be resumed`
 
 // rule gives errors an exit code and, where there is one to give, advice.
@@ -60,6 +63,10 @@ func as[T error](err error) bool {
 var rules = []rule{
 	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
+	{codeMirror, as[*mirrorBehindError], ""},
+	{codeCheckpoint, is(mirror.ErrAhead), "cftune resume with the mirror's URL goes on from there; --set checkpoint.mirror=URL names another place"},
+	{codeUsage, is(mirror.ErrForeign), "each run needs a place of its own: --set checkpoint.mirror=URL names another"},
+	{codeUsage, as[*trainer.MirrorError], "--set checkpoint.mirror= trains without it"},
 	{codeCheckpoint, as[*trainer.MismatchError], ""},
 	{codeCheckpoint, as[*checkpoint.HeldError], ""},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},
@@ -104,6 +111,9 @@ func hintFor(err error) string {
 			return "begin a new run; adapter.init_from can start it from this one's adapter"
 		}
 		return "resume with what the run has, or with --accept-changes, which tells what each change gives up; or begin a new run"
+	}
+	if e, ok := errors.AsType[*mirrorBehindError](err); ok {
+		return fmt.Sprintf("cftune resume %s tries again; until then %s is the only copy", e.run, e.run)
 	}
 	if e, ok := errors.AsType[*trainer.Interrupted](err); ok {
 		return fmt.Sprintf("cftune resume %s goes on", e.Run)

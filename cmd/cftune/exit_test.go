@@ -19,6 +19,7 @@ import (
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 	"cftune/trainer/metrics"
+	"cftune/trainer/mirror"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -42,6 +43,9 @@ func TestExitCodes(t *testing.T) {
 		{engineError(engine.ErrFormat), 3},
 		{engineError(engine.ErrUnsupported), 3},
 		{engineError(engine.ErrIO), 3},
+		{&trainer.MirrorError{Err: errors.New("no such bucket")}, 2},
+		{&trainer.MirrorError{Err: mirror.ErrForeign}, 2},
+		{&trainer.MirrorError{Err: mirror.ErrAhead}, 4},
 		{&trainer.MismatchError{}, 4},
 		{&checkpoint.HeldError{}, 4},
 		{checkpoint.ErrNotFound, 4},
@@ -53,6 +57,7 @@ func TestExitCodes(t *testing.T) {
 		{engineError(engine.ErrNonFinite), 6},
 		{&trainer.StepError{Err: engineError(engine.ErrNonFinite)}, 6},
 		{&trainer.StepError{Err: trainer.ErrNonFinite}, 6},
+		{&mirrorBehindError{"run", mirror.Report{Wanted: 1}}, 7},
 		{&trainer.Interrupted{Err: context.Canceled}, 130},
 		{fmt.Errorf("while looking at the data: %w", context.Canceled), 130},
 	} {
@@ -75,7 +80,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	codes := []int{0, codeOther, codeUsage, codeData, codeCheckpoint, codeDevice, codeNonFinite, codeInterrupted}
+	codes := []int{0, codeOther, codeUsage, codeData, codeCheckpoint, codeDevice, codeNonFinite, codeMirror, codeInterrupted}
 	for _, r := range rules {
 		assert.Contains(t, codes, r.code)
 	}

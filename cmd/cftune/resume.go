@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"cftune/trainer"
+	"cftune/trainer/mirror"
 )
 
 const resumeLong = `Go on with a run from its newest checkpoint.
@@ -17,6 +20,10 @@ On the same device and number of threads the run ends with the very numbers of a
 settings, data or another model are taken too, where the checkpoint can be used with them at all; what each change gives up
 is told, and kept in the run's record.
 
+RUN may be the URL of a mirror (checkpoint.mirror): s3://bucket/folder, gs://, azblob:// or file:///folder. Then the newest
+checkpoint there that is whole is brought to a new run directory first: --output, or runs/ and the last part of the URL.
+Where the run is there already, at that step or a later one, it goes on from what is there.
+
 `
 
 func newResumeCommand() *cobra.Command {
@@ -24,9 +31,10 @@ func newResumeCommand() *cobra.Command {
 		f      trainFlags
 		older  bool
 		accept bool
+		output string
 	)
 	cmd := &cobra.Command{
-		Use:   "resume RUN",
+		Use:   "resume RUN|URL",
 		Short: "Go on with a run from its newest checkpoint",
 		Long:  resumeLong + exitCodesHelp,
 		Args:  cobra.ExactArgs(1),
@@ -35,7 +43,11 @@ func newResumeCommand() *cobra.Command {
 				return err
 			}
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, older: older, accept: accept}
-			result, err := s.resume(cmd.Context(), args[0], f.sets)
+			dir, err := s.restore(cmd.Context(), args[0], output)
+			if err != nil {
+				return err
+			}
+			result, err := s.resume(cmd.Context(), dir, f.sets)
 			if err != nil {
 				return err
 			}
@@ -43,9 +55,37 @@ func newResumeCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().StringVar(&output, "output", "", "of a mirror's URL: the new run directory")
 	cmd.Flags().BoolVar(&accept, "accept-changes", false, "take up the run though settings, data or model are not those it was begun with")
 	cmd.Flags().BoolVar(&older, "older", false, "where the newest checkpoint is damaged, take the newest one that is whole")
 	return cmd
+}
+
+// restore returns the run directory to go on in. From a mirror's URL it brings the run there.
+func (s session) restore(ctx context.Context, from, output string) (string, error) {
+	if !mirror.IsURL(from) {
+		if output != "" {
+			return "", codedError{errors.New("--output: only a run from a mirror's URL gets a new directory"), codeUsage}
+		}
+		return from, nil
+	}
+	if output == "" {
+		name := mirror.LastPart(from)
+		if name == "" {
+			return "", codedError{fmt.Errorf("resume %s: it has no name to call the run by: --output says where it goes", from), codeUsage}
+		}
+		output = filepath.Join("runs", name)
+	}
+	r, err := trainer.Restore(ctx, from, output, func(text string) { s.note("note: %s", text) })
+	switch {
+	case err != nil:
+		return "", err
+	case r.Kept:
+		s.note("%s has this run already, no older than the mirror's", r.Dir)
+	default:
+		s.note("%s: step %d is restored from the mirror, verified", r.Dir, r.Step)
+	}
+	return r.Dir, nil
 }
 
 // resume goes on with the run in dir.
@@ -71,7 +111,9 @@ func (s session) resume(ctx context.Context, dir string, sets []string) (trainer
 	defer t.Close()
 	if t.Finished() {
 		s.note("%s is done: step %d of %d", dir, t.Done(), t.Plan().Steps)
-		return t.Result(), nil
+		result := t.Result()
+		result.Mirror, err = t.Mirror(ctx, func(text string) { s.note("%s", text) })
+		return result, err
 	}
 	s.note("%s: going on after step %d of %d", dir, t.Done(), t.Plan().Steps)
 	result, err := s.run(ctx, run, t)

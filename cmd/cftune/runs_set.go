@@ -167,6 +167,9 @@ func newRunsReplayCommand() *cobra.Command {
 				return codedError{err, codeUsage}
 			}
 			run.Output = output
+			if run.Checkpoint.Mirror == record.Config.Checkpoint.Mirror {
+				run.Checkpoint.Mirror = "" // that is the old run's
+			}
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, started: record.Started}
 			var torn bool
 			if s.changes, torn, err = trainer.ReadJournal(args[0]); err != nil {

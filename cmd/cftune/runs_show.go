@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/mirror"
 )
 
 // runDetails is what `runs show` tells.
@@ -24,6 +26,7 @@ type runDetails struct {
 	WarmStart   *trainer.Origin    `json:"warm_start,omitempty"`
 	Accepted    []trainer.Accepted `json:"accepted,omitempty"`
 	Best        *checkpoint.Best   `json:"best,omitempty"`
+	Mirror      *mirror.Report     `json:"mirror,omitempty"` // as the run's last training left it
 	Checkpoints []checkpointDetail `json:"checkpoints"`
 }
 
@@ -73,6 +76,9 @@ func showRun(dir string) (runDetails, error) {
 		runSummary: summary, Model: record.Model.Path, Version: record.Version, Plan: record.Plan, Config: record.Config,
 		WarmStart: record.WarmStart, Accepted: record.Accepted,
 	}
+	if d.Mirror, err = trainer.ReadMirrorState(dir); err != nil {
+		return runDetails{}, err
+	}
 	for _, step := range steps {
 		detail := checkpointDetail{Step: step}
 		if m, err := checkpoint.ReadManifest(dir, step); err != nil {
@@ -108,6 +114,9 @@ func (d runDetails) print(out io.Writer) error {
 		for _, f := range a.Fields {
 			fmt.Fprintf(w, "changed after step %d\t%s was %s, is %s\n", a.Step, f.Key, f.A, f.B)
 		}
+	}
+	if d.Mirror != nil {
+		fmt.Fprintf(w, "mirror\t%s\n", strings.TrimPrefix(d.Mirror.String(), "mirror "))
 	}
 	for _, c := range d.Checkpoints {
 		switch {

@@ -38,6 +38,7 @@ func TestScripts(t *testing.T) {
 			"cut":       scriptCut,
 			"flip":      scriptFlip,
 			"same":      scriptSame,
+			"equal":     scriptEqual,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -209,6 +210,31 @@ func scriptSame(ts *testscript.TestScript, neg bool, args []string) {
 		return lines
 	}
 	a, b := counts(args[0]), counts(args[1])
+	if len(a) == 0 || !slices.Equal(a, b) {
+		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], strings.Join(a, "\n"), args[1], strings.Join(b, "\n"))
+	}
+}
+
+// scriptEqual wants two runs' metrics to be equal, but for what depends on time: equal METRICS METRICS
+func scriptEqual(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: equal METRICS METRICS")
+	}
+	timeless := func(path string) []string {
+		var lines []string
+		for line := range strings.Lines(ts.ReadFile(path)) {
+			var m map[string]any
+			ts.Check(json.Unmarshal([]byte(line), &m))
+			for _, key := range []string{"time", "seconds", "tokens_per_s", "target_tokens_per_s", "memory_bytes"} {
+				delete(m, key)
+			}
+			text, err := json.Marshal(m)
+			ts.Check(err)
+			lines = append(lines, string(text))
+		}
+		return lines
+	}
+	a, b := timeless(args[0]), timeless(args[1])
 	if len(a) == 0 || !slices.Equal(a, b) {
 		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], strings.Join(a, "\n"), args[1], strings.Join(b, "\n"))
 	}

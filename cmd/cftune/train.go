@@ -19,6 +19,7 @@ import (
 	"cftune/trainer"
 	"cftune/trainer/config"
 	"cftune/trainer/metrics"
+	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
 )
 
@@ -51,6 +52,10 @@ written to standard output.
 An interrupt (Ctrl-C, SIGTERM) throws the current step away, saves the one before it and exits with 130; a second one
 ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run. SIGUSR1 asks for a checkpoint after
 the current step, and the run goes on.
+
+With checkpoint.mirror each checkpoint is also copied to a second place while the run goes on, and read back. The end of the
+run, also by an interrupt, waits for the last copy (checkpoint.mirror_wait, 5m). A mirror that fails does not end a run: it is
+told, and if the last checkpoint is not there in the end, the exit code is 7.
 
 `
 
@@ -178,11 +183,26 @@ func (s session) print(r trainer.Result, asJSON bool) error {
 	if r.Stopped != "" {
 		s.note("stopped after step %d of %d (%s); cftune resume %s goes on", r.Step, r.Steps, r.Stopped, r.Run)
 	}
+	var err error
 	if asJSON {
-		return json.NewEncoder(s.out).Encode(r)
+		err = json.NewEncoder(s.out).Encode(r)
+	} else {
+		_, err = fmt.Fprintln(s.out, r.Checkpoint)
 	}
-	_, err := fmt.Fprintln(s.out, r.Checkpoint)
+	if err == nil && r.Mirror != nil && r.Mirror.Behind() {
+		err = &mirrorBehindError{r.Run, *r.Mirror}
+	}
 	return err
+}
+
+// mirrorBehindError says that a run ended well, but its newest checkpoint is only on this machine.
+type mirrorBehindError struct {
+	run    string
+	report mirror.Report
+}
+
+func (e *mirrorBehindError) Error() string {
+	return fmt.Sprintf("the run is as it should be, but step %d is not in the mirror %s", e.report.Wanted, e.report.URL)
 }
 
 // dryRun shows what a run would do.

@@ -26,7 +26,7 @@ const spaceMargin = 1 << 20
 
 // Write commits a checkpoint of m.Step and returns its folder. On failure the run has the checkpoints that it had.
 func (r *Run) Write(m Manifest, contents []Content) (string, error) {
-	final := stepDir(r.dir, m.Step)
+	final := StepDir(r.dir, m.Step)
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("write checkpoint step %d: %w", m.Step, err)
 	}
@@ -84,7 +84,7 @@ func (r *Run) fill(temp string, m Manifest, contents []Content) error {
 	if err != nil {
 		return err
 	}
-	_, err = durable.WriteFile(r.fs, filepath.Join(temp, manifestName), func(w io.Writer) error {
+	_, err = durable.WriteFile(r.fs, filepath.Join(temp, ManifestName), func(w io.Writer) error {
 		_, err := w.Write(text)
 		return err
 	})
@@ -116,7 +116,7 @@ func (r *Run) Prune(keep Retention) error {
 		return fmt.Errorf("prune checkpoints: %w", err)
 	}
 	for _, step := range keep.Removed(steps) {
-		if err := durable.Remove(r.fs, stepDir(r.dir, step)); err != nil {
+		if err := durable.Remove(r.fs, StepDir(r.dir, step)); err != nil {
 			return fmt.Errorf("prune checkpoints: %w", err)
 		}
 	}
@@ -133,7 +133,7 @@ func (r *Run) RemoveAfter(step int) error {
 		if s <= step {
 			break
 		}
-		if err := durable.Remove(r.fs, stepDir(r.dir, s)); err != nil {
+		if err := durable.Remove(r.fs, StepDir(r.dir, s)); err != nil {
 			return fmt.Errorf("remove checkpoints: %w", err)
 		}
 	}
@@ -142,7 +142,8 @@ func (r *Run) RemoveAfter(step int) error {
 
 const stepPrefix = "step-"
 
-func stepDir(dir string, step int) string {
+// StepDir is the folder of a step's checkpoint in a run directory.
+func StepDir(dir string, step int) string {
 	return filepath.Join(dir, checkpointsName, fmt.Sprintf("%s%08d", stepPrefix, step))
 }
 
@@ -162,7 +163,7 @@ func List(dir string) ([]int, error) {
 	for _, entry := range entries {
 		digits, ok := strings.CutPrefix(entry.Name(), stepPrefix)
 		step, err := strconv.Atoi(digits)
-		if ok && err == nil && filepath.Base(stepDir(dir, step)) == entry.Name() {
+		if ok && err == nil && filepath.Base(StepDir(dir, step)) == entry.Name() {
 			steps = append(steps, step)
 		}
 	}
@@ -185,7 +186,7 @@ func SplitStep(path string) (run string, step int, ok bool) {
 	digits, ok := strings.CutPrefix(filepath.Base(path), stepPrefix)
 	step, err := strconv.Atoi(digits)
 	run = filepath.Dir(folder)
-	if !ok || err != nil || filepath.Base(folder) != checkpointsName || stepDir(run, step) != filepath.Clean(path) {
+	if !ok || err != nil || filepath.Base(folder) != checkpointsName || StepDir(run, step) != filepath.Clean(path) {
 		return "", 0, false
 	}
 	return run, step, true
@@ -193,7 +194,7 @@ func SplitStep(path string) (run string, step int, ok bool) {
 
 // Open opens the checkpoint of a step and verifies all of it. The error wraps ErrNotFound, ErrCorrupt or ErrIncompatible.
 func Open(dir string, step int) (*Checkpoint, error) {
-	c := &Checkpoint{Dir: stepDir(dir, step)}
+	c := &Checkpoint{Dir: StepDir(dir, step)}
 	if err := c.verify(step); err != nil {
 		return nil, fmt.Errorf("open checkpoint step %d of %s: %w", step, dir, err)
 	}
@@ -202,14 +203,14 @@ func Open(dir string, step int) (*Checkpoint, error) {
 
 // ReadManifest reads the manifest of a step's checkpoint and none of its files.
 func ReadManifest(dir string, step int) (Manifest, error) {
-	text, err := os.ReadFile(filepath.Join(stepDir(dir, step), manifestName))
+	text, err := os.ReadFile(filepath.Join(StepDir(dir, step), ManifestName))
 	if errors.Is(err, os.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("read checkpoint step %d of %s: %w", step, dir, ErrNotFound)
 	}
 	if err != nil {
 		return Manifest{}, fmt.Errorf("read checkpoint step %d: %w", step, err)
 	}
-	m, err := parseManifest(text)
+	m, err := ParseManifest(text)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("read checkpoint step %d of %s: %w", step, dir, err)
 	}
@@ -224,20 +225,20 @@ func (c *Checkpoint) verify(step int) error {
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(c.Path(manifestName))
+	text, err := os.ReadFile(c.Path(ManifestName))
 	if errors.Is(err, os.ErrNotExist) {
-		return corrupt("%s is missing", manifestName)
+		return corrupt("%s is missing", ManifestName)
 	}
 	if err != nil {
 		return err
 	}
-	if c.Manifest, err = parseManifest(text); err != nil {
+	if c.Manifest, err = ParseManifest(text); err != nil {
 		return err
 	}
 	if c.Step != step {
 		return corrupt("manifest: it is of step %d", c.Step)
 	}
-	listed := map[string]bool{manifestName: true}
+	listed := map[string]bool{ManifestName: true}
 	for _, f := range c.Files {
 		listed[f.Name] = true
 		if err := c.verifyFile(f); err != nil {
@@ -253,7 +254,7 @@ func (c *Checkpoint) verify(step int) error {
 }
 
 func (c *Checkpoint) verifyFile(f File) error {
-	if f.Name != filepath.Base(f.Name) || f.Name == manifestName {
+	if f.Name != filepath.Base(f.Name) || f.Name == ManifestName {
 		return corrupt("manifest: file name %q", f.Name)
 	}
 	found, err := durable.Digest(c.Path(f.Name))

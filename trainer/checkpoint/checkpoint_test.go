@@ -243,8 +243,8 @@ func TestFullDisk(t *testing.T) {
 		}
 		require.ErrorIs(t, err, syscall.ENOSPC)
 		require.Contains(t, verifyAll(t, r.Dir()), 1)
-		if _, err := os.Stat(stepDir(r.Dir(), 2)); err == nil {
-			require.NoError(t, os.RemoveAll(stepDir(r.Dir(), 2))) // committed; only the sync after it failed
+		if _, err := os.Stat(StepDir(r.Dir(), 2)); err == nil {
+			require.NoError(t, os.RemoveAll(StepDir(r.Dir(), 2))) // committed; only the sync after it failed
 		}
 	}
 	r.fs = durable.OS
@@ -299,7 +299,7 @@ func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var m Manifest
 		var err error
-		testlimit.Bound(t, func() { m, err = parseManifest(text) })
+		testlimit.Bound(t, func() { m, err = ParseManifest(text) })
 		if err != nil {
 			return
 		}

@@ -102,8 +102,8 @@ func (m Manifest) encode() ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
-// parseManifest reads a manifest strictly and checks its digest.
-func parseManifest(text []byte) (Manifest, error) {
+// ParseManifest reads a manifest strictly and checks its digest.
+func ParseManifest(text []byte) (Manifest, error) {
 	var version struct {
 		Format int `json:"format"`
 	}

@@ -18,7 +18,7 @@ const (
 	ControlName     = "control"
 	LockName        = "LOCK"
 	checkpointsName = "checkpoints"
-	manifestName    = "manifest.json"
+	ManifestName    = "manifest.json"
 )
 
 // HeldError says that another process holds a run's lock.

@@ -68,6 +68,15 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// The digest of what must not change between the parts of a run is over the configuration's JSON, with an empty checkpoint
+// group; runs from before a key of it was there keep theirs.
+func TestEmptyCheckpointGroupHasNoNewKeys(t *testing.T) {
+	assert.Equal(t, `{"every_steps":0,"keep_last":0,"keep_every":0,"keep_best":false}`, string(canonical(Checkpoint{})))
+	wait, err := Checkpoint{}.Wait()
+	require.NoError(t, err)
+	assert.Equal(t, 5*time.Minute, wait)
+}
+
 func TestGlobalBatchIsOneChoice(t *testing.T) {
 	tests := []struct {
 		name          string
@@ -149,6 +158,9 @@ func TestProblems(t *testing.T) {
 		{"not a number", "optimizer: {lr: .nan}", nil, nil, "line 5: optimizer.lr: must be a finite number above 0, got NaN"},
 		{"one beta", "optimizer: {betas: [0.9]}", nil, nil, "line 5: optimizer.betas: must be two numbers, got 1"},
 		{"unknown module", "adapter: {targets: 'attn_q,ffn_don'}", nil, nil, `line 5: adapter.targets: unknown target module "ffn_don": must be all_linear or a list of attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down (did you mean ffn_down?)`},
+		{"a mirror that is a path", "checkpoint: {mirror: /mnt/x}", nil, nil, "line 5: checkpoint.mirror: must begin with s3://, gs://, azblob:// or file://"},
+		{"a mirror on another machine", "", nil, []string{"checkpoint.mirror=file://host/x"}, "--set: checkpoint.mirror: names the machine host; three slashes begin a path of this one (file:///folder/file)"},
+		{"no time for the mirror", "checkpoint: {mirror_wait: 0s}", nil, nil, `line 5: checkpoint.mirror_wait: must be a time above 0 such as 90m or 1h30m, got "0s"`},
 		{"time without a unit", "limits: {max_time: '90'}", nil, nil, `line 5: limits.max_time: must be a time above 0 such as 90m or 1h30m, got "90"`},
 		{"size of an unknown unit", "limits: {memory: 8GiG}", nil, nil, `line 5: limits.memory: must be a size such as 8GiB or 500MB, got "8GiG"`},
 		{"group set twice", "data: {over_long: cut}", nil, nil, "line 5: data: set twice, first on line 3"},

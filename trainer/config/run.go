@@ -155,6 +155,18 @@ type Checkpoint struct {
 	KeepEvery int `mapstructure:"keep_every" json:"keep_every"`
 	// KeepBest saves at every validation that is the best so far, and keeps that one.
 	KeepBest bool `mapstructure:"keep_best" json:"keep_best"`
+	// Mirror is the URL of a second place, to which checkpoints are copied: s3://, gs://, azblob:// or file://. Empty = none.
+	Mirror string `mapstructure:"mirror" json:"mirror,omitempty"`
+	// MirrorWait is how long the end of a run waits for the last copy ("10m").
+	MirrorWait string `mapstructure:"mirror_wait" json:"mirror_wait,omitempty"`
+}
+
+// Wait returns MirrorWait; runs from before there were mirrors have none, and get the default.
+func (c Checkpoint) Wait() (time.Duration, error) {
+	if c.MirrorWait == "" {
+		return positiveDuration(Defaults().Checkpoint.MirrorWait)
+	}
+	return positiveDuration(c.MirrorWait)
 }
 
 // Health says what is done about steps that go wrong.

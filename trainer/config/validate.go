@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"cftune/trainer/internal/bucket"
 )
 
 // What the fields with a choice may be.
@@ -80,9 +82,7 @@ func (r *reader) validate(run Run) {
 	r.validateAdapter(run.Adapter)
 	r.validateTrain(run.Train)
 	r.validateOptimizer(run.Optimizer)
-	r.atLeast(run.Checkpoint.EverySteps, 1, "checkpoint.every_steps")
-	r.atLeast(run.Checkpoint.KeepLast, 1, "checkpoint.keep_last")
-	r.atLeast(run.Checkpoint.KeepEvery, 0, "checkpoint.keep_every")
+	r.validateCheckpoint(run.Checkpoint)
 	r.validateHealth(run.Health)
 	if _, err := run.Limits.Duration(); err != nil {
 		r.check(false, "limits.max_time", "%v", err)
@@ -90,6 +90,18 @@ func (r *reader) validate(run Run) {
 	if _, err := run.Limits.Bytes(); err != nil {
 		r.check(false, "limits.memory", "%v", err)
 	}
+}
+
+func (r *reader) validateCheckpoint(c Checkpoint) {
+	r.atLeast(c.EverySteps, 1, "checkpoint.every_steps")
+	r.atLeast(c.KeepLast, 1, "checkpoint.keep_last")
+	r.atLeast(c.KeepEvery, 0, "checkpoint.keep_every")
+	if c.Mirror != "" {
+		_, err := bucket.ParseURL(c.Mirror)
+		r.check(err == nil, "checkpoint.mirror", "%v", err)
+	}
+	_, err := c.Wait()
+	r.check(err == nil, "checkpoint.mirror_wait", "%v", err)
 }
 
 func (r *reader) validateHealth(h Health) {

@@ -41,7 +41,7 @@ func Defaults() Run {
 			Schedule:    "cosine",
 			WarmupSteps: 10,
 		},
-		Checkpoint: Checkpoint{EverySteps: 50, KeepLast: 3, KeepBest: true},
+		Checkpoint: Checkpoint{EverySteps: 50, KeepLast: 3, KeepBest: true, MirrorWait: "5m"},
 		Health:     Health{MaxSkips: 3, OnSpike: "warn"},
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
+
+	"cftune/trainer/internal/bucket"
 )
 
 // bucketObject is an object of a bucket. All files of one Expand share the bucket, which holds nothing that must be closed
@@ -51,18 +53,13 @@ func timeTag(changed time.Time) string {
 
 // findObjects lists the objects that a URL names: its bucket, key and, after "?", the bucket's options.
 func (f *finder) findObjects(ctx context.Context, scheme, rest string) ([]File, error) {
-	rest, options, _ := strings.Cut(rest, "?")
-	name, key, _ := strings.Cut(rest, "/")
-	if name == "" {
-		return nil, errors.New("the address has no bucket")
+	address, err := bucket.Parse(scheme, rest)
+	if err != nil {
+		return nil, err
 	}
-	address := scheme + "://" + name
-	b := &bucketFinder{finder: f, base: address}
-	if options != "" {
-		address += "?" + options
-	}
-	var err error
-	if b.bucket, err = f.openBucket(ctx, address); err != nil {
+	key := address.Key
+	b := &bucketFinder{finder: f, base: address.Base()}
+	if b.bucket, err = f.openBucket(ctx, address.Bucket()); err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}
 	switch {

@@ -16,6 +16,8 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/blob/memblob"
+
+	"cftune/trainer/internal/bucket"
 )
 
 // buckets are the stores that need no network, each empty.
@@ -176,7 +178,7 @@ func TestNamesTellNoSecrets(t *testing.T) {
 
 // Real stores are asked for their credentials only when a URL of theirs is used, and the drivers are there.
 func TestStoresAreLinkedIn(t *testing.T) {
-	for _, scheme := range bucketSchemes {
+	for _, scheme := range bucket.Schemes {
 		assert.True(t, blob.DefaultURLMux().ValidBucketScheme(scheme), scheme)
 	}
 }

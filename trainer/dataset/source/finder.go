@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -13,6 +11,8 @@ import (
 	_ "gocloud.dev/blob/azureblob" // azblob://
 	_ "gocloud.dev/blob/gcsblob"   // gs://
 	_ "gocloud.dev/blob/s3blob"    // s3://
+
+	"cftune/trainer/internal/bucket"
 )
 
 // finder finds files. Tests have their own.
@@ -25,9 +25,6 @@ type finder struct {
 
 var defaultFinder = &finder{stdin: standardInput, client: newWebClient(), openBucket: blob.OpenBucket, patience: defaultPatience}
 
-// bucketSchemes are the object stores that are linked in.
-var bucketSchemes = []string{"s3", "gs", "azblob"}
-
 func (f *finder) findURL(ctx context.Context, scheme, rest string) ([]File, error) {
 	switch scheme {
 	case "http", "https":
@@ -35,21 +32,17 @@ func (f *finder) findURL(ctx context.Context, scheme, rest string) ([]File, erro
 	case "file":
 		return findFileURL(rest)
 	}
-	if !slices.Contains(bucketSchemes, scheme) {
-		return nil, fmt.Errorf("the scheme %s:// is not known; known are %s://, file://, http:// and https://", scheme, strings.Join(bucketSchemes, "://, "))
+	if !slices.Contains(bucket.Schemes, scheme) {
+		return nil, fmt.Errorf("the scheme %s:// is not known; known are %s://, file://, http:// and https://", scheme, strings.Join(bucket.Schemes, "://, "))
 	}
 	return f.findObjects(ctx, scheme, rest)
 }
 
 // findFileURL takes file:///folder/file as the path /folder/file, so that it is read as any local file.
 func findFileURL(rest string) ([]File, error) {
-	host, path, _ := strings.Cut(rest, "/")
-	if host != "" && host != "localhost" {
-		return nil, fmt.Errorf("names the machine %s; three slashes begin a path of this one (file:///folder/file)", host)
-	}
-	path, err := url.PathUnescape("/" + path)
+	path, err := bucket.FilePath(rest)
 	if err != nil {
 		return nil, err
 	}
-	return findLocal(filepath.FromSlash(path))
+	return findLocal(path)
 }

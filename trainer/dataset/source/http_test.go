@@ -17,10 +17,12 @@ import (
 	"github.com/parquet-go/parquet-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"cftune/trainer/internal/bucket"
 )
 
 // hurried is patience for tests: the same number of attempts, with little between them.
-var hurried = patience{attempts: defaultPatience.attempts, first: time.Microsecond, longest: time.Millisecond, stall: 30 * time.Second}
+var hurried = patience{defaultPatience.attempts, bucket.Backoff{First: time.Microsecond, Longest: time.Millisecond}, 30 * time.Second}
 
 // web serves one content and fails as told.
 type web struct {

@@ -65,7 +65,7 @@ func (r *remoteFile) stat(ctx context.Context) (v version, err error) {
 // try repeats what fails temporarily.
 func (r *remoteFile) try(ctx context.Context, do func() error) (err error) {
 	for attempt := range r.patience.attempts {
-		if failed := r.patience.wait(ctx, attempt); failed != nil {
+		if failed := r.patience.Wait(ctx, attempt); failed != nil {
 			return failed
 		}
 		if err = do(); !temporary(err) {
@@ -157,7 +157,7 @@ func (s *stream) Read(p []byte) (int, error) {
 }
 
 func (s *stream) reconnect() error {
-	if err := s.file.patience.wait(s.ctx, s.idle); err != nil {
+	if err := s.file.patience.Wait(s.ctx, s.idle); err != nil {
 		return err
 	}
 	return s.file.try(s.ctx, s.connect)

@@ -4,40 +4,23 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"time"
 
 	"gocloud.dev/gcerrors"
+
+	"cftune/trainer/internal/bucket"
 )
 
 // patience says how failures of the network are met.
 type patience struct {
-	attempts int           // without a byte of progress
-	first    time.Duration // before the second attempt; doubles with each
-	longest  time.Duration
-	stall    time.Duration // without a byte, after which a connection counts as lost
+	attempts int // without a byte of progress
+	bucket.Backoff
+	stall time.Duration // without a byte, after which a connection counts as lost
 }
 
-var defaultPatience = patience{attempts: 6, first: 500 * time.Millisecond, longest: 15 * time.Second, stall: time.Minute}
-
-// wait waits before an attempt, counted from 0, or until ctx ends.
-func (p patience) wait(ctx context.Context, attempt int) error {
-	if attempt == 0 {
-		return context.Cause(ctx)
-	}
-	pause := min(p.first<<(attempt-1), p.longest)
-	pause = pause/2 + rand.N(pause/2+1) // so that many readers do not come back at once
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
-}
+var defaultPatience = patience{6, bucket.Backoff{First: 500 * time.Millisecond, Longest: 15 * time.Second}, time.Minute}
 
 // statusError is a web server's refusal.
 type statusError struct {
