@@ -130,8 +130,14 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 	if e.model == "" {
 		e.model = record.Model.Path
 	}
+	if err := modelThere(e.model); err != nil {
+		return exported{}, err
+	}
 	run := record.Config
-	run.Model, run.Threads = e.model, e.threads
+	run.Model = e.model
+	if e.threads > 0 {
+		run.Threads = e.threads
+	}
 	result, served, kind, err := e.write(ctx, c, record, notes)
 	if err != nil || e.proofRows == 0 {
 		return result, err

@@ -45,6 +45,9 @@ func newMergeCommand() *cobra.Command {
 			if o.Type, err = export.ParseFileType(kind); err != nil {
 				return codedError{fmt.Errorf("--%w", err), codeUsage}
 			}
+			if err := modelThere(args[0]); err != nil {
+				return err
+			}
 			base, err := gguf.Open(args[0])
 			if err != nil {
 				return err
@@ -53,7 +56,7 @@ func newMergeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.ModelDigest != "" && !o.AnyBase {
+			if a.ModelDigest != "" {
 				if o.Base, err = export.Digest(args[0]); err != nil {
 					return err
 				}
@@ -92,6 +95,14 @@ func readAnyAdapter(path string, base *gguf.File) (gguf.Adapter, error) {
 		return gguf.Adapter{}, err
 	}
 	return gguf.ReadAdapter(path, base)
+}
+
+// modelThere says what a missing model is: something that cannot be used.
+func modelThere(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return codedError{fmt.Errorf("model: %w", err), codeData}
+	}
+	return nil
 }
 
 func isFolder(path string) bool {

@@ -167,7 +167,10 @@ func compareRow(trained *nativeEngine, session *engine.Session, e pack.Example, 
 	}
 	s := &scorer{session: session, logits: make([]float32, vocabulary)}
 	served := map[int][]float32{}
-	if err := s.forward(e.Tokens, 0, func(i int, logits []float32) {
+	if len(places) == 0 {
+		return nil
+	}
+	if err := s.forward(e.Tokens, int(places[0]), func(i int, logits []float32) {
 		if slices.Contains(places, int32(i)) {
 			served[i] = slices.Clone(logits)
 		}

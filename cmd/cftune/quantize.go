@@ -48,6 +48,9 @@ func newQuantizeCommand() *cobra.Command {
 			if err != nil {
 				return codedError{fmt.Errorf("--%w", err), codeUsage}
 			}
+			if err := modelThere(args[0]); err != nil {
+				return err
+			}
 			var words string
 			if text != "" {
 				read, err := os.ReadFile(text)

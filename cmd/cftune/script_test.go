@@ -45,10 +45,10 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptModel writes a tiny model: model FILE [nan] [architecture=NAME]
+// scriptModel writes a tiny model: model FILE [nan] [f32] [architecture=NAME] [seed=N] [embd=N] [layers=N]
 func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
-		ts.Fatalf("usage: model FILE [nan] [architecture=NAME]")
+		ts.Fatalf("usage: model FILE [OPTION...]")
 	}
 	o := testmodel.Options{Seed: 1, Type: testmodel.Q8_0}
 	for _, arg := range args[1:] {
@@ -56,8 +56,21 @@ func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 		switch key {
 		case "nan":
 			o.NaN, o.Type = true, testmodel.F32
+		case "f32":
+			o.Type = testmodel.F32
 		case "architecture":
 			o.Architecture = value
+		case "seed", "embd", "layers":
+			n, err := strconv.Atoi(value)
+			ts.Check(err)
+			switch key {
+			case "seed":
+				o.Seed = uint64(n)
+			case "embd":
+				o.Embd = n
+			case "layers":
+				o.Layers = n
+			}
 		default:
 			ts.Fatalf("model: unknown option %s", arg)
 		}
