@@ -69,10 +69,11 @@ var allowed = map[string][]string{
 	"internal/testmodel": {},
 	"internal/testlimit": {},
 
-	"bindings/engine": {},
-	"bindings/llama":  {"bindings/engine"},
-	"cmd/cftune":      {"trainer", "trainer/*", "bindings/*"},
-	"bench/prefix":    {"trainer/pack", "bindings/engine"},
+	"bindings/engine":        {},
+	"bindings/llama":         {"bindings/engine"},
+	"bindings/llama/example": {"bindings/llama"},
+	"cmd/cftune":             {"trainer", "trainer/*", "bindings/*"},
+	"bench/prefix":           {"trainer/pack", "bindings/engine"},
 }
 
 // goFile is one parsed Go file of this module.

@@ -20,6 +20,11 @@ type SessionParams struct {
 	NGPULayers   int     // 0 = CPU
 	AdapterScale float64 // of the adapter, usually 1
 	F32KV        bool    // F32 cache and no flash attention, for exact comparisons
+	Embeddings   bool    // Decode keeps the last layer's output too, for Embedding
+	NoMMap       bool    // weights are read into memory instead of mapped
+	MLock        bool    // weights are kept from being swapped out
+
+	RopeFreqBase, RopeFreqScale float64 // 0 = the model's
 }
 
 // Session is a model loaded for generation.
@@ -54,6 +59,12 @@ func NewSession(model, adapter string, p SessionParams) (*Session, error) {
 		n_gpu_layers:  C.int32_t(p.NGPULayers),
 		adapter_scale: C.float(p.AdapterScale),
 		f32_kv:        flag(p.F32KV),
+		embeddings:    flag(p.Embeddings),
+		no_mmap:       flag(p.NoMMap),
+		mlock:         flag(p.MLock),
+
+		rope_freq_base:  C.float(p.RopeFreqBase),
+		rope_freq_scale: C.float(p.RopeFreqScale),
 	}
 	var (
 		c  *C.cft_session

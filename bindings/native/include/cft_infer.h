@@ -51,6 +51,10 @@ typedef struct cft_session_params {
     int32_t n_gpu_layers; // 0 = CPU
     float   adapter_scale;// usually 1
     int32_t f32_kv;       // 1: F32 KV cache and no flash attention (exact comparisons); 0: llama.cpp's defaults
+    int32_t embeddings;   // 1: decode also keeps the last layer's output of wanted tokens (cft_session_embedding)
+    int32_t no_mmap;      // 1: weights are read into memory instead of mapped
+    int32_t mlock;        // 1: weights are kept from being swapped out
+    float   rope_freq_base, rope_freq_scale; // 0: the model's
 } cft_session_params;
 
 // cft_session_new loads a model, with the LoRA adapter at adapter_path unless that is empty, and makes a context.
@@ -81,6 +85,20 @@ CFT_API cft_status cft_session_sample(cft_session *session, size_t i, const cft_
 CFT_API cft_status cft_session_forget(cft_session *session, int32_t seq_id, cft_error *err);
 // cft_session_share lets sequence `to` see what sequence `from` has in the cache up to position n (exclusive).
 CFT_API cft_status cft_session_share(cft_session *session, int32_t from, int32_t to, int32_t n, cft_error *err);
+
+// cft_session_threads sets the number of threads of the decodes to come; 0 = all processors that this process may use.
+CFT_API cft_status cft_session_threads(cft_session *session, int32_t n_threads, cft_error *err);
+// cft_session_trim removes what a sequence has in the cache from position n on.
+CFT_API cft_status cft_session_trim(cft_session *session, int32_t seq_id, int32_t n, cft_error *err);
+// cft_session_embedding writes the normed output of the last layer for decode's token i; n must be the model's width,
+// which cft_session_width returns (0 for NULL).
+CFT_API int32_t    cft_session_width(const cft_session *session);
+CFT_API cft_status cft_session_embedding(cft_session *session, size_t i, float *out, size_t n, cft_error *err);
+// cft_session_state_read writes the cache and the last logits; *n_out gets their size, and if that is above capacity nothing
+// is written. cft_session_state_write puts back what was read from a session of the same model and parameters; other
+// bytes are refused, or leave the session empty.
+CFT_API cft_status cft_session_state_read(cft_session *session, void *buf, size_t capacity, size_t *n_out, cft_error *err);
+CFT_API cft_status cft_session_state_write(cft_session *session, const void *data, size_t n, cft_error *err);
 
 // ---- files
 

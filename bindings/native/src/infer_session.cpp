@@ -4,6 +4,7 @@
 #include "failure.h"
 #include "infer_file.h"
 #include "infer_sample.h"
+#include "infer_session.h"
 #include "library.h"
 #include "processors.h"
 
@@ -18,23 +19,6 @@
 #include <vector>
 
 using namespace cft;
-
-struct cft_session {
-    template <auto Free> struct closer {
-        template <typename T> void operator()(T *p) const { Free(p); }
-    };
-    // Order matters: members go in reverse, so the context goes before the adapter and the model that it points into.
-    // The model does not free the adapter, whatever llama.h says.
-    std::unique_ptr<llama_model, closer<llama_model_free>>               model;
-    std::unique_ptr<llama_adapter_lora, closer<llama_adapter_lora_free>> adapter;
-    std::unique_ptr<llama_context, closer<llama_free>>                   context;
-    const llama_vocab                                                   *vocab       = nullptr;
-    llama_memory_t                                                       memory      = nullptr;
-    int32_t                                                              n_vocab     = 0;
-    int32_t                                                              n_batch     = 0;
-    int32_t                                                              n_sequences = 0;
-    std::vector<int8_t>                                                  wanted; // of the last decode; empty when it failed
-};
 
 namespace {
 
@@ -54,6 +38,8 @@ void check_params(const cft_session_params &p) {
     need(p.n_threads >= 0 && p.n_threads <= GGML_MAX_N_THREADS, "n_threads is " + std::to_string(p.n_threads));
     need(p.n_gpu_layers >= 0, "n_gpu_layers is " + std::to_string(p.n_gpu_layers) + ", must not be negative");
     need(std::isfinite(p.adapter_scale), "adapter_scale is not finite");
+    need(std::isfinite(p.rope_freq_base) && p.rope_freq_base >= 0 && std::isfinite(p.rope_freq_scale) && p.rope_freq_scale >= 0,
+         "rope_freq_base and rope_freq_scale must be 0 (the model's) or positive");
     if (p.n_gpu_layers > 0 && !llama_supports_gpu_offload()) {
         throw failure(CFT_ERR_DEVICE, "n_gpu_layers is " + std::to_string(p.n_gpu_layers) + ", but no GPU backend is loaded");
     }
@@ -68,6 +54,8 @@ void load_model(cft_session &s, const std::string &path, const cft_session_param
     llama_model_params params = llama_model_default_params();
     ggml_backend_dev_t none[] = {nullptr};
     params.n_gpu_layers       = p.n_gpu_layers;
+    params.use_mmap           = !p.no_mmap;
+    params.use_mlock          = p.mlock != 0;
     if (p.n_gpu_layers == 0) {
         params.devices = none; // otherwise a GPU would still take the large products
     }
@@ -108,6 +96,10 @@ void make_context(cft_session &s, const cft_session_params &p) {
     params.n_threads_batch       = threads;
     params.kv_unified            = true; // n_ctx is shared by all sequences, and they can share cells
     params.no_perf               = true;
+    params.embeddings            = p.embeddings != 0;
+    params.pooling_type          = p.embeddings ? LLAMA_POOLING_TYPE_NONE : params.pooling_type;
+    params.rope_freq_base        = p.rope_freq_base;
+    params.rope_freq_scale       = p.rope_freq_scale;
     if (p.f32_kv) {
         params.type_k          = GGML_TYPE_F32;
         params.type_v          = GGML_TYPE_F32;
@@ -123,6 +115,7 @@ void make_context(cft_session &s, const cft_session_params &p) {
     }
     s.n_batch     = int32_t(llama_n_batch(s.context.get()));
     s.n_sequences = p.n_sequences;
+    s.embeddings  = p.embeddings != 0;
 }
 
 void load_adapter(cft_session &s, const std::string &path, float scale) {
@@ -197,7 +190,10 @@ cft_status cft_session_new(const char *model_path, size_t model_path_len, const 
     });
 }
 
-void cft_session_free(cft_session *session) { delete session; }
+void cft_session_free(cft_session *session) {
+    delete session;
+    give_memory_back();
+}
 
 cft_status cft_session_decode(cft_session *session, const int32_t *tokens, const int32_t *positions,
                               const int32_t *seq_ids, const int8_t *want, size_t n, cft_error *err) {

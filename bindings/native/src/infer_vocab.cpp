@@ -99,7 +99,10 @@ cft_status cft_vocab_load(const char *path, size_t path_len, cft_vocab **out, cf
     });
 }
 
-void cft_vocab_free(cft_vocab *vocab) { delete vocab; }
+void cft_vocab_free(cft_vocab *vocab) {
+    delete vocab;
+    give_memory_back();
+}
 
 cft_status cft_vocab_get_info(const cft_vocab *vocab, cft_vocab_info *out, cft_error *err) {
     return guard(err, [&] {

@@ -15,6 +15,10 @@
 #include <fstream>
 #include <mutex>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace cft {
 namespace {
 
@@ -175,6 +179,12 @@ uint64_t read_number(const char *path, uint64_t fallback) {
 } // namespace
 
 void log_line(const std::string &line) { ring().push(line); }
+
+void give_memory_back() {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+}
 
 assertions_throw::assertions_throw() { throwing++; }
 

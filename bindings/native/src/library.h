@@ -42,6 +42,10 @@ class assertions_throw {
     assertions_throw &operator=(const assertions_throw &) = delete;
 };
 
+// give_memory_back returns to the system what the allocator holds and nobody uses. Loading leaves holes in the arenas of
+// several threads, which glibc would keep: a program that loads model after model would grow.
+void give_memory_back();
+
 struct memory_sizes {
     uint64_t total, free; // bytes; free is what can be taken without swapping, within the container's limit
 };

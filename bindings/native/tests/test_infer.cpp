@@ -21,10 +21,6 @@
 #include <thread>
 #include <vector>
 
-// The pinned ggml never frees the empty buffers that libllama makes to ask which device takes a tensor: about 100 bytes
-// per tensor of a loaded model.
-extern "C" __attribute__((visibility("default"))) const char *__lsan_default_suppressions() { return "leak:ggml_backend_buffer_init"; }
-
 namespace {
 
 int failures = 0;
