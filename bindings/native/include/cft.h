@@ -45,7 +45,8 @@ typedef struct cft_error {
 
 #define CFT_IGNORE_TARGET (-100) // a position without a target
 
-// Target modules, as a bit set.
+// Target modules, as a bit set: the tensors of a layer that get an adapter. Families with fused tensors have ATTN_QKV for q, k
+// and v, and FFN_UP for gate and up (rows in this order), each with one A and one B. Mixtures of experts have no FFN targets.
 enum {
     CFT_TARGET_ATTN_Q      = 1 << 0,
     CFT_TARGET_ATTN_K      = 1 << 1,
@@ -54,7 +55,8 @@ enum {
     CFT_TARGET_FFN_GATE    = 1 << 4,
     CFT_TARGET_FFN_UP      = 1 << 5,
     CFT_TARGET_FFN_DOWN    = 1 << 6,
-    CFT_TARGET_ALL_LINEAR  = (1 << 7) - 1,
+    CFT_TARGET_ATTN_QKV    = 1 << 7,
+    CFT_TARGET_ALL_LINEAR  = (1 << 8) - 1, // all of these that the model has; any other set must be the model's
 };
 
 // ---- libraries and devices
