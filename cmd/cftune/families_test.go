@@ -18,8 +18,10 @@ import (
 // Tolerances of the families' references, beside those of parity_test.go.
 const (
 	// ggml's GELU on the CPU is a table of half-precision values, up to 5e-4 (relative) away from the function. The references
-	// have logits with such a table too, which llama.cpp's must match as closely as others.
+	// have logits with such a table too. Those agree but for gates on the border of two half-precision numbers, which rounding
+	// in F32 may put on either side.
 	maxGeluTableLogitError = 1e-2
+	maxSameTableLogitError = 2e-3
 	familyVocab            = 320
 )
 
@@ -244,7 +246,7 @@ func TestFamilyLogitsMatchLibllama(t *testing.T) {
 				tolerance = maxGeluTableLogitError
 				worst := largestDifference(want[s.LogitsFrom*familyVocab:], table.data)
 				t.Logf("%d tokens: llama.cpp's largest difference from transformers with ggml's GELU %.1e", n, worst)
-				if !(worst <= maxLibllamaLogitError) {
+				if !(worst <= maxSameTableLogitError) {
 					t.Errorf("%d tokens: with ggml's GELU a logit differs from llama.cpp's by %g", n, worst)
 				}
 			}
