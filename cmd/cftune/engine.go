@@ -100,6 +100,7 @@ var engineTargets = map[string]engine.Targets{
 	"attn_q":      engine.TargetAttnQ,
 	"attn_k":      engine.TargetAttnK,
 	"attn_v":      engine.TargetAttnV,
+	"attn_qkv":    engine.TargetAttnQKV,
 	"attn_output": engine.TargetAttnOutput,
 	"ffn_gate":    engine.TargetFFNGate,
 	"ffn_up":      engine.TargetFFNUp,
