@@ -23,6 +23,7 @@ enum trait : uint32_t {
     logit_cap        = 1 << 12, // logits do
     may_logit_cap    = 1 << 13, // they do where the file has the key
     may_window       = 1 << 14, // attention.sliding_window is known
+    window_unserved  = 1 << 15, // llama.cpp computes the family without it
 };
 
 struct family {

@@ -41,7 +41,8 @@ class family_file {
         if (customize) {
             customize(gguf_, ctx_);
         }
-        path = folder() + "/" + f.architecture + ".gguf";
+        static int n_files = 0; // one file each: they are mapped while others are written
+        path = folder() + "/" + f.architecture + std::to_string(n_files++) + ".gguf";
         CHECK(gguf_write_to_file(gguf_, path.c_str(), false));
         gguf_free(gguf_);
         ggml_free(ctx_);
