@@ -30,7 +30,7 @@ func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, *Origin, err
 	if err != nil {
 		return nil, nil, fmt.Errorf("adapter.init_from: %w", err)
 	}
-	fields, err := unlike(run, a)
+	fields, err := unlike(run, a, base)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -40,11 +40,16 @@ func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, *Origin, err
 	return &a, &from, nil
 }
 
-// unlike returns what of an adapter is not as configured.
-func unlike(run config.Run, a gguf.Adapter) ([]string, error) {
+// unlike returns what of an adapter for a base model is not as configured.
+func unlike(run config.Run, a gguf.Adapter, base *gguf.File) ([]string, error) {
 	wanted, err := config.TargetsMask(run.Adapter.Targets)
 	if err != nil {
 		return nil, fmt.Errorf("adapter.targets: %w", err)
+	}
+	if strings.TrimSpace(run.Adapter.Targets) == config.AllLinear {
+		wanted = slices.DeleteFunc(wanted, func(module string) bool {
+			return !slices.ContainsFunc(base.Tensors, func(t gguf.TensorInfo) bool { return t.Name == "blk.0."+module+".weight" })
+		})
 	}
 	slices.Sort(wanted)
 	var fields []string

@@ -32,6 +32,10 @@ type ModelInfo struct {
 	RMSEps           float32 `json:"rms_eps"`
 	WeightBytes      uint64  `json:"weight_bytes"` // as stored
 	NumberParameters uint64  `json:"parameters"`
+	Experts          int     `json:"experts,omitempty"` // FF is the width of one
+	ExpertsUsed      int     `json:"experts_used,omitempty"`
+	Window           int     `json:"window,omitempty"`          // positions that some or all layers look back over; 0: all
+	WindowUnserved   bool    `json:"window_unserved,omitempty"` // llama.cpp computes this architecture without its window
 }
 
 // Load maps the GGUF at path and checks every tensor that training needs. device is auto, cpu or a name from Devices.
@@ -99,6 +103,8 @@ func (m *Model) Info() (ModelInfo, error) {
 		TiedOutput:   i.tied_output == 1,
 		RopeFreqBase: float32(i.rope_freq_base), RMSEps: float32(i.rms_eps),
 		WeightBytes: uint64(i.weight_bytes), NumberParameters: uint64(i.n_params),
+		Experts: int(i.n_expert), ExpertsUsed: int(i.n_expert_used),
+		Window: int(i.window), WindowUnserved: i.window_unserved == 1,
 	}, nil
 }
 

@@ -11,7 +11,8 @@ import (
 // Targets is a set of target modules.
 type Targets uint32
 
-// The modules that can get an adapter.
+// The modules that can get an adapter. Models with fused tensors have TargetAttnQKV, and gate and up in TargetFFNUp; mixtures
+// of experts have those of attention only. TargetAllLinear is all that a model has.
 const (
 	TargetAttnQ      Targets = C.CFT_TARGET_ATTN_Q
 	TargetAttnK      Targets = C.CFT_TARGET_ATTN_K
@@ -20,6 +21,7 @@ const (
 	TargetFFNGate    Targets = C.CFT_TARGET_FFN_GATE
 	TargetFFNUp      Targets = C.CFT_TARGET_FFN_UP
 	TargetFFNDown    Targets = C.CFT_TARGET_FFN_DOWN
+	TargetAttnQKV    Targets = C.CFT_TARGET_ATTN_QKV
 	TargetAllLinear  Targets = C.CFT_TARGET_ALL_LINEAR
 )
 

@@ -220,7 +220,7 @@ func randomRows(lengths []int, share float64, vocab int) []pack.Example {
 // The adapter's own products are left out, and so is all that is computed twice to save memory.
 func stepFLOP(m engine.ModelInfo, rows []int, targets int) float64 {
 	q, kv := float64(m.Heads*m.HeadDim), float64(m.HeadsKV*m.HeadDim)
-	embd, ff := float64(m.Embedding), float64(m.FF)
+	embd, ff := float64(m.Embedding), float64(m.FF*max(1, m.ExpertsUsed))
 	body := float64(m.Layers) * (2*embd*q + 2*embd*kv + 3*embd*ff)
 	flop := 4 * embd * float64(m.Vocab) * float64(targets)
 	for _, n := range rows {

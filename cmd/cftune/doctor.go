@@ -133,7 +133,7 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 		return nil, err
 	}
 	if r.Memory, err = model.EstimateMemory(params); err != nil {
-		return nil, err
+		return nil, paramsError(err)
 	}
 	r.Keep, r.Buffers = r.Memory.Keep.String(), buffers(r.Memory)
 	r.Available, r.Limited = params.MemoryLimit, params.MemoryLimit > 0

@@ -34,13 +34,23 @@ func openEngine(run config.Run) (*nativeEngine, error) {
 	e := &nativeEngine{model: model}
 	if e.trainer, err = engine.NewTrainer(model, params); err != nil {
 		e.Close()
-		return nil, engineError(err)
+		return nil, paramsError(err)
 	}
 	if e.memory, err = e.trainer.Memory(); err != nil {
 		e.Close()
 		return nil, engineError(err)
 	}
 	return e, nil
+}
+
+// windowNote warns of sequences that llama.cpp computes otherwise than the model's own code and this engine; it is empty where
+// there is nothing to say.
+func windowNote(m engine.ModelInfo, seqLen int) string {
+	if !m.WindowUnserved || seqLen <= m.Window {
+		return ""
+	}
+	return fmt.Sprintf("the model looks back over %d tokens, which llama.cpp does not keep to for architecture %s: what it generates beyond %d tokens is not what was trained",
+		m.Window, m.Architecture, m.Window)
 }
 
 // Close frees adapter and model.
@@ -100,6 +110,7 @@ var engineTargets = map[string]engine.Targets{
 	"attn_q":      engine.TargetAttnQ,
 	"attn_k":      engine.TargetAttnK,
 	"attn_v":      engine.TargetAttnV,
+	"attn_qkv":    engine.TargetAttnQKV,
 	"attn_output": engine.TargetAttnOutput,
 	"ffn_gate":    engine.TargetFFNGate,
 	"ffn_up":      engine.TargetFFNUp,
@@ -168,6 +179,15 @@ const (
 	codeDevice    = 5
 	codeNonFinite = 6
 )
+
+// paramsError is engineError where the engine was given parameters, which are the configuration's: what it refuses there, such
+// as target modules that the model does not have, is the configuration's fault.
+func paramsError(err error) error {
+	if errors.Is(err, engine.ErrInvalidArgument) {
+		return codedError{err, codeUsage}
+	}
+	return engineError(err)
+}
 
 // engineError gives a failure of the native engine its exit code; other errors pass.
 func engineError(err error) error {

@@ -45,10 +45,19 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptModel writes a tiny model: model FILE [nan] [f32] [architecture=NAME] [seed=N] [embd=N] [layers=N]
+// scriptModel writes a tiny model: model FILE [nan] [f32] [architecture=NAME] [seed=N] [embd=N] [layers=N], or one of
+// testdata/families: model FILE family=NAME
 func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: model FILE [OPTION...]")
+	}
+	if name, ok := strings.CutPrefix(args[len(args)-1], "family="); ok {
+		text, err := os.ReadFile(filepath.Join("testdata", "families", name+".json"))
+		ts.Check(err)
+		var described testmodel.Described
+		ts.Check(json.Unmarshal(text, &described))
+		ts.Check(described.Write(ts.MkAbs(args[0])))
+		return
 	}
 	o := testmodel.Options{Seed: 1, Type: testmodel.Q8_0}
 	for _, arg := range args[1:] {

@@ -147,6 +147,13 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (t
 		return trainer.Result{}, err
 	}
 	defer e.Close()
+	info, err := e.model.Info()
+	if err != nil {
+		return trainer.Result{}, engineError(err)
+	}
+	if note := windowNote(info, run.Train.SeqLen); note != "" {
+		s.note("note: %s", note)
+	}
 	asked, stop := askForCheckpoints()
 	defer stop()
 	t.SaveOn(asked)

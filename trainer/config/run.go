@@ -105,7 +105,8 @@ type Adapter struct {
 	Alpha   float64 `mapstructure:"alpha" json:"alpha"`
 	Dropout float64 `mapstructure:"dropout" json:"dropout"`
 	RSLoRA  bool    `mapstructure:"rslora" json:"rslora"`
-	// Targets is all_linear or a comma-separated list of attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down.
+	// Targets is all_linear (every one that the model has) or a comma-separated list of attn_q, attn_k, attn_v, attn_output,
+	// ffn_gate, ffn_up, ffn_down and, of models whose q, k and v are one tensor, attn_qkv.
 	Targets string `mapstructure:"targets" json:"targets"`
 	// InitFrom is a GGUF adapter or a PEFT folder whose A and B the run starts from.
 	InitFrom string `mapstructure:"init_from" json:"init_from"`

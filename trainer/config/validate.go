@@ -238,16 +238,20 @@ func orList(choices []string) string {
 	return strings.Join(choices[:last], ", ") + " or " + choices[last]
 }
 
-// allLinear are the target modules in canonical order: that of a block's forward pass.
-var allLinear = []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+// AllLinear is the value of adapter.targets that stands for every module that the model has.
+const AllLinear = "all_linear"
 
-// TargetsMask returns the target modules that adapter.targets names, in canonical order: all_linear, or a list
-// separated by commas.
+// allLinear are the target modules in canonical order: that of a block's forward pass. No model has all: where q, k and v are
+// one tensor, attn_qkv is in their place, and ffn_up then is gate and up.
+var allLinear = []string{"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
+
+// TargetsMask returns the target modules that adapter.targets names, in canonical order: a list separated by commas, or
+// all_linear, which stands for those of them that the model has.
 func TargetsMask(spec string) ([]string, error) {
 	if strings.TrimSpace(spec) == "" {
 		return nil, errors.New("missing: all_linear or a list of target modules")
 	}
-	if strings.TrimSpace(spec) == "all_linear" {
+	if strings.TrimSpace(spec) == AllLinear {
 		return slices.Clone(allLinear), nil
 	}
 	chosen := map[string]bool{}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -185,6 +186,39 @@ func TestPEFTRowsOfQAndKAreReordered(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Phi-3 has q, k and v in one tensor, and gate and up; nothing is reordered, and the way there and back changes nothing.
+func TestPEFTOfFusedTensors(t *testing.T) {
+	base := openModel(t, testmodel.Options{Architecture: "phi3"})
+	rng := rand.New(rand.NewPCG(1, 3))
+	const rank, in = 2, 64
+	tensors, names := map[string]Tensor{}, map[string]string{"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+	for module, out := range map[string]int{"self_attn.qkv_proj": 128, "mlp.gate_up_proj": 256} {
+		tensors[peftPrefix+module+".lora_A.weight"] = randomMatrix(rng, rank, in)
+		tensors[peftPrefix+module+".lora_B.weight"] = randomMatrix(rng, out, rank)
+	}
+	a, err := ReadAdapter(peftFolder(t, peftConfig, tensors), base)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"attn_qkv", "ffn_up"}, a.Modules())
+	for module, name := range names {
+		for _, got := range a.Tensors {
+			if letter, ok := strings.CutPrefix(got.Name, "blk.1."+name+".weight.lora_"); ok {
+				assert.Equal(t, tensors[peftPrefix+module+".lora_"+strings.ToUpper(letter)+".weight"].Data, got.Data, got.Name)
+			}
+		}
+	}
+	p, err := ToPEFT(a, base, "owner/name")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"gate_up_proj", "qkv_proj"}, p.config["target_modules"])
+	require.Len(t, p.tensors, len(tensors))
+	for _, got := range p.tensors {
+		assert.Equal(t, tensors[got.Name].Data, got.Data, got.Name)
+	}
+	_, err = ReadAdapter(peftFolder(t, peftConfig, map[string]Tensor{
+		peftPrefix + "self_attn.q_proj.lora_A.weight": randomMatrix(rng, rank, in), peftPrefix + "self_attn.q_proj.lora_B.weight": randomMatrix(rng, 64, rank),
+	}), base)
+	assert.ErrorContains(t, err, "self_attn.q_proj is not one that gets an adapter")
 }
 
 func TestPEFTFoldersThatAreRefused(t *testing.T) {

@@ -16,8 +16,8 @@ const (
 	peftTensorsName = "adapter_model.safetensors"
 )
 
-// peftModules maps the modules of Hugging Face's llama family to those of GGUF.
-var peftModules = map[string]string{
+// plainModules maps Hugging Face's modules to those of GGUF in all architectures but those of fusedModules.
+var plainModules = map[string]string{
 	"self_attn.q_proj": "attn_q",
 	"self_attn.k_proj": "attn_k",
 	"self_attn.v_proj": "attn_v",
@@ -25,6 +25,22 @@ var peftModules = map[string]string{
 	"mlp.gate_proj":    "ffn_gate",
 	"mlp.up_proj":      "ffn_up",
 	"mlp.down_proj":    "ffn_down",
+}
+
+// fusedModules are those of architectures whose q, k and v, and gate and up, are one tensor each, in both worlds with rows in
+// this order.
+var fusedModules = map[string]string{
+	"self_attn.qkv_proj": "attn_qkv",
+	"self_attn.o_proj":   "attn_output",
+	"mlp.gate_up_proj":   "ffn_up",
+	"mlp.down_proj":      "ffn_down",
+}
+
+func peftModules(architecture string) map[string]string {
+	if architecture == "phi3" {
+		return fusedModules
+	}
+	return plainModules
 }
 
 var peftTensorName = regexp.MustCompile(`^(?:base_model\.model\.)?model\.layers\.(\d{1,5})\.([a-z_]+\.[a-z_]+)\.lora_([AB])(?:\.default)?\.weight$`)
@@ -44,7 +60,7 @@ var plainInits = []string{"true", "false", `"gaussian"`, `"eva"`, `"orthogonal"`
 var permutedArchitectures = []string{"llama"}
 
 // plainArchitectures keep Hugging Face's order.
-var plainArchitectures = []string{"qwen2", "qwen3", "gemma2", "gemma3"}
+var plainArchitectures = []string{"qwen2", "qwen3", "qwen3moe", "phi3", "gemma2", "gemma3"}
 
 // readPEFT reads the folder of a PEFT LoRA adapter.
 func readPEFT(dir string, base *File) (Adapter, error) {
@@ -125,7 +141,7 @@ func fromPEFT(t Tensor, base *File) (Tensor, error) {
 	if parts == nil {
 		return Tensor{}, bad("it is no LoRA matrix of a known module")
 	}
-	module, known := peftModules[parts[2]]
+	module, known := peftModules(base.Architecture())[parts[2]]
 	if !known {
 		return Tensor{}, bad("module %s is not one that gets an adapter", parts[2])
 	}

@@ -32,7 +32,7 @@ func ToPEFT(a Adapter, base *File, baseName string) (PEFT, error) {
 		return fail(err)
 	}
 	modules := map[string]string{}
-	for hf, name := range peftModules {
+	for hf, name := range peftModules(base.Architecture()) {
 		modules[name] = hf
 	}
 	targets := map[string]bool{}

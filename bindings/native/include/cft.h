@@ -45,7 +45,8 @@ typedef struct cft_error {
 
 #define CFT_IGNORE_TARGET (-100) // a position without a target
 
-// Target modules, as a bit set.
+// Target modules, as a bit set: the tensors of a layer that get an adapter. Families with fused tensors have ATTN_QKV for q, k
+// and v, and FFN_UP for gate and up (rows in this order), each with one A and one B. Mixtures of experts have no FFN targets.
 enum {
     CFT_TARGET_ATTN_Q      = 1 << 0,
     CFT_TARGET_ATTN_K      = 1 << 1,
@@ -54,7 +55,8 @@ enum {
     CFT_TARGET_FFN_GATE    = 1 << 4,
     CFT_TARGET_FFN_UP      = 1 << 5,
     CFT_TARGET_FFN_DOWN    = 1 << 6,
-    CFT_TARGET_ALL_LINEAR  = (1 << 7) - 1,
+    CFT_TARGET_ATTN_QKV    = 1 << 7,
+    CFT_TARGET_ALL_LINEAR  = (1 << 8) - 1, // all of these that the model has; any other set must be the model's
 };
 
 // ---- libraries and devices
@@ -98,6 +100,9 @@ typedef struct cft_model_info {
     float    rope_freq_base, rms_eps;
     uint64_t weight_bytes;    // as stored
     uint64_t n_params;
+    int32_t  n_expert, n_expert_used; // 0 without experts; n_ff is the width of one
+    int32_t  window;          // positions that some or all layers look back over, a token's own included; 0: all
+    int32_t  window_unserved; // 1 when llama.cpp computes the family without its window
 } cft_model_info;
 
 // cft_model_load maps the GGUF at path and checks every tensor that training needs: presence, shape, type, bounds.
@@ -158,7 +163,9 @@ CFT_API cft_status cft_trainer_get_memory(const cft_trainer *trainer, cft_memory
 // cft_trainer_accumulate runs forward and backward on one pack and adds the gradient of
 //     loss_sum = sum over positions i with a target of weights[i] * -log P(targets[i] | tokens up to i that i sees).
 // All arrays have n_tokens elements; weights may be NULL (all 1). Position i sees key j when
-// j <= i and i < visible_until[j]; positions are rotary positions (depths), not indices.
+// j <= i and i < visible_until[j] and, in layers with a window, positions[i] - positions[j] < window; positions are rotary
+// positions (depths), not indices. Where a model has one set of rotary factors for long contexts and one for short ones,
+// max_tokens decides, as the context's size does in llama.cpp.
 // A non-finite loss returns CFT_ERR_NON_FINITE. After any failure the accumulated gradient is as it was before the
 // call or must be thrown away: call cft_trainer_discard.
 CFT_API cft_status cft_trainer_accumulate(cft_trainer *trainer, const int32_t *tokens, const int32_t *targets,

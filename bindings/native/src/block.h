@@ -1,7 +1,9 @@
-// block.h - one transformer layer of the llama family, forward and backward, over ops.
+// block.h - one transformer layer, forward and backward, over ops.
 //
-//   x -> norm -> q, k, v -> rope -> attention -> output (+ x) -> norm -> gate, up -> swiglu -> down (+)
+//   x -> norm -> q, k, v (+ bias) -> [norm of heads] -> rope -> attention -> output -> [norm] (+ x)
+//     -> norm -> gate, up -> gated unit -> down -> [norm] (+)
 //
+// Brackets: of some families (family.h). A mixture of experts has its own second half, in block_experts.cpp.
 // The last layer computes q, attention, output and the feed-forward half for the rows only that carry a target.
 #pragma once
 
@@ -35,10 +37,12 @@ struct layer_groups {
 
 // activations of one layer that its backward pass reads, beside its input. Rows are t or, in the last layer, target rows.
 struct activations {
-    float *q, *k, *v;     // [rows][q_width], [t][kv_width], rotated
+    float *q, *k, *v;     // [rows][q_width], [t][kv_width], rotated; with norms of heads, as they were before those
     float *attn, *lse;    // [rows][q_width], [n_head][rows]
     float *x_mid;         // [rows][n_embd] after attention
-    float *gate, *up;     // [rows][n_ff]
+    float *gate, *up;     // [rows][n_ff]; of experts, [rows * n_expert_used][n_ff], expert by expert
+    float *attn_out, *ffn_out; // [rows][n_embd] before the norms that post_norms are; otherwise NULL
+    float *router;        // [rows][n_expert] probabilities; otherwise NULL
     float *h_qkv, *h_output, *h_gate_up, *h_down; // inputs times Aᵀ
 
     activations(const hyperparameters &hp, int rank, size_t t, carver &from);
@@ -52,7 +56,10 @@ struct workspace {
     float *dq, *d_attn;          // [t][q_width]
     float *dk, *dv;              // [t][kv_width]
     float *u;                    // [t][3 * rank]
-    float *rope;                 // [t][n_rot]
+    float *rope, *rope_local;    // [t][n_rot]; the same where layers with a window rotate alike
+    float *q, *k;                // [t][q_width], [t][kv_width] normed and rotated, with norms of heads; otherwise NULL
+    float *x_expert, *y_expert;  // [t][n_embd] of one expert's rows
+    float *d_router;             // [t][n_expert]
 
     workspace(const hyperparameters &hp, int rank, size_t t, carver &from);
 };
@@ -62,6 +69,7 @@ struct pack_view {
     int64_t                     t;
     const std::vector<int32_t> &rows;    // positions with a target, ascending
     const cpu::attention_mask  &all, &last; // queries: all tokens; target rows
+    const cpu::attention_mask  &all_local, &last_local; // of layers with a window
     dropout                     drop;    // without the layer
 };
 
@@ -82,6 +90,15 @@ class block {
     void feed_forward_backward(float *d) const;
     void attention_backward(const float *x, float *d) const;
     void query_backward_of_rows(const float *dq, float *d) const;
+    void project(const float *x) const;
+    void rotated(const float **q, const float **k) const;
+    void unrotate(float **dq, float **dk) const;
+    void rotate(float *q, float *k, int direction) const;
+    const float *through_norm(const float *d, const float *x, const std::vector<float> &w) const;
+
+    void feed_experts(float *x_next) const;
+    void feed_experts_backward(float *d) const;
+    void run_expert(int expert, const std::vector<int32_t> &rows, int64_t at) const;
 
     const linear_group &group(group_id id) const { return groups_.of[id]; }
 
@@ -98,6 +115,8 @@ class block {
     cpu::attention_shape      shape_;
     const cpu::attention_mask &mask_;
     const int32_t            *row_tokens_; // NULL: all
+    const float              *rope_;
+    bool                      post_norms_, head_norms_, gelu_;
 };
 
 } // namespace cft

@@ -86,6 +86,10 @@ cft_status cft_model_get_info(const cft_model *model, cft_model_info *out, cft_e
         i.rms_eps        = m.hp.rms_eps;
         i.weight_bytes   = m.weight_bytes;
         i.n_params       = m.n_params;
+        i.n_expert       = m.hp.n_expert;
+        i.n_expert_used  = m.hp.n_expert_used;
+        i.window         = m.hp.window;
+        i.window_unserved = m.hp.window > 0 && m.hp.fam->has(window_unserved);
         need(out, "out") = i;
     });
 }

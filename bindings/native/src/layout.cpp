@@ -66,12 +66,12 @@ layout::layout(const cft_model &model, const cft_trainer_params &p, bool keep) {
     threads     = resolve_threads(p.n_threads);
     max_tokens  = p.max_tokens;
     max_targets = p.max_targets > 0 ? p.max_targets : p.max_tokens;
-    const size_t t = size_t(max_tokens), d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q = size_t(hp.q_width()), kv = size_t(hp.kv_width());
-
-    const size_t in[n_target_modules] = {d, d, d, q, d, d, ff}, out[n_target_modules] = {q, kv, kv, d, ff, ff, d};
+    const size_t   t = size_t(max_tokens), d = size_t(hp.n_embd);
+    const uint32_t targets = model.targets(p.targets);
     for (int m = 0; m < n_target_modules; m++) {
-        if (p.targets >> m & 1) {
-            n_params += layers * r * (in[m] + out[m]);
+        if (targets >> m & 1) {
+            const weight &w = model.layers[0].modules[m];
+            n_params += layers * r * size_t(w.rows + w.cols);
         }
     }
     carver input(nullptr), rest(nullptr), space(nullptr);

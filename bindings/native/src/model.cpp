@@ -2,20 +2,17 @@
 #include "model.h"
 
 #include "failure.h"
-#include "infer_file.h"
-
-#include "gguf.h"
+#include "model_file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <memory>
-#include <set>
 
 namespace cft {
 
@@ -26,6 +23,18 @@ void weight::dequantize(int64_t row, int64_t col, int64_t n, float *dst) const {
         return;
     }
     to_float(src, dst, n);
+}
+
+weight weight::slice(int64_t row, int64_t n) const {
+    weight part = *this;
+    part.data += size_t(row) * row_bytes;
+    part.rows = n;
+    return part;
+}
+
+const char *module_name(int module) {
+    constexpr const char *names[n_target_modules] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv"};
+    return names[module];
 }
 
 mapping::mapping(const std::string &path) {
@@ -55,243 +64,142 @@ mapping::~mapping() {
 
 namespace {
 
-// loader reads keys and tensors of one file and says which of them is wrong.
-class loader {
-  public:
-    // path has passed check_gguf_file: ggml aborts on some of what that refuses.
-    explicit loader(const std::string &path) : path_(path) {
-        ggml_context    *tensors = nullptr;
-        gguf_init_params params{true, &tensors};
-        gguf_.reset(gguf_init_from_file(path.c_str(), params));
-        tensors_.reset(tensors);
-        if (!gguf_ || !tensors_) {
-            throw failure(CFT_ERR_FORMAT, path + ": ggml cannot read it as GGUF");
-        }
-    }
-
-    [[noreturn]] void unsupported(const std::string &what) const { throw failure(CFT_ERR_UNSUPPORTED, path_ + ": " + what); }
-    [[noreturn]] void damaged(const std::string &what) const { throw failure(CFT_ERR_FORMAT, path_ + ": " + what); }
-
-    int64_t find(const std::string &key) const { return gguf_find_key(gguf_.get(), key.c_str()); }
-
-    std::string text(const std::string &key) const {
-        const int64_t i = find(key);
-        if (i < 0 || gguf_get_kv_type(gguf_.get(), i) != GGUF_TYPE_STRING) {
-            damaged("metadata key " + key + " is missing or not a string");
-        }
-        return gguf_get_val_str(gguf_.get(), i);
-    }
-
-    // A whole number within [1, limit], or otherwise where the key is missing and otherwise >= 0.
-    int number(const std::string &key, int64_t limit, int64_t otherwise = -1) const {
-        const int64_t i = find(key);
-        int64_t       value;
-        if (i < 0) {
-            if (otherwise < 0) {
-                damaged("metadata key " + key + " is missing");
-            }
-            return int(otherwise);
-        }
-        switch (gguf_get_kv_type(gguf_.get(), i)) {
-        case GGUF_TYPE_UINT32: value = gguf_get_val_u32(gguf_.get(), i); break;
-        case GGUF_TYPE_INT32: value = gguf_get_val_i32(gguf_.get(), i); break;
-        case GGUF_TYPE_UINT64: value = int64_t(gguf_get_val_u64(gguf_.get(), i)); break;
-        case GGUF_TYPE_UINT16: value = gguf_get_val_u16(gguf_.get(), i); break;
-        case GGUF_TYPE_ARRAY: unsupported("metadata key " + key + " differs from layer to layer"); break;
-        default: damaged("metadata key " + key + " is not a whole number");
-        }
-        if (value < 0 || value > limit || (value == 0 && otherwise != 0)) {
-            damaged("metadata key " + key + " is " + std::to_string(value) + ", outside 1.." + std::to_string(limit));
-        }
-        return int(value);
-    }
-
-    // A positive number, or otherwise where the key is missing and otherwise > 0.
-    float real(const std::string &key, float otherwise) const {
-        const int64_t i = find(key);
-        if (i < 0) {
-            if (otherwise <= 0) {
-                damaged("metadata key " + key + " is missing");
-            }
-            return otherwise;
-        }
-        if (gguf_get_kv_type(gguf_.get(), i) != GGUF_TYPE_FLOAT32) {
-            damaged("metadata key " + key + " is not a 32-bit float");
-        }
-        const float value = gguf_get_val_f32(gguf_.get(), i);
-        if (!std::isfinite(value) || value <= 0) {
-            damaged("metadata key " + key + " is not a positive number");
-        }
-        return value;
-    }
-
-    bool has(const std::string &name) const { return ggml_get_tensor(tensors_.get(), name.c_str()) != nullptr; }
-
-    weight tensor(const mapping &file, const std::string &name, int64_t rows, int64_t cols) const {
-        const ggml_tensor *t = ggml_get_tensor(tensors_.get(), name.c_str());
-        if (!t) {
-            damaged("tensor " + name + " is missing");
-        }
-        if (t->ne[0] != cols || t->ne[1] != rows || t->ne[2] != 1 || t->ne[3] != 1) {
-            damaged("tensor " + name + " is " + std::to_string(t->ne[1]) + " x " + std::to_string(t->ne[0]) + ", expected " +
-                    std::to_string(rows) + " x " + std::to_string(cols));
-        }
-        if (t->type != GGML_TYPE_F32 && !ggml_get_type_traits(t->type)->to_float) {
-            unsupported("tensor " + name + " has type " + ggml_type_name(t->type) + ", which ggml cannot dequantize");
-        }
-        const int64_t id     = gguf_find_tensor(gguf_.get(), name.c_str());
-        const size_t  offset = gguf_get_data_offset(gguf_.get()) + gguf_get_tensor_offset(gguf_.get(), id);
-        const size_t  bytes  = ggml_nbytes(t);
-        if (offset % alignof(float) != 0) {
-            unsupported("tensor " + name + " lies at an odd place: general.alignment is below " + std::to_string(alignof(float)));
-        }
-        if (offset > file.size() || bytes > file.size() - offset) {
-            damaged("tensor " + name + " goes on after the file's end: the file is cut off");
-        }
-        return weight{file.data() + offset, t->type, rows, cols, ggml_row_size(t->type, cols), cpu::dequantizer(t->type)};
-    }
-
-    std::vector<float> vector(const mapping &file, const std::string &name, int64_t n) const {
-        const weight       w = tensor(file, name, 1, n);
-        std::vector<float> out(size_t(n), 0.0f);
-        w.dequantize(0, 0, n, out.data());
-        return out;
-    }
-
-    uint64_t count_bytes(uint64_t &n_params) const {
-        uint64_t bytes = 0;
-        for (ggml_tensor *t = ggml_get_first_tensor(tensors_.get()); t; t = ggml_get_next_tensor(tensors_.get(), t)) {
-            bytes += ggml_nbytes(t);
-            n_params += uint64_t(ggml_nelements(t));
-        }
-        return bytes;
-    }
-
-  private:
-    struct free_gguf {
-        void operator()(gguf_context *g) const { gguf_free(g); }
-    };
-    struct free_ggml {
-        void operator()(ggml_context *c) const { ggml_free(c); }
-    };
-    std::string                              path_;
-    std::unique_ptr<gguf_context, free_gguf> gguf_;
-    std::unique_ptr<ggml_context, free_ggml> tensors_;
-};
-
 constexpr int64_t max_dimension = 1 << 20; // of any one size; keeps products far from overflow
+constexpr int     max_experts   = 512;     // as llama.cpp
 
-hyperparameters read_hyperparameters(const loader &in, const std::string &arch) {
-    const auto      key = [&](const char *name) { return arch + "." + name; };
-    hyperparameters hp{};
-    hp.n_layer        = in.number(key("block_count"), 4096);
-    hp.n_embd         = in.number(key("embedding_length"), max_dimension);
-    hp.n_ff           = in.number(key("feed_forward_length"), max_dimension);
-    hp.n_head         = in.number(key("attention.head_count"), 4096);
-    hp.n_head_kv      = in.number(key("attention.head_count_kv"), 4096, hp.n_head);
-    hp.n_ctx_train    = in.number(key("context_length"), int64_t(1) << 30);
-    hp.head_dim       = in.number(key("attention.key_length"), 4096, hp.n_embd / hp.n_head);
-    hp.n_rot          = in.number(key("rope.dimension_count"), 4096, hp.head_dim);
-    hp.rope_freq_base = in.real(key("rope.freq_base"), 10000.0f);
-    hp.rms_eps        = in.real(key("attention.layer_norm_rms_epsilon"), 0);
-    if (in.number(key("expert_count"), 4096, 0) > 0) {
-        in.unsupported(key("expert_count") + ": mixture-of-experts models are not trained yet");
-    }
-    if (in.number(key("attention.value_length"), 4096, hp.head_dim) != hp.head_dim) {
-        in.unsupported(key("attention.value_length") + " differs from " + key("attention.key_length"));
-    }
-    if (in.number(key("attention.sliding_window"), int64_t(1) << 30, 0) > 0) {
-        in.unsupported(key("attention.sliding_window") + ": sliding-window attention is not trained yet");
-    }
-    // As llama.cpp has it: a factor without a type is linear, and "none" ignores the factor.
-    const std::string type = in.find(key("rope.scaling.type")) >= 0 ? in.text(key("rope.scaling.type")) : "linear";
-    if (type != "linear" && type != "none") {
-        in.unsupported(key("rope.scaling.type") + " = " + type + " is not trained yet");
-    }
-    const float factor = in.real(key("rope.scaling.factor"), in.real(key("rope.scale_linear"), 1.0f));
-    hp.rope_freq_scale = type == "linear" ? 1.0f / factor : 1.0f;
+void check_heads(model_file &in, const hyperparameters &hp) {
     if (hp.n_head % hp.n_head_kv != 0) {
-        in.damaged(key("attention.head_count") + " is no multiple of " + key("attention.head_count_kv"));
+        in.damaged(in.full("attention.head_count") + " is no multiple of " + in.full("attention.head_count_kv"));
     }
     if (hp.head_dim % 8 != 0 || hp.head_dim > 256) {
         in.unsupported("head size " + std::to_string(hp.head_dim) + " is no multiple of 8 up to 256");
     }
     if (hp.n_rot % 2 != 0 || hp.n_rot > hp.head_dim) {
-        in.damaged(key("rope.dimension_count") + " is " + std::to_string(hp.n_rot) + ", not an even number up to the head size " +
+        in.damaged(in.full("rope.dimension_count") + " is " + std::to_string(hp.n_rot) + ", not an even number up to the head size " +
                    std::to_string(hp.head_dim));
+    }
+}
+
+void read_experts(model_file &in, hyperparameters &hp) {
+    const int count = in.number("expert_count", max_experts, 0);
+    if (!hp.fam->has(experts)) {
+        if (count > 0) {
+            in.unsupported(in.full("expert_count") + ": mixtures of experts of this architecture are not trained");
+        }
+        in.number("expert_used_count", max_experts, 0);
+        return;
+    }
+    hp.n_expert      = in.number("expert_count", max_experts);
+    hp.n_expert_used = in.number("expert_used_count", hp.n_expert);
+    // As llama.cpp, which divides the width of all where that of one is missing.
+    hp.n_ff = in.number("expert_feed_forward_length", max_dimension, hp.n_ff / hp.n_expert_used);
+}
+
+hyperparameters read_hyperparameters(model_file &in, const family &fam) {
+    hyperparameters hp{};
+    hp.fam            = &fam;
+    hp.n_layer        = in.number("block_count", 4096);
+    hp.n_embd         = in.number("embedding_length", max_dimension);
+    hp.n_ff           = in.number("feed_forward_length", max_dimension);
+    hp.n_head         = in.number("attention.head_count", 4096);
+    hp.n_head_kv      = in.number("attention.head_count_kv", 4096, hp.n_head);
+    hp.n_ctx_train    = in.number("context_length", int64_t(1) << 30);
+    hp.head_dim       = in.number("attention.key_length", 4096, hp.n_embd / hp.n_head);
+    hp.n_rot          = in.number("rope.dimension_count", 4096, hp.head_dim);
+    hp.rope_freq_base = in.real("rope.freq_base", 10000.0f);
+    hp.rms_eps        = in.real("attention.layer_norm_rms_epsilon", 0);
+    if (in.number("attention.value_length", 4096, hp.head_dim) != hp.head_dim) {
+        in.unsupported(in.full("attention.value_length") + " differs from " + in.full("attention.key_length"));
+    }
+    check_heads(in, hp);
+    read_experts(in, hp);
+    const bool wide    = fam.wide_scale_layers == hp.n_layer;
+    hp.attention_scale = 1.0f / std::sqrt(float(wide ? hp.n_embd / hp.n_head : hp.head_dim));
+    hp.embedding_scale = fam.has(scaled_embedding) ? std::sqrt(float(hp.n_embd)) : 1.0f;
+    if (fam.has(may_window)) {
+        hp.window = in.number("attention.sliding_window", int64_t(1) << 30, fam.window);
+    }
+    // llama.cpp's defaults.
+    if (fam.has(attention_cap)) {
+        hp.attention_cap = in.real("attn_logit_softcapping", 50.0f);
+    }
+    if (fam.has(logit_cap) || (fam.has(may_logit_cap) && in.has_key("final_logit_softcapping"))) {
+        hp.logit_cap = in.real("final_logit_softcapping", 30.0f);
     }
     return hp;
 }
 
-// In the order of the files that llama.cpp writes; `used` collects the names, see refuse_others.
-class tensors {
-  public:
-    tensors(const loader &in, const mapping &file) : in_(in), file_(file) {}
-
-    bool   has(const std::string &name) const { return in_.has(name); }
-    weight matrix(const std::string &name, int64_t rows, int64_t cols) {
-        used_.insert(name);
-        return in_.tensor(file_, name, rows, cols);
+// cut divides a fused tensor into linear maps of the given numbers of rows.
+void cut(const weight &whole, int module, std::initializer_list<std::pair<linear_part *, int64_t>> parts) {
+    int64_t row = 0;
+    for (const auto &[part, rows] : parts) {
+        *part = {module, whole.slice(row, rows), row};
+        row += rows;
     }
-    std::vector<float> vector(const std::string &name, int64_t n) {
-        used_.insert(name);
-        return in_.vector(file_, name, n);
-    }
-    // A tensor that we do not know would change what the model computes: a bias, a norm of the heads, an expert.
-    void refuse_others(const gguf_outline &outline) const {
-        for (const auto &t : outline.tensors) {
-            if (used_.count(t.name) == 0) {
-                in_.unsupported("tensor " + t.name + " belongs to no llama layout that is trained (biases and head norms are not yet)");
-            }
-        }
-    }
+}
 
-  private:
-    const loader         &in_;
-    const mapping        &file_;
-    std::set<std::string> used_;
-};
+void read_attention(model_file &in, const hyperparameters &hp, const std::string &prefix, layer_weights &w) {
+    const int64_t q = hp.q_width(), kv = hp.kv_width();
+    const auto    matrix = [&](linear_part &part, int module, int64_t rows, int64_t cols) {
+        w.modules[module] = in.matrix(prefix + module_name(module) + ".weight", rows, cols);
+        part              = {module, w.modules[module], 0};
+    };
+    w.attn_norm = in.vector(prefix + "attn_norm.weight", hp.n_embd);
+    if (hp.fam->has(fused_tensors)) {
+        w.modules[module_qkv] = in.matrix(prefix + "attn_qkv.weight", q + 2 * kv, hp.n_embd);
+        cut(w.modules[module_qkv], module_qkv, {{&w.q, q}, {&w.k, kv}, {&w.v, kv}});
+    } else {
+        matrix(w.q, module_q, q, hp.n_embd);
+        matrix(w.k, module_k, kv, hp.n_embd);
+        matrix(w.v, module_v, kv, hp.n_embd);
+    }
+    matrix(w.output, module_attn_output, hp.n_embd, q);
+    const bool must = hp.fam->has(qkv_bias);
+    if (must || hp.fam->has(may_qkv_bias)) {
+        w.q_bias = in.vector_if(prefix + "attn_q.bias", q, must);
+        w.k_bias = in.vector_if(prefix + "attn_k.bias", kv, must);
+        w.v_bias = in.vector_if(prefix + "attn_v.bias", kv, must);
+    }
+    if (hp.fam->has(head_norms)) {
+        w.q_norm = in.vector(prefix + "attn_q_norm.weight", hp.head_dim);
+        w.k_norm = in.vector(prefix + "attn_k_norm.weight", hp.head_dim);
+    }
+    if (hp.fam->has(post_norms)) {
+        w.attn_post_norm = in.vector(prefix + "post_attention_norm.weight", hp.n_embd);
+    }
+}
 
-layer_weights read_layer(tensors &in, const hyperparameters &hp, int layer) {
+void read_feed_forward(model_file &in, const hyperparameters &hp, const std::string &prefix, layer_weights &w) {
+    w.ffn_norm = in.vector(prefix + "ffn_norm.weight", hp.n_embd);
+    if (hp.fam->has(post_norms)) {
+        w.ffn_post_norm = in.vector(prefix + "post_ffw_norm.weight", hp.n_embd);
+    }
+    if (hp.fam->has(experts)) {
+        w.router = in.matrix(prefix + "ffn_gate_inp.weight", hp.n_expert, hp.n_embd);
+        w.gates  = in.matrices(prefix + "ffn_gate_exps.weight", hp.n_expert, hp.n_ff, hp.n_embd);
+        w.ups    = in.matrices(prefix + "ffn_up_exps.weight", hp.n_expert, hp.n_ff, hp.n_embd);
+        w.downs  = in.matrices(prefix + "ffn_down_exps.weight", hp.n_expert, hp.n_embd, hp.n_ff);
+        return;
+    }
+    const auto matrix = [&](int module, int64_t rows, int64_t cols) {
+        return w.modules[module] = in.matrix(prefix + module_name(module) + ".weight", rows, cols);
+    };
+    if (hp.fam->has(fused_tensors)) {
+        cut(matrix(module_up, 2 * hp.n_ff, hp.n_embd), module_up, {{&w.gate, hp.n_ff}, {&w.up, hp.n_ff}});
+    } else {
+        w.gate = {module_gate, matrix(module_gate, hp.n_ff, hp.n_embd), 0};
+        w.up   = {module_up, matrix(module_up, hp.n_ff, hp.n_embd), 0};
+    }
+    w.down = {module_down, matrix(module_down, hp.n_embd, hp.n_ff), 0};
+}
+
+layer_weights read_layer(model_file &in, const hyperparameters &hp, int layer) {
     const std::string prefix = "blk." + std::to_string(layer) + ".";
     layer_weights     w;
-    w.attn_norm   = in.vector(prefix + "attn_norm.weight", hp.n_embd);
-    w.ffn_norm    = in.vector(prefix + "ffn_norm.weight", hp.n_embd);
-    w.attn_q      = in.matrix(prefix + "attn_q.weight", hp.q_width(), hp.n_embd);
-    w.attn_k      = in.matrix(prefix + "attn_k.weight", hp.kv_width(), hp.n_embd);
-    w.attn_v      = in.matrix(prefix + "attn_v.weight", hp.kv_width(), hp.n_embd);
-    w.attn_output = in.matrix(prefix + "attn_output.weight", hp.n_embd, hp.q_width());
-    w.ffn_gate    = in.matrix(prefix + "ffn_gate.weight", hp.n_ff, hp.n_embd);
-    w.ffn_up      = in.matrix(prefix + "ffn_up.weight", hp.n_ff, hp.n_embd);
-    w.ffn_down    = in.matrix(prefix + "ffn_down.weight", hp.n_embd, hp.n_ff);
+    read_attention(in, hp, prefix, w);
+    read_feed_forward(in, hp, prefix, w);
+    w.local = hp.window > 0 && hp.fam->local(layer);
     return w;
-}
-
-// Radians per position of each pair: freq_base^(-2i/n_rot), scaled, and divided by the file's factors (Llama 3).
-std::vector<float> read_rope_frequencies(const loader &in, tensors &from, const hyperparameters &hp) {
-    const int          n = hp.n_rot / 2;
-    std::vector<float> factors(size_t(n), 1.0f), frequencies;
-    if (from.has("rope_freqs.weight")) {
-        factors = from.vector("rope_freqs.weight", n);
-    }
-    for (int i = 0; i < n; i++) {
-        const float factor = factors[size_t(i)];
-        if (!(factor > 0) || !std::isfinite(factor)) {
-            in.damaged("tensor rope_freqs.weight holds " + std::to_string(factor) + ", not a positive number");
-        }
-        const double frequency = std::pow(double(hp.rope_freq_base), -2.0 * i / hp.n_rot);
-        frequencies.push_back(float(frequency * double(hp.rope_freq_scale) / double(factor)));
-    }
-    return frequencies;
-}
-
-int64_t count_vocabulary(const gguf_outline &outline, const loader &in) {
-    for (const auto &t : outline.tensors) {
-        if (t.name == "token_embd.weight") {
-            return t.ne[1];
-        }
-    }
-    in.damaged("tensor token_embd.weight is missing");
 }
 
 } // namespace
@@ -302,23 +210,44 @@ using namespace cft;
 cft_model::cft_model(const std::string &path) : cft_model(path, check_gguf_file(path)) {}
 
 cft_model::cft_model(const std::string &path, const gguf_outline &outline) : file(path) {
-    const loader in(path);
-    architecture = in.text("general.architecture");
-    if (architecture != "llama") {
-        in.unsupported("general.architecture = " + architecture + " is not trained; llama (Llama, SmolLM2, Mistral layouts) is");
+    model_file in(path, outline, file);
+    architecture            = in.architecture();
+    const family *const fam = family_of(architecture);
+    if (!fam) {
+        in.unsupported("general.architecture = " + architecture + " is not trained; these are: " + family_list());
     }
-    hp         = read_hyperparameters(in, architecture);
-    hp.n_vocab = int(std::min<int64_t>(count_vocabulary(outline, in), int64_t(1) << 30));
+    hp         = read_hyperparameters(in, *fam);
+    hp.n_vocab = int(std::min<int64_t>(in.rows_of("token_embd.weight"), int64_t(1) << 30));
 
-    tensors from(in, file);
-    token_embd       = from.matrix("token_embd.weight", hp.n_vocab, hp.n_embd);
-    output_norm      = from.vector("output_norm.weight", hp.n_embd);
-    hp.tied_output   = !from.has("output.weight");
-    output           = hp.tied_output ? token_embd : from.matrix("output.weight", hp.n_vocab, hp.n_embd);
-    rope_frequencies = read_rope_frequencies(in, from, hp);
+    token_embd     = in.matrix("token_embd.weight", hp.n_vocab, hp.n_embd);
+    output_norm    = in.vector("output_norm.weight", hp.n_embd);
+    hp.tied_output = !in.has("output.weight");
+    output         = hp.tied_output ? token_embd : in.matrix("output.weight", hp.n_vocab, hp.n_embd);
+    rope           = read_rope(in, hp);
     for (int i = 0; i < hp.n_layer; i++) {
-        layers.push_back(read_layer(from, hp, i));
+        layers.push_back(read_layer(in, hp, i));
     }
-    from.refuse_others(outline);
+    in.refuse_others();
     weight_bytes = in.count_bytes(n_params);
+}
+
+uint32_t cft_model::targets(uint32_t wanted) const {
+    uint32_t    have = 0;
+    std::string names;
+    for (int i = 0; i < n_target_modules; i++) {
+        if (layers[0].modules[i].data) {
+            have |= 1u << i;
+            names += (names.empty() ? "" : ", ") + std::string(module_name(i));
+        }
+    }
+    if (wanted == CFT_TARGET_ALL_LINEAR) {
+        return have;
+    }
+    for (int i = 0; i < n_target_modules; i++) {
+        if ((wanted & ~have) >> i & 1) {
+            throw failure(CFT_ERR_INVALID_ARGUMENT, std::string("target ") + module_name(i) + ": a model of architecture " + architecture +
+                                                        " has no such module; it has " + names);
+        }
+    }
+    return wanted;
 }

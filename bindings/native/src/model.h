@@ -1,11 +1,12 @@
-// model.h - a llama-family GGUF as training sees it: hyperparameters and frozen weights, used where they lie in the file.
+// model.h - a GGUF as training sees it: hyperparameters and frozen weights, used where they lie in the file.
 #pragma once
 
 #include "cft.h"
 #include "cpu/attention.h"
 #include "cpu/dequantize.h"
+#include "family.h"
+#include "rope.h"
 
-#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,27 +27,61 @@ struct weight {
     // dequantize writes columns [col, col + n) of one row to dst; col and n are multiples of block().
     void    dequantize(int64_t row, int64_t col, int64_t n, float *dst) const;
     int64_t block() const { return ggml_blck_size(type); }
+    weight  slice(int64_t row, int64_t n) const; // rows [row, row + n)
     bool    is_f32() const { return type == GGML_TYPE_F32; }
     const float *f32() const { return reinterpret_cast<const float *>(data); }
 };
 
+// The target modules of cft.h, by index of their bits.
+enum module_id {
+    module_q,
+    module_k,
+    module_v,
+    module_attn_output,
+    module_gate,
+    module_up,
+    module_down,
+    module_qkv,
+    n_target_modules
+};
+const char *module_name(int module); // "attn_q"
+
+// linear_part is one linear map of a layer: the rows of a target module's tensor, all of them or, where tensors are fused,
+// some.
+struct linear_part {
+    int     module = 0;
+    weight  w;
+    int64_t first_row = 0;
+};
+
 struct layer_weights {
-    weight attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down;
-    std::vector<float> attn_norm, ffn_norm; // [n_embd]
+    linear_part q, k, v, output, gate, up, down;
+    weight      modules[n_target_modules]; // whole tensors; no data where the model has no such module
+
+    std::vector<float> attn_norm, ffn_norm;           // [n_embd]
+    std::vector<float> q_bias, k_bias, v_bias;        // [q_width], [kv_width]; empty: none
+    std::vector<float> q_norm, k_norm;                // [head_dim], of families with head_norms
+    std::vector<float> attn_post_norm, ffn_post_norm; // [n_embd], with post_norms
+    weight             router;                        // [n_expert][n_embd], with experts instead of gate, up and down:
+    weight             gates, ups, downs;             // all experts' matrices one after the other
+
+    bool local = false; // attention looks back over hp.window tokens only
 };
 
 struct hyperparameters {
+    const family *fam;
     int   n_layer, n_embd, n_ff, n_head, n_head_kv, head_dim, n_vocab, n_ctx_train, n_rot;
-    float rope_freq_base, rope_freq_scale, rms_eps;
+    int   n_expert, n_expert_used; // 0 without experts; n_ff is that of one expert
+    int   window;                  // tokens that a query of a local layer sees, itself included; 0: there are no local layers
+    float rope_freq_base, rms_eps;
+    float attention_scale, attention_cap, logit_cap, embedding_scale; // caps: 0 is none
     bool  tied_output;
 
     int64_t              q_width() const { return int64_t(n_head) * head_dim; }
     int64_t              kv_width() const { return int64_t(n_head_kv) * head_dim; }
-    cpu::attention_shape attention() const { return {n_head, n_head_kv, head_dim, 1.0f / std::sqrt(float(head_dim))}; }
+    int64_t              ffn_rows(int64_t t) const { return n_expert > 0 ? t * n_expert_used : t; } // of gate and up for t tokens
+    cpu::attention_shape attention() const { return {n_head, n_head_kv, head_dim, attention_scale, attention_cap}; }
 };
-
-// The target modules of cft.h.
-constexpr int n_target_modules = 7;
 
 // mapping is a file mapped read-only.
 class mapping {
@@ -74,9 +109,13 @@ struct cft_model {
     std::string                     architecture;
     cft::weight                     token_embd, output; // output is token_embd where they are tied
     std::vector<float>              output_norm;        // [n_embd]
-    std::vector<float>              rope_frequencies;   // [n_rot / 2], radians per position
+    cft::rope_sets                  rope;
     std::vector<cft::layer_weights> layers;
     uint64_t                        weight_bytes = 0, n_params = 0;
+
+    // The modules that a set of CFT_TARGET_ bits means here: CFT_TARGET_ALL_LINEAR all that the model has, otherwise the set
+    // itself. Throws CFT_ERR_INVALID_ARGUMENT where the model lacks one of them.
+    uint32_t targets(uint32_t wanted) const;
 
   private:
     cft_model(const std::string &path, const cft::gguf_outline &outline);

@@ -22,6 +22,8 @@ struct linear_group {
         const weight *w  = nullptr;
         const float  *a = nullptr, *b = nullptr; // [rank][in], [out][rank]; NULL without an adapter
         float        *da = nullptr, *db = nullptr;
+        int64_t       column = 0;        // of h, the first of rank
+        bool          shares_a = false;  // A and columns of h are those of the module before: parts of one fused tensor
     };
     std::vector<module> modules;
     int                 rank  = 0;
@@ -29,9 +31,16 @@ struct linear_group {
     // A of all adapted modules, one after the other, and its gradient; h has as many columns.
     const float *a  = nullptr;
     float       *da = nullptr;
-    int64_t      h_columns = 0; // rank * adapted modules
+    int64_t      h_columns = 0; // rank * different A's
 
     int64_t inputs() const { return modules[0].w->cols; }
+};
+
+// expert_choice says which experts see which rows.
+struct expert_choice {
+    int                  n_used = 0;
+    std::vector<int32_t> expert; // [n][n_used]
+    std::vector<float>   share;  // [n][n_used]
 };
 
 // dropout names the random numbers of one layer in one micro-batch; see cpu/random.h.
@@ -52,10 +61,11 @@ class ops {
   public:
     virtual ~ops() = default;
 
-    // x[i] = row tokens[i] of table.
-    virtual void embed(const weight &table, const int32_t *tokens, int64_t n, float *x) = 0;
-    // The table that rope reads: [n][2 * frequencies], cosines of positions[i] * frequencies[j] first, then sines.
-    virtual void rope_table(const int32_t *positions, int64_t n, const std::vector<float> &frequencies, float *table) = 0;
+    // x[i] = scale * row tokens[i] of table.
+    virtual void embed(const weight &table, const int32_t *tokens, int64_t n, float scale, float *x) = 0;
+    // The table that rope reads: [n][2 * frequencies], cosines of positions[i] * frequencies[j] first, then sines, times the
+    // set's amplitude.
+    virtual void rope_table(const int32_t *positions, int64_t n, const rope_set &set, float *table) = 0;
 
     virtual void copy(const float *from, int64_t n_floats, float *to) = 0;
     virtual void zero(float *x, int64_t n_floats) = 0;
@@ -63,16 +73,24 @@ class ops {
     virtual void gather(const float *from, const std::vector<int32_t> &rows, int64_t columns, float *to) = 0;
     virtual void scatter_add(const float *from, const std::vector<int32_t> &rows, int64_t columns, float *to) = 0;
 
+    virtual void add(const float *x, int64_t n_floats, float *y) = 0; // y += x
+    // Adds bias to each of n rows of y.
+    virtual void add_bias(const std::vector<float> &bias, int64_t n, float *y) = 0;
+
     virtual void rmsnorm(const float *x, const std::vector<float> &w, int64_t n, float eps, float *y) = 0;
     // dx += the gradient at x for the gradient dy at y.
     virtual void rmsnorm_backward(const float *dy, const float *x, const std::vector<float> &w, int64_t n, float eps, float *dx) = 0;
 
-    // Rotates the heads of n rows in place; row i is token rows[i], or token i if rows is NULL. direction -1 turns back.
-    virtual void rope(float *x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, const float *table, int direction) = 0;
+    // Rotates the heads of n rows in place; row i is token rows[i], or token i if rows is NULL. direction -1 turns back. Pairs
+    // are neighbours or, with halves, n_rot / 2 apart.
+    virtual void rope(float *x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, bool halves, const float *table,
+                      int direction) = 0;
 
-    virtual void swiglu(const float *gate, const float *up, int64_t n_floats, float *act) = 0;
+    // act = silu(gate) * up or, with gelu, gelu(gate) * up (tanh form).
+    virtual void gated(bool gelu, const float *gate, const float *up, int64_t n_floats, float *act) = 0;
     // d_gate may be d_act.
-    virtual void swiglu_backward(const float *d_act, const float *gate, const float *up, int64_t n_floats, float *d_gate, float *d_up) = 0;
+    virtual void gated_backward(bool gelu, const float *d_act, const float *gate, const float *up, int64_t n_floats, float *d_gate,
+                                float *d_up) = 0;
 
     // One y per module; add: y += instead of y =. h [t][h_columns] is written for the backward pass. With y == NULL only
     // h is computed.
@@ -87,11 +105,26 @@ class ops {
 
     // logits [n][w.rows] = x wᵀ. Rows of logits are `stride` floats apart, here and below.
     virtual void logits(const weight &w, const float *x, int64_t n, float *out, int64_t stride) = 0;
-    // losses[i] = weights[i] * -log softmax(logits[i])[targets[i]]. With gradient, logits become the gradient of losses.
-    virtual void cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, bool gradient,
-                               double *losses) = 0;
+    // x = cap * tanh(x / cap), n rows of n_vocab.
+    virtual void soft_cap(float *x, int64_t n, int64_t n_vocab, int64_t stride, float cap) = 0;
+    // losses[i] = weights[i] * -log softmax(soft_cap(logits[i]))[targets[i]]; cap 0 is none. With gradient, logits become the
+    // gradient of losses at the uncapped ones.
+    virtual void cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, float cap,
+                               bool gradient, double *losses) = 0;
     // dx [n][w.cols] = d_logits w.
     virtual void logits_backward(const weight &w, const float *d_logits, int64_t stride, int64_t n, float *dx) = 0;
+
+    // Mixtures of experts. probabilities [n][n_expert] are logits on entry and their softmax on return.
+    virtual void softmax(float *probabilities, int64_t n, int64_t n_expert) = 0;
+    // The n_used most likely experts of each row (of equals, the lower) and their probabilities over the sum of those.
+    virtual void choose(const float *probabilities, int64_t n, int64_t n_expert, int n_used, expert_choice &choice) = 0;
+    // d_logits [n][n_expert] of the router for the gradient of the choice's shares.
+    virtual void choose_backward(const expert_choice &choice, const std::vector<float> &d_share, int64_t n, int64_t n_expert, float *d_logits) = 0;
+    // to[rows[i]] += scales[i] * from[i]; rows ascend.
+    virtual void scatter_add_scaled(const float *from, const std::vector<int32_t> &rows, const std::vector<float> &scales, int64_t columns,
+                                    float *to) = 0;
+    // products[i] = x[i] . y[i], then x[i] *= scales[i].
+    virtual void dot_and_scale(float *x, const float *y, const std::vector<float> &scales, int64_t columns, float *products) = 0;
 
     virtual double sum_of_squares(const float *x, int64_t n_floats) = 0;
     virtual void   adamw(const adamw_step &step, float *value, const float *gradient, float *moment1, float *moment2, int64_t n_floats) = 0;

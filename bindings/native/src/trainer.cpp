@@ -12,18 +12,15 @@ using namespace cft;
 
 namespace {
 
-const char *const module_names[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+// The parts of each group_id.
+const std::vector<linear_part layer_weights::*> group_parts[group_count] = {
+    {&layer_weights::q}, {&layer_weights::k, &layer_weights::v}, {&layer_weights::q, &layer_weights::k, &layer_weights::v},
+    {&layer_weights::output}, {&layer_weights::gate, &layer_weights::up}, {&layer_weights::down},
+};
 
-// The modules of each group_id, by index of their CFT_TARGET_ bits.
-const std::vector<int> group_modules[group_count] = {{0}, {1, 2}, {0, 1, 2}, {3}, {4, 5}, {6}};
-
-// Groups that share no module, for laying out tensors: within each the A's lie together, so that one product serves them.
-constexpr group_id placed_groups[] = {group_qkv, group_output, group_gate_up, group_down};
-
-const weight &module_weight(const layer_weights &w, int module) {
-    const weight *const weights[] = {&w.attn_q, &w.attn_k, &w.attn_v, &w.attn_output, &w.ffn_gate, &w.ffn_up, &w.ffn_down};
-    return *weights[module];
-}
+// Modules of one input, for laying out tensors: within each set the A's lie together, so that one product serves them.
+const std::vector<int> placed_modules[] = {
+    {module_q, module_k, module_v, module_qkv}, {module_attn_output}, {module_gate, module_up}, {module_down}};
 
 float adapter_scale(const cft_trainer_params &p) {
     return p.rslora ? p.alpha / std::sqrt(float(p.rank)) : p.alpha / float(p.rank);
@@ -42,6 +39,7 @@ struct cft_trainer::journey {
     int64_t              t;       // tokens
     std::vector<int32_t> visible_until;
     cpu::attention_mask  all, last;
+    std::unique_ptr<cpu::attention_mask> all_local, last_local; // NULL where no window is shorter than what is seen
     carver               space;
     workspace            w;
     float               *d; // [t][n_embd] the gradient on its way down
@@ -50,13 +48,27 @@ struct cft_trainer::journey {
     journey(const cft_trainer &trainer, const pack &p, std::vector<int32_t> rows_, bool dropped)
         : rows(std::move(rows_)), t(rows.back() + 1), visible_until(p.visible_until, p.visible_until + t),
           all(clamp(visible_until), size_t(t), nullptr, size_t(t)), last(visible_until.data(), size_t(t), rows.data(), rows.size()),
+          all_local(local(trainer, p.positions, nullptr, size_t(t))), last_local(local(trainer, p.positions, rows.data(), rows.size())),
           space(trainer.workspace_.data()), w(trainer.model.hp, trainer.params.rank, size_t(t), space),
           d(space.take(size_t(t) * size_t(trainer.model.hp.n_embd))),
-          view{t, rows, all, last, dropout{dropped ? trainer.params.dropout : 0.0f, trainer.params.seed, trainer.n_micro_batches, 0}} {
+          view{t, rows, all, last, all_local ? *all_local : all, last_local ? *last_local : last, dropout{dropped ? trainer.params.dropout : 0.0f, trainer.params.seed, trainer.n_micro_batches, 0}} {
         if (space.used() > trainer.workspace_.size()) {
             throw failure(CFT_ERR_INTERNAL, "workspace is smaller than its parts");
         }
-        trainer.ops_->rope_table(p.positions, t, trainer.model.rope_frequencies, w.rope);
+        const rope_sets &rope = trainer.model.rope;
+        trainer.ops_->rope_table(p.positions, t, rope.global_for(trainer.plan.max_tokens), w.rope);
+        if (w.rope_local != w.rope) {
+            trainer.ops_->rope_table(p.positions, t, rope.local, w.rope_local);
+        }
+    }
+
+    // A mask with the window of local layers, if positions go that far.
+    std::unique_ptr<cpu::attention_mask> local(const cft_trainer &trainer, const int32_t *positions, const int32_t *queries, size_t n) const {
+        const int window = trainer.model.hp.window;
+        if (window == 0 || *std::max_element(positions, positions + t) < window) {
+            return nullptr;
+        }
+        return std::make_unique<cpu::attention_mask>(visible_until.data(), size_t(t), queries, n, positions, window);
     }
 
     static const int32_t *clamp(std::vector<int32_t> &until) {
@@ -76,9 +88,10 @@ cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p)
 }
 
 void cft_trainer::place_tensors() {
-    size_t     offset = 0;
+    const uint32_t targets = model.targets(params.targets);
+    size_t         offset  = 0;
     const auto place  = [&](int layer, int id, bool is_a, int64_t rows, int64_t cols) {
-        tensors.push_back({"blk." + std::to_string(layer) + "." + module_names[id] + ".weight." + (is_a ? "lora_a" : "lora_b"), size_t(rows),
+        tensors.push_back({"blk." + std::to_string(layer) + "." + module_name(id) + ".weight." + (is_a ? "lora_a" : "lora_b"), size_t(rows),
                            size_t(cols), offset, layer, id, is_a});
         offset += size_t(rows * cols);
         return tensors.back().offset;
@@ -86,11 +99,11 @@ void cft_trainer::place_tensors() {
     for (int layer = 0; layer < model.hp.n_layer; layer++) {
         const layer_weights &w = model.layers[size_t(layer)];
         size_t               a[n_target_modules] = {}, b[n_target_modules] = {};
-        for (group_id g : placed_groups) {
+        for (const std::vector<int> &modules : placed_modules) {
             for (bool is_a : {true, false}) {
-                for (int id : group_modules[g]) {
-                    if (params.targets >> id & 1) {
-                        const weight &m = module_weight(w, id);
+                for (int id : modules) {
+                    if (targets >> id & 1) {
+                        const weight &m = w.modules[id];
                         (is_a ? a : b)[id] = is_a ? place(layer, id, true, params.rank, m.cols) : place(layer, id, false, m.rows, params.rank);
                     }
                 }
@@ -101,20 +114,27 @@ void cft_trainer::place_tensors() {
             linear_group &group = groups_.back().of[g];
             group.rank          = params.rank;
             group.scale         = adapter_scale(params);
-            for (int id : group_modules[g]) {
+            for (const auto member : group_parts[g]) {
+                const linear_part   &part = w.*member;
+                const int            id   = part.module;
+                const size_t         row  = size_t(part.first_row) * size_t(params.rank);
                 linear_group::module m;
                 m.id = id;
-                m.w  = &module_weight(w, id);
-                if (params.targets >> id & 1) {
-                    m.a  = value.data() + a[id];
-                    m.b  = value.data() + b[id];
-                    m.da = gradient.data() + a[id];
-                    m.db = gradient.data() + b[id];
+                m.w  = &part.w;
+                if (part.w.data && targets >> id & 1) {
+                    m.a        = value.data() + a[id];
+                    m.b        = value.data() + b[id] + row;
+                    m.da       = gradient.data() + a[id];
+                    m.db       = gradient.data() + b[id] + row;
+                    m.shares_a = group.a && group.modules.back().a == m.a;
                     if (!group.a) {
                         group.a  = m.a;
                         group.da = m.da;
                     }
-                    group.h_columns += params.rank;
+                    if (!m.shares_a) {
+                        group.h_columns += params.rank;
+                    }
+                    m.column = group.h_columns - params.rank;
                 }
                 group.modules.push_back(m);
             }
@@ -188,7 +208,7 @@ activations cft_trainer::layer_activations(int layer) const {
 }
 
 void cft_trainer::forward(journey &j, const int32_t *tokens) {
-    ops_->embed(model.token_embd, tokens, j.t, layer_input(0));
+    ops_->embed(model.token_embd, tokens, j.t, model.hp.embedding_scale, layer_input(0));
     for (int layer = 0; layer < model.hp.n_layer; layer++) {
         stop_if_cancelled();
         const activations a = layer_activations(layer);
@@ -208,8 +228,8 @@ double cft_trainer::loss(journey &j, bool backward) {
         stop_if_cancelled();
         const int64_t chunk = std::min(plan.loss_rows, n - begin);
         ops_->logits(model.output, j.w.x_norm + begin * d, chunk, loss_.data(), plan.loss_stride);
-        ops_->cross_entropy(loss_.data(), chunk, hp.n_vocab, plan.loss_stride, j.targets.data() + begin, j.weights.data() + begin, backward,
-                            losses.data() + begin);
+        ops_->cross_entropy(loss_.data(), chunk, hp.n_vocab, plan.loss_stride, j.targets.data() + begin, j.weights.data() + begin,
+                            hp.logit_cap, backward, losses.data() + begin);
         if (backward) {
             ops_->logits_backward(model.output, loss_.data(), plan.loss_stride, chunk, j.w.d_mid + begin * d);
         }
@@ -283,4 +303,7 @@ void cft_trainer::logits(const pack &p, const int32_t *rows, size_t n_rows, floa
     forward(j, p.tokens);
     ops_->rmsnorm(layer_input(model.hp.n_layer), model.output_norm, int64_t(n_rows), model.hp.rms_eps, j.w.x_norm);
     ops_->logits(model.output, j.w.x_norm, int64_t(n_rows), out, model.hp.n_vocab);
+    if (model.hp.logit_cap > 0) {
+        ops_->soft_cap(out, int64_t(n_rows), model.hp.n_vocab, model.hp.n_vocab, model.hp.logit_cap);
+    }
 }

@@ -34,7 +34,8 @@ using gradients = std::map<std::string, std::vector<float>>;
 struct trainer {
     cft_trainer *handle = nullptr;
 
-    trainer(const loaded &m, const cft_trainer_params &p) { OK(cft_trainer_new(m.handle, &p, &handle, &checks::err)); }
+    trainer(const loaded &m, const cft_trainer_params &p) : trainer(m.handle, p) {}
+    trainer(const cft_model *m, const cft_trainer_params &p) { OK(cft_trainer_new(m, &p, &handle, &checks::err)); }
     ~trainer() { cft_trainer_free(handle); }
     trainer(const trainer &)            = delete;
     trainer &operator=(const trainer &) = delete;

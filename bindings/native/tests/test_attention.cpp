@@ -1,5 +1,6 @@
 // test_attention.cpp - attention against a plain double-precision reference, forward and backward, on every instruction
-// set that this CPU has: head sizes, grouped heads, packs of segments and prefix trees, subsets of queries, strides.
+// set that this CPU has: head sizes, grouped heads, packs of segments and prefix trees, subsets of queries, strides, windows,
+// soft caps.
 #include "cpu/attention.h"
 #include "cpu/attention_kernels.h"
 #include "failure.h"
@@ -21,6 +22,8 @@ namespace {
 
 // Largest error over largest value. Sums of up to 256 products and 300 probabilities in float; seen: 6e-7.
 constexpr double forward_tolerance = 2e-6;
+// A soft cap's hyperbolic tangent is some 1e-7 off whatever its value, which a cap of 50 makes of the score; seen: 3e-6.
+constexpr double capped_tolerance = 1e-5;
 // Gradients pass through two more sums and the difference dP - D; seen: 7e-6.
 constexpr double backward_tolerance = 2e-5;
 // Central differences of the float forward with steps of 1e-2: rounding over step.
@@ -98,6 +101,12 @@ struct attention_case {
     attention_shape      shape;
     std::vector<int32_t> visible_until, queries;
     size_t               extra_columns; // of every matrix beyond its own, so that strides differ from widths
+    std::vector<int32_t> positions; // with a window
+    int32_t              window = 0;
+
+    bool sees(int32_t query, size_t key) const {
+        return visible_until[key] > query && (window == 0 || positions[static_cast<size_t>(query)] - positions[key] < window);
+    }
 
     size_t n_tokens() const { return visible_until.size(); }
     size_t n_queries() const { return queries.size(); }
@@ -139,12 +148,19 @@ outputs<double> reference(const attention_case &c, const inputs &in) {
         for (size_t i = 0; i < c.n_queries(); i++) {
             const size_t        at = i * c.ld_q() + h * d, token = static_cast<size_t>(c.queries[i]);
             std::vector<size_t> keys;
-            std::vector<double> p;
+            std::vector<double> p, slopes; // of the scores, capped, by q . k
             double              sum = 0;
             for (size_t j = 0; j <= token; j++) {
-                if (c.visible_until[j] > c.queries[i]) {
+                if (c.sees(c.queries[i], j)) {
                     keys.push_back(j * c.ld_k() + h / group * d);
-                    p.push_back(dot(&in.q[at], &in.k[keys.back()]) * static_cast<double>(c.shape.scale));
+                    double score = dot(&in.q[at], &in.k[keys.back()]) * static_cast<double>(c.shape.scale);
+                    slopes.push_back(static_cast<double>(c.shape.scale));
+                    if (c.shape.soft_cap > 0) {
+                        const double cap = static_cast<double>(c.shape.soft_cap), t = std::tanh(score / cap);
+                        score = cap * t;
+                        slopes.back() *= 1 - t * t;
+                    }
+                    p.push_back(score);
                 }
             }
             const double top = *std::max_element(p.begin(), p.end());
@@ -165,7 +181,7 @@ outputs<double> reference(const attention_case &c, const inputs &in) {
             }
             for (size_t j = 0; j < keys.size(); j++) {
                 const double dp = dot(&in.dout[at], &in.v[keys[j]]);
-                const double ds = p[j] * (dp - product) * static_cast<double>(c.shape.scale);
+                const double ds = p[j] * (dp - product) * slopes[j];
                 for (size_t t = 0; t < d; t++) {
                     r.dq[at + t] += ds * static_cast<double>(in.k[keys[j] + t]);
                     r.dk[keys[j] + t] += ds * static_cast<double>(in.q[at + t]);
@@ -179,7 +195,7 @@ outputs<double> reference(const attention_case &c, const inputs &in) {
 
 outputs<float> run(const attention_case &c, const inputs &in, thread_pool &pool) {
     outputs<float>          r(c, untouched);
-    const attention_mask    mask(c.visible_until.data(), c.n_tokens(), c.queries.data(), c.n_queries());
+    const attention_mask    mask(c.visible_until.data(), c.n_tokens(), c.queries.data(), c.n_queries(), c.positions.data(), c.window);
     const size_t            bytes = attention_workspace_bytes(c.shape, c.n_tokens(), c.n_queries(), pool.size());
     std::vector<char>       workspace(bytes, '\x7f'); // what was there must not matter
     attention_forward_args  f{in.q.data(), in.k.data(), in.v.data(), r.out.data(), r.lse.data(),
@@ -232,7 +248,7 @@ void compare(const attention_case &c, const outputs<float> &got, const outputs<d
     const double backward = std::max({error_of(got.dq, want.dq, c.q_columns(), c.ld_q()),
                                       error_of(got.dk, want.dk, c.k_columns(), c.ld_k()),
                                       error_of(got.dv, want.dv, c.k_columns(), c.ld_k())});
-    CHECK(forward <= forward_tolerance);
+    CHECK(forward <= (c.shape.soft_cap > 0 ? capped_tolerance : forward_tolerance));
     CHECK(backward <= backward_tolerance);
     CHECK(rest_untouched(got.out, c.q_columns(), c.ld_q()) && rest_untouched(got.dq, c.q_columns(), c.ld_q()));
     CHECK(rest_untouched(got.dk, c.k_columns(), c.ld_k()) && rest_untouched(got.dv, c.k_columns(), c.ld_k()));
@@ -275,7 +291,20 @@ std::vector<int32_t> all_of(size_t n) {
 
 attention_case make_case(int n_head, int n_head_kv, int head_dim, const std::vector<int32_t> &until,
                          const std::vector<int32_t> &queries, size_t extra_columns) {
-    return {{n_head, n_head_kv, head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim))}, until, queries, extra_columns};
+    return {{n_head, n_head_kv, head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim))}, until, queries, extra_columns, {}, 0};
+}
+
+// Depths in the forest: a token comes after the last one before it that it still sees.
+std::vector<int32_t> depths(const std::vector<int32_t> &until) {
+    std::vector<int32_t> depth(until.size(), 0);
+    for (size_t i = 0; i < until.size(); i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (until[j] > static_cast<int32_t>(i)) {
+                depth[i] = depth[j] + 1;
+            }
+        }
+    }
+    return depth;
 }
 
 // ---- tests
@@ -285,6 +314,7 @@ void head_sizes() {
         on_every_instruction_set("head_dim " + std::to_string(head_dim),
                                  make_case(2, 1, head_dim, one_segment(75), all_of(75), 0));
     }
+    on_every_instruction_set("head_dim 96", make_case(2, 1, 96, one_segment(75), all_of(75), 0));
     on_every_instruction_set("head_dim 256", make_case(2, 1, 256, one_segment(130), all_of(130), 8));
     // Rows a multiple of 1024 bytes apart take a way of their own.
     on_every_instruction_set("crowded rows", make_case(4, 2, 128, one_segment(140), all_of(140), 0));
@@ -353,6 +383,45 @@ void large_scores() {
         CHECK(error_of(got.dq, want.dq, c.q_columns(), c.ld_q()) <= large_score_tolerance);
         CHECK(error_of(got.dk, want.dk, c.k_columns(), c.ld_k()) <= large_score_tolerance);
         CHECK(error_of(got.dv, want.dv, c.k_columns(), c.ld_k()) <= large_score_tolerance);
+    }
+}
+
+attention_case windowed(attention_case c, int32_t window) {
+    c.positions = depths(c.visible_until);
+    c.window    = window;
+    return c;
+}
+
+void windows() {
+    for (int32_t window : {1, 2, 20, 63, 64, 65, 128, 150, 1000, 1 << 30}) {
+        const std::string name = "window " + std::to_string(window);
+        on_every_instruction_set(name, windowed(make_case(4, 2, 16, one_segment(200), all_of(200), 0), window));
+        on_every_instruction_set(name + ", segments", windowed(make_case(2, 1, 16, segments({5, 140, 1, 64, 90}), all_of(300), 0), window));
+        on_every_instruction_set(name + ", a forest", windowed(make_case(2, 1, 24, prefix_forest(260), all_of(260), 3), window));
+    }
+    // Long branches under a long prefix: whole tiles inside and outside the window.
+    std::vector<int32_t> tree(140, 420);
+    tree.insert(tree.end(), 140, 280);
+    tree.insert(tree.end(), 140, 420);
+    for (int32_t window : {30, 100, 200, 280}) {
+        const std::string name = "a tree, window " + std::to_string(window);
+        on_every_instruction_set(name, windowed(make_case(2, 1, 16, tree, all_of(420), 0), window));
+        on_every_instruction_set(name + ", some queries", windowed(make_case(2, 1, 16, tree, some_of(420, 0.3), 0), window));
+    }
+    where = "tiles beyond the window are left out";
+    const std::vector<int32_t> until = one_segment(1000), positions = all_of(1000);
+    const attention_mask       mask(until.data(), 1000, nullptr, 1000, positions.data(), 10);
+    CHECK(mask.n_visible_pairs() == 10 * 1000 - 45);
+}
+
+void soft_caps() {
+    for (float cap : {0.5f, 3.0f, 50.0f}) {
+        attention_case c = make_case(4, 2, 256, one_segment(150), all_of(150), 0);
+        c.shape.soft_cap = cap;
+        on_every_instruction_set("soft cap " + std::to_string(cap), c);
+        c                = windowed(make_case(2, 1, 40, prefix_forest(200), some_of(200, 0.6), 2), 30);
+        c.shape.soft_cap = cap;
+        on_every_instruction_set("soft cap " + std::to_string(cap) + ", a windowed forest", c);
     }
 }
 
@@ -447,6 +516,8 @@ int main() {
     packs();
     query_subsets();
     large_scores();
+    windows();
+    soft_caps();
     nan_shows();
     finite_differences();
     refusals();

@@ -133,12 +133,16 @@ void test_unsupported() {
         const char *words;
         void (*change)(gguf_context *, ggml_context *);
     } const cases[] = {
-        {CFT_ERR_UNSUPPORTED, "gpt2", [](gguf_context *g, ggml_context *) { gguf_set_val_str(g, "general.architecture", "gpt2"); }},
+        {CFT_ERR_UNSUPPORTED, "gpt2 is not trained; these are: llama (", [](gguf_context *g, ggml_context *) { gguf_set_val_str(g, "general.architecture", "gpt2"); }},
         {CFT_ERR_UNSUPPORTED, "llama.expert_count", [](gguf_context *g, ggml_context *) { gguf_set_val_u32(g, "llama.expert_count", 8); }},
-        {CFT_ERR_UNSUPPORTED, "llama.attention.sliding_window", [](gguf_context *g, ggml_context *) { gguf_set_val_u32(g, "llama.attention.sliding_window", 64); }},
-        {CFT_ERR_UNSUPPORTED, "llama.rope.scaling.type = yarn", [](gguf_context *g, ggml_context *) { gguf_set_val_str(g, "llama.rope.scaling.type", "yarn"); }},
+        {CFT_ERR_UNSUPPORTED, "llama.rope.scaling.type = longrope", [](gguf_context *g, ggml_context *) { gguf_set_val_str(g, "llama.rope.scaling.type", "longrope"); }},
+        {CFT_ERR_UNSUPPORTED, "llama.rope.scaling.yarn_beta_fast", [](gguf_context *g, ggml_context *) { gguf_set_val_f32(g, "llama.rope.scaling.yarn_beta_fast", 16); }},
+        {CFT_ERR_UNSUPPORTED, "llama.logit_scale", [](gguf_context *g, ggml_context *) { gguf_set_val_f32(g, "llama.logit_scale", 0.5f); }},
+        {CFT_ERR_UNSUPPORTED, "llama.attention.scale", [](gguf_context *g, ggml_context *) { gguf_set_val_f32(g, "llama.attention.scale", 0.1f); }},
+        {CFT_ERR_UNSUPPORTED, "llama.attn_logit_softcapping", [](gguf_context *g, ggml_context *) { gguf_set_val_f32(g, "llama.attn_logit_softcapping", 50); }},
         {CFT_ERR_UNSUPPORTED, "llama.attention.value_length", [](gguf_context *g, ggml_context *) { gguf_set_val_u32(g, "llama.attention.value_length", 4); }},
-        {CFT_ERR_UNSUPPORTED, "blk.1.attn_q.bias", [](gguf_context *g, ggml_context *c) { new_tensor(g, c, "blk.1.attn_q.bias", 32); }},
+        {CFT_ERR_UNSUPPORTED, "blk.1.attn_output.bias", [](gguf_context *g, ggml_context *c) { new_tensor(g, c, "blk.1.attn_output.bias", 32); }},
+        {CFT_ERR_FORMAT, "blk.1.attn_q.bias is 1 x 31, expected 1 x 32", [](gguf_context *g, ggml_context *c) { new_tensor(g, c, "blk.1.attn_q.bias", 31); }},
         {CFT_ERR_UNSUPPORTED, "blk.0.attn_q_norm.weight", [](gguf_context *g, ggml_context *c) { new_tensor(g, c, "blk.0.attn_q_norm.weight", 8); }},
         {CFT_ERR_UNSUPPORTED, "head size 12", [](gguf_context *g, ggml_context *) {
              gguf_set_val_u32(g, "llama.attention.key_length", 12);
@@ -165,6 +169,8 @@ void test_supported() {
     where = "harmless keys";
     const model m(options(), "harmless.gguf", [](gguf_context *g, ggml_context *) {
         gguf_set_val_u32(g, "llama.expert_count", 0);
+        gguf_set_val_u32(g, "llama.attention.sliding_window", 0);
+        gguf_set_val_bool(g, "llama.rope.scaling.finetuned", false);
         gguf_set_val_str(g, "llama.rope.scaling.type", "none");
         gguf_set_val_u32(g, "llama.vocab_size", 61);
         gguf_set_val_str(g, "general.name", "harmless");

@@ -257,7 +257,7 @@ void test_params_refused() {
         {"dropout", [](cft_trainer_params &p) { p.dropout = 1; }},
         {"dropout", [](cft_trainer_params &p) { p.dropout = -0.1f; }},
         {"targets", [](cft_trainer_params &p) { p.targets = 0; }},
-        {"targets", [](cft_trainer_params &p) { p.targets = 1 << 7; }},
+        {"targets", [](cft_trainer_params &p) { p.targets = 1 << 8; }},
         {"keep_activations", [](cft_trainer_params &p) { p.keep_activations = 3; }},
         {"max_tokens", [](cft_trainer_params &p) { p.max_tokens = 0; }},
         {"max_targets", [](cft_trainer_params &p) { p.max_targets = 65; }},

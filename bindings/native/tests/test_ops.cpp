@@ -70,7 +70,9 @@ void test_rmsnorm(const row_kernels &k) {
     }
 }
 
-void test_rope(const row_kernels &k) {
+// halves: pairs are (j, j + n_rot / 2), otherwise (2j, 2j + 1).
+void test_rope(const row_kernels &k, bool halves) {
+    const auto rope = halves ? k.rope_halves : k.rope;
     constexpr size_t n = 3, heads = 2, head_dim = 16, n_rot = 12, half = n_rot / 2;
     std::vector<float> table(n * n_rot);
     for (size_t i = 0; i < n; i++) {
@@ -82,52 +84,84 @@ void test_rope(const row_kernels &k) {
     }
     const auto         x = random_floats(n * heads * head_dim), y = random_floats(x.size());
     std::vector<float> turned = x, back, turned_back = y;
-    k.rope(turned.data(), n, heads, head_dim, n_rot, table.data(), 1);
+    rope(turned.data(), n, heads, head_dim, n_rot, table.data(), 1);
     doubles want = to_double(x);
     for (size_t i = 0; i < n * heads; i++) {
         for (size_t j = 0; j < half; j++) {
             const double angle = double(i / heads) * std::pow(100.0, -double(j) / double(half));
-            const size_t at    = i * head_dim + 2 * j;
-            want[at]           = double(x[at]) * std::cos(angle) - double(x[at + 1]) * std::sin(angle);
-            want[at + 1]       = double(x[at]) * std::sin(angle) + double(x[at + 1]) * std::cos(angle);
+            const size_t at = i * head_dim + (halves ? j : 2 * j), other = at + (halves ? half : 1);
+            want[at]        = double(x[at]) * std::cos(angle) - double(x[other]) * std::sin(angle);
+            want[other]     = double(x[at]) * std::sin(angle) + double(x[other]) * std::cos(angle);
         }
     }
     CHECK(worst(turned, want) < float_tolerance);
     back = turned;
-    k.rope(back.data(), n, heads, head_dim, n_rot, table.data(), -1);
+    rope(back.data(), n, heads, head_dim, n_rot, table.data(), -1);
     CHECK(worst(back, x) < float_tolerance);
     // The gradient of a rotation is the rotation back: <Rx, y> = <x, R⁻¹y>.
-    k.rope(turned_back.data(), n, heads, head_dim, n_rot, table.data(), -1);
+    rope(turned_back.data(), n, heads, head_dim, n_rot, table.data(), -1);
     CHECK_NEAR(dot(turned, y), dot(x, turned_back), norm(x) * norm(y), float_tolerance);
 }
 
 double silu(double x) { return x / (1 + std::exp(-x)); }
+double gelu(double x) { return x / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
 
-void test_swiglu(const row_kernels &k) {
+void test_gated(const row_kernels &k, bool with_gelu) {
+    const auto         forward = with_gelu ? k.geglu : k.swiglu;
+    const auto         backward = with_gelu ? k.geglu_backward : k.swiglu_backward;
+    const auto         of = with_gelu ? gelu : silu;
     constexpr size_t   n    = 83;
     auto               gate = random_floats(n, 4.0f);
     const auto         up = random_floats(n), d_act = random_floats(n);
     gate[0] = 100.0f, gate[1] = -100.0f, gate[2] = 0.0f; // beyond where e^x has a float value
     std::vector<float> act(n), d_gate(n), d_up(n), in_place = d_act;
-    k.swiglu(gate.data(), up.data(), act.data(), n);
-    k.swiglu_backward(d_act.data(), gate.data(), up.data(), d_gate.data(), d_up.data(), n);
-    k.swiglu_backward(in_place.data(), gate.data(), up.data(), in_place.data(), d_up.data(), n);
+    forward(gate.data(), up.data(), act.data(), n);
+    backward(d_act.data(), gate.data(), up.data(), d_gate.data(), d_up.data(), n);
+    backward(in_place.data(), gate.data(), up.data(), in_place.data(), d_up.data(), n);
     CHECK(in_place == d_gate);
     const auto loss = [&](const doubles &g, const doubles &u) {
         double sum = 0;
         for (size_t i = 0; i < n; i++) {
-            sum += silu(g[i]) * u[i] * double(d_act[i]);
+            sum += of(g[i]) * u[i] * double(d_act[i]);
         }
         return sum;
     };
     doubles want(n);
     for (size_t i = 0; i < n; i++) {
-        want[i] = silu(double(gate[i])) * double(up[i]);
+        want[i] = of(double(gate[i])) * double(up[i]);
     }
     CHECK(worst(act, want) < float_tolerance);
     const doubles g = to_double(gate), u = to_double(up);
     CHECK(worst(d_gate, numeric_gradient([&](const doubles &at) { return loss(at, u); }, g)) < difference_tolerance);
     CHECK(worst(d_up, numeric_gradient([&](const doubles &at) { return loss(g, at); }, u)) < difference_tolerance);
+}
+
+// The loss of capped logits, and its gradient before the cap.
+void test_soft_cap(const row_kernels &k) {
+    constexpr size_t v = 97, target = 40;
+    constexpr float  weight = 0.75f;
+    for (float cap : {2.0f, 30.0f}) {
+        auto logits = random_floats(v, 10.0f);
+        logits[0] = 1e4f, logits[1] = -1e4f;
+        const auto capped_of = [&](doubles x) {
+            for (double &xi : x) {
+                xi = double(cap) * std::tanh(xi / double(cap));
+            }
+            return x;
+        };
+        const auto loss_of = [&](const doubles &x) {
+            double sum = 0;
+            for (double xi : capped_of(x)) {
+                sum += std::exp(xi);
+            }
+            return std::log(sum) - capped_of(x)[target];
+        };
+        const doubles x = to_double(logits);
+        k.soft_cap(logits.data(), v, cap);
+        CHECK(worst(logits, capped_of(x)) < float_tolerance);
+        CHECK_NEAR(k.cross_entropy_capped(logits.data(), v, target, weight, cap), loss_of(x), loss_of(x), float_tolerance);
+        CHECK(worst(logits, numeric_gradient([&](const doubles &at) { return double(weight) * loss_of(at); }, x)) < difference_tolerance);
+    }
 }
 
 void test_cross_entropy(const row_kernels &k) {
@@ -209,6 +243,14 @@ void test_small_kernels(const row_kernels &k) {
         CHECK_NEAR(double(sum_of_products[i]), double(z[i]) + double(x[i]) * double(y[i]), 10, 1e-7);
     }
     CHECK_NEAR(k.sum_of_squares(x.data(), n), dot(x, x), dot(x, x), 1e-14);
+    CHECK_NEAR(k.dot(x.data(), y.data(), n), dot(x, y), norm(x) * norm(y), float_tolerance);
+    auto scaled = x, shifted = z;
+    k.scale(scaled.data(), 0.3f, n);
+    k.add_scaled(shifted.data(), x.data(), 0.3f, n);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(scaled[i] == x[i] * 0.3f);
+        CHECK_NEAR(double(shifted[i]), double(z[i]) + double(x[i]) * double(0.3f), 10, 1e-7);
+    }
 }
 
 // Philox4x32-10, from the kat_vectors file of the Random123 distribution.
@@ -294,8 +336,11 @@ int main() {
         where = name;
         if (const row_kernels *k = rows_of(set)) {
             test_rmsnorm(*k);
-            test_rope(*k);
-            test_swiglu(*k);
+            for (bool other : {false, true}) {
+                test_rope(*k, other);
+                test_gated(*k, other);
+            }
+            test_soft_cap(*k);
             test_cross_entropy(*k);
             test_adamw(*k);
             test_small_kernels(*k);

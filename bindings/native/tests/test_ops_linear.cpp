@@ -129,7 +129,8 @@ struct group_case {
     linear_group                         g;
     dropout                              drop;
 
-    explicit group_case(float probability) {
+    // shared: the two adapted modules have one A, as parts of one fused tensor.
+    group_case(float probability, bool shared) {
         drop = {probability, 42, 3, 6};
         a    = random_floats(2 * rank * in, 0.2f);
         da.resize(a.size());
@@ -144,9 +145,14 @@ struct group_case {
                 db[i].resize(b[i].size());
                 m.a  = a.data() + at * rank * in;
                 m.da = da.data() + at * rank * in;
+                m.column = at * rank;
                 m.b  = b[i].data();
                 m.db = db[i].data();
-                at++;
+                if (shared && at == 0 && i > 0) {
+                    m.id       = g.modules[0].id;
+                    m.shares_a = true;
+                }
+                at += shared ? 0 : 1;
             }
             g.modules.push_back(m);
         }
@@ -154,7 +160,7 @@ struct group_case {
         g.scale     = 1.5f;
         g.a         = a.data();
         g.da        = da.data();
-        g.h_columns = 2 * rank;
+        g.h_columns = (shared ? 1 : 2) * rank;
     }
 
     // The three outputs one after the other.
@@ -168,9 +174,9 @@ struct group_case {
 };
 
 // The adapter's values against the formula, with masks made word by word.
-void test_adapter_forward(float probability, int n_threads) {
-    where = "adapter forward, dropout " + std::to_string(probability) + ", " + std::to_string(n_threads) + " threads";
-    group_case         c(probability);
+void test_adapter_forward(float probability, int n_threads, bool shared) {
+    where = "adapter forward, dropout " + std::to_string(probability) + ", " + std::to_string(n_threads) + " threads" + (shared ? ", one A" : "");
+    group_case         c(probability, shared);
     cpu_ops            o(n_threads, any_shape, max_rows);
     const auto         x = random_floats(size_t(c.t * c.in));
     std::vector<float> h;
@@ -204,9 +210,9 @@ void test_adapter_forward(float probability, int n_threads) {
 }
 
 // Gradients against differences of the forward along random directions; the forward is linear in each argument alone.
-void test_adapter_backward(float probability, int n_threads) {
-    where = "adapter backward, dropout " + std::to_string(probability) + ", " + std::to_string(n_threads) + " threads";
-    group_case         c(probability);
+void test_adapter_backward(float probability, int n_threads, bool shared) {
+    where = "adapter backward, dropout " + std::to_string(probability) + ", " + std::to_string(n_threads) + " threads" + (shared ? ", one A" : "");
+    group_case         c(probability, shared);
     cpu_ops            o(n_threads, any_shape, max_rows);
     auto               x = random_floats(size_t(c.t * c.in));
     std::vector<float> h, u(size_t(c.t * c.g.h_columns)), dx(x.size(), NAN);
@@ -260,7 +266,7 @@ void test_adapter_backward(float probability, int n_threads) {
 void test_forward_variants() {
     where = "linear: h alone, and adding to y";
     for (float probability : {0.0f, 0.4f}) {
-        group_case         c(probability);
+        group_case         c(probability, false);
         cpu_ops            o(2, any_shape, max_rows);
         const auto         x = random_floats(size_t(c.t * c.in));
         std::vector<float> h, alone(size_t(c.t * c.g.h_columns));
@@ -312,8 +318,10 @@ int main() {
     test_frozen(GGML_TYPE_F32, 37, 9001, 20, 3);
     for (float probability : {0.0f, 0.3f}) {
         for (int n_threads : {1, 2, 5}) {
-            test_adapter_forward(probability, n_threads);
-            test_adapter_backward(probability, n_threads);
+            for (bool shared : {false, true}) {
+                test_adapter_forward(probability, n_threads, shared);
+                test_adapter_backward(probability, n_threads, shared);
+            }
         }
     }
     test_forward_variants();

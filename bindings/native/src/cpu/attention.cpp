@@ -172,7 +172,9 @@ attention_tiles::attention_tiles(const attention_mask &mask)
     : n_tokens(static_cast<int>(mask.n_tokens())), n_queries(static_cast<int>(mask.n_queries())),
       n_key_tiles(static_cast<int>(mask.key_tile_pairs_.size())), n_query_tiles(static_cast<int>(mask.query_tile_pairs_.size())),
       visible_until(mask.visible_until_.data()), query_tokens(mask.query_tokens_.data()), first_key(mask.first_key_.data()),
-      first_query(mask.first_query_.data()), end_query(mask.end_query_.data()), key_tiles(mask.key_tiles_.data()),
+      first_query(mask.first_query_.data()), end_query(mask.end_query_.data()),
+      key_positions(mask.key_positions_.empty() ? nullptr : mask.key_positions_.data()),
+      window_starts(mask.window_starts_.empty() ? nullptr : mask.window_starts_.data()), key_tiles(mask.key_tiles_.data()),
       query_tiles(mask.query_tiles_.data()), key_tiles_start(mask.key_tiles_start_.data()),
       query_tiles_start(mask.query_tiles_start_.data()), key_tile_pairs(mask.key_tile_pairs_.data()),
       query_tile_pairs(mask.query_tile_pairs_.data()) {}

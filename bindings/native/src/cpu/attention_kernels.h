@@ -19,6 +19,7 @@ struct attention_tiles {
 
     int            n_tokens, n_queries, n_key_tiles, n_query_tiles;
     const int32_t *visible_until, *query_tokens, *first_key, *first_query, *end_query;
+    const int32_t *key_positions, *window_starts; // NULL without
     const tile    *key_tiles, *query_tiles;
     const int32_t *key_tiles_start, *query_tiles_start;
     const int64_t *key_tile_pairs, *query_tile_pairs;

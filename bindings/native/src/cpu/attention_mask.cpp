@@ -20,7 +20,8 @@ size_t tiles_of(size_t n, size_t per_tile) { return (n + per_tile - 1) / per_til
 
 } // namespace
 
-attention_mask::attention_mask(const int32_t *visible_until, size_t n_tokens, const int32_t *query_tokens, size_t n_queries)
+attention_mask::attention_mask(const int32_t *visible_until, size_t n_tokens, const int32_t *query_tokens, size_t n_queries,
+                               const int32_t *positions, int32_t window)
     : n_tokens_(n_tokens) {
     if (n_tokens > static_cast<size_t>(std::numeric_limits<int32_t>::max()) - attention_tile_keys) {
         refuse(std::to_string(n_tokens) + " tokens: too many");
@@ -44,8 +45,40 @@ attention_mask::attention_mask(const int32_t *visible_until, size_t n_tokens, co
         }
         query_tokens_[i] = token;
     }
+    if (window > 0) {
+        set_window(positions, window);
+    }
     find_spans();
     list_tiles();
+}
+
+void attention_mask::set_window(const int32_t *positions, int32_t window) {
+    // In a sequence positions grow with the index, so that the window ends at an index. A tree is where they do not while
+    // something before still is visible.
+    bool    tree  = false;
+    int32_t reach = 0;
+    for (size_t j = 0; j + 1 < n_tokens_; j++) {
+        reach = std::max(reach, visible_until_[j]);
+        tree |= reach > static_cast<int32_t>(j) + 1 && positions[j + 1] - positions[j] != 1;
+    }
+    for (size_t j = 0; j < n_tokens_; j++) {
+        int32_t &until = visible_until_[j];
+        if (!tree) {
+            until = static_cast<int32_t>(std::min<int64_t>(until, static_cast<int64_t>(j) + window));
+            continue;
+        }
+        while (positions[until - 1] - positions[j] >= window) { // ends at the key itself
+            until--;
+        }
+    }
+    if (!tree) {
+        return;
+    }
+    key_positions_.assign(visible_until_.size(), 0);
+    std::copy(positions, positions + n_tokens_, key_positions_.begin());
+    for (int32_t token : query_tokens_) {
+        window_starts_.push_back(positions[token] - window + 1);
+    }
 }
 
 void attention_mask::find_spans() {
@@ -73,6 +106,17 @@ void attention_mask::find_spans() {
         first_query_[j] = index_of[j];
         end_query_[j]   = index_of[static_cast<size_t>(visible_until_[j])];
     }
+}
+
+// Whether, in a tree, all keys of a whole tile lie in the windows of all queries of another.
+bool attention_mask::in_window(size_t query_tile, size_t key_tile) const {
+    if (window_starts_.empty()) {
+        return true;
+    }
+    const auto key = key_positions_.begin() + static_cast<std::ptrdiff_t>(key_tile * attention_tile_keys);
+    const auto query = window_starts_.begin() + static_cast<std::ptrdiff_t>(query_tile * attention_tile_queries);
+    const auto n     = std::min<std::ptrdiff_t>(attention_tile_queries, window_starts_.end() - query);
+    return *std::min_element(key, key + attention_tile_keys) >= *std::max_element(query, query + n);
 }
 
 void attention_mask::list_tiles() {
@@ -110,7 +154,7 @@ void attention_mask::list_tiles() {
             touching += touch[qt];
             covering += cover[qt];
             if (touching > 0) {
-                const bool whole = covering == attention_tile_keys;
+                const bool whole = covering == attention_tile_keys && in_window(qt, kt);
                 query_tiles_.push_back({static_cast<int32_t>(qt), whole});
                 of_query_tile[qt].push_back({static_cast<int32_t>(kt), whole});
             }

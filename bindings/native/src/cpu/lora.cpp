@@ -51,9 +51,8 @@ void cpu_ops::adapter_inputs(const linear_group &g, const dropout &drop, const f
         // Staging holds a strip of columns of some rows; strips are added up in order.
         const int64_t space = int64_t(scratch::staging_floats), width = std::min(in, space), rows = space / width;
         float *const  masked = scratch_of(ith).staging;
-        int64_t       column = 0;
         for (const auto &m : g.modules) {
-            if (!m.a) {
+            if (!m.a || m.shares_a) {
                 continue;
             }
             const masks mask(kernels_, drop, m.id);
@@ -66,11 +65,10 @@ void cpu_ops::adapter_inputs(const linear_group &g, const dropout &drop, const f
                         mask.fill(r + i, columns, row);
                         kernels_.multiply(x + (r + i) * in + c, row, row, size_t(columns.size()));
                     }
-                    product.multiply_transposed(rows_of(masked, columns.size()), m.a + c, in, {h + r * ld + column, ld, 1, c > 0}, n, g.rank,
+                    product.multiply_transposed(rows_of(masked, columns.size()), m.a + c, in, {h + r * ld + m.column, ld, 1, c > 0}, n, g.rank,
                                                 columns.size());
                 }
             }
-            column += g.rank;
         }
     });
 }
@@ -83,13 +81,11 @@ void cpu_ops::linear(const linear_group &g, const dropout &drop, const float *x,
         return;
     }
     pool_.run([&](int ith, int nth) {
-        int64_t column = 0;
         for (size_t i = 0; i < g.modules.size(); i++) {
             const auto &m = g.modules[i];
             low_rank    extra;
             if (m.a) {
-                extra = {h + column, m.b, g.h_columns, g.rank, g.scale};
-                column += g.rank;
+                extra = {h + m.column, m.b, g.h_columns, g.rank, g.scale};
             }
             frozen_forward(product_, *m.w, x, share_product(t, m.w->rows, product_.panel, ith, nth), add, extra, y[i], m.w->rows,
                            scratch_of(ith));
@@ -102,14 +98,12 @@ void cpu_ops::adapter_gradients(const linear_group &g, const float *x, int64_t t
                                 bool with_a, int ith, int nth) {
     const int64_t in = g.inputs(), ld = g.h_columns;
     const products product = products_of(ith);
-    int64_t        column = 0;
     for (size_t i = 0; i < g.modules.size(); i++) {
         const auto &m = g.modules[i];
         if (m.a) {
             const range out = share(m.w->rows, by_vector, ith, nth);
-            product.multiply(columns_of(dy[i] + out.begin, m.w->rows), h + column, ld, {m.db + out.begin * g.rank, g.rank, g.scale, true},
+            product.multiply(columns_of(dy[i] + out.begin, m.w->rows), h + m.column, ld, {m.db + out.begin * g.rank, g.rank, g.scale, true},
                              out.size(), g.rank, t);
-            column += g.rank;
         }
     }
     if (with_a && ld > 0) {
@@ -124,14 +118,12 @@ void cpu_ops::linear_backward(const linear_group &g, const dropout &drop, const 
     const bool    masked = drop.probability > 0;
     if (ld > 0) {
         pool_.run([&](int ith, int nth) {
-            const range part   = share(t, 1, ith, nth);
-            int64_t     column = 0;
+            const range part = share(t, 1, ith, nth);
             for (size_t i = 0; i < g.modules.size(); i++) {
                 const auto &m = g.modules[i];
                 if (m.a) {
                     products_of(ith).multiply(rows_of(dy[i] + part.begin * m.w->rows, m.w->rows), m.b, g.rank,
-                                              {u + part.begin * ld + column, ld, g.scale}, part.size(), g.rank, m.w->rows);
-                    column += g.rank;
+                                              {u + part.begin * ld + m.column, ld, g.scale, m.shares_a}, part.size(), g.rank, m.w->rows);
                 }
             }
         });
@@ -172,13 +164,12 @@ void cpu_ops::dropped_gradients(const linear_group &g, const dropout &drop, cons
         const int64_t  half = int64_t(scratch::staging_floats) / 2, width = std::min(all.size(), half), rows = half / width;
         float *const   mask = scratch_of(ith).staging, *const masked = mask + half;
         const products product = products_of(ith);
-        int64_t        column = 0;
         for (const auto &m : g.modules) {
-            if (!m.a) {
+            if (!m.a || m.shares_a) {
                 continue;
             }
             const masks source(kernels_, drop, m.id);
-            float      *da = g.da + column * in;
+            float      *da = g.da + m.column * in;
             for (int64_t c = all.begin; c < all.end; c += width) {
                 const range   columns = {c, std::min(all.end, c + width)};
                 const int64_t w       = columns.size();
@@ -188,16 +179,15 @@ void cpu_ops::dropped_gradients(const linear_group &g, const dropout &drop, cons
                         source.fill(r + i, columns, mask + i * w);
                         kernels_.multiply(x + (r + i) * in + c, mask + i * w, masked + i * w, size_t(w));
                     }
-                    product.multiply(columns_of(u + r * ld + column, ld), masked, w, {da + c, in, 1, true}, g.rank, w, n);
+                    product.multiply(columns_of(u + r * ld + m.column, ld), masked, w, {da + c, in, 1, true}, g.rank, w, n);
                     if (dx) {
-                        product.multiply(rows_of(u + r * ld + column, ld), m.a + c, in, {masked, w}, n, w, g.rank);
+                        product.multiply(rows_of(u + r * ld + m.column, ld), m.a + c, in, {masked, w}, n, w, g.rank);
                         for (int64_t i = 0; i < n; i++) {
                             kernels_.multiply_add(masked + i * w, mask + i * w, dx + (r + i) * in + c, size_t(w));
                         }
                     }
                 }
             }
-            column += g.rank;
         }
     });
 }

@@ -28,32 +28,26 @@ scratch cpu_ops::scratch_of(int ith) const {
     return {start, start + products::scratch_floats};
 }
 
-template <typename Body> void cpu_ops::divide(int64_t n, int64_t step, const Body &body) {
-    pool_.run([&](int ith, int nth) {
-        const range part = share(n, step, ith, nth);
-        if (part.size() > 0) {
-            body(part.begin, part.end);
-        }
-    });
-}
-
-void cpu_ops::embed(const weight &table, const int32_t *tokens, int64_t n, float *x) {
+void cpu_ops::embed(const weight &table, const int32_t *tokens, int64_t n, float scale, float *x) {
     divide(n, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             table.dequantize(tokens[i], 0, table.cols, x + i * table.cols);
+            if (scale != 1.0f) {
+                kernels_.scale(x + i * table.cols, scale, size_t(table.cols));
+            }
         }
     });
 }
 
-void cpu_ops::rope_table(const int32_t *positions, int64_t n, const std::vector<float> &frequencies, float *table) {
-    const size_t half = frequencies.size();
+void cpu_ops::rope_table(const int32_t *positions, int64_t n, const rope_set &set, float *table) {
+    const size_t half = set.frequencies.size();
     divide(n, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             float *const row = table + size_t(i) * 2 * half;
             for (size_t j = 0; j < half; j++) {
-                const float angle = float(positions[i]) * frequencies[j];
-                row[j]            = std::cos(angle);
-                row[half + j]     = std::sin(angle);
+                const float angle = float(positions[i]) * set.frequencies[j];
+                row[j]            = std::cos(angle) * set.amplitude;
+                row[half + j]     = std::sin(angle) * set.amplitude;
             }
         }
     });
@@ -83,6 +77,18 @@ void cpu_ops::scatter_add(const float *from, const std::vector<int32_t> &rows, i
     });
 }
 
+void cpu_ops::add(const float *x, int64_t n_floats, float *y) {
+    divide(n_floats, by_vector, [&](int64_t begin, int64_t end) { kernels_.add(y + begin, x + begin, size_t(end - begin)); });
+}
+
+void cpu_ops::add_bias(const std::vector<float> &bias, int64_t n, float *y) {
+    divide(n, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            kernels_.add(y + i * int64_t(bias.size()), bias.data(), bias.size());
+        }
+    });
+}
+
 void cpu_ops::rmsnorm(const float *x, const std::vector<float> &w, int64_t n, float eps, float *y) {
     const int64_t d = int64_t(w.size());
     divide(n, 1, [&](int64_t begin, int64_t end) { kernels_.rmsnorm(x + begin * d, w.data(), y + begin * d, size_t(end - begin), w.size(), eps); });
@@ -95,23 +101,27 @@ void cpu_ops::rmsnorm_backward(const float *dy, const float *x, const std::vecto
     });
 }
 
-void cpu_ops::rope(float *x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, const float *table, int direction) {
-    const int64_t width = int64_t(n_head) * head_dim;
+void cpu_ops::rope(float *x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, bool halves, const float *table,
+                   int direction) {
+    const int64_t width  = int64_t(n_head) * head_dim;
+    const auto    rotate = halves ? kernels_.rope_halves : kernels_.rope;
     divide(n, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             const int64_t token = rows ? rows[i] : i;
-            kernels_.rope(x + i * width, 1, size_t(n_head), size_t(head_dim), size_t(n_rot), table + token * n_rot, float(direction));
+            rotate(x + i * width, 1, size_t(n_head), size_t(head_dim), size_t(n_rot), table + token * n_rot, float(direction));
         }
     });
 }
 
-void cpu_ops::swiglu(const float *gate, const float *up, int64_t n_floats, float *act) {
-    divide(n_floats, by_vector, [&](int64_t begin, int64_t end) { kernels_.swiglu(gate + begin, up + begin, act + begin, size_t(end - begin)); });
+void cpu_ops::gated(bool gelu, const float *gate, const float *up, int64_t n_floats, float *act) {
+    const auto kernel = gelu ? kernels_.geglu : kernels_.swiglu;
+    divide(n_floats, by_vector, [&](int64_t begin, int64_t end) { kernel(gate + begin, up + begin, act + begin, size_t(end - begin)); });
 }
 
-void cpu_ops::swiglu_backward(const float *d_act, const float *gate, const float *up, int64_t n_floats, float *d_gate, float *d_up) {
+void cpu_ops::gated_backward(bool gelu, const float *d_act, const float *gate, const float *up, int64_t n_floats, float *d_gate, float *d_up) {
+    const auto kernel = gelu ? kernels_.geglu_backward : kernels_.swiglu_backward;
     divide(n_floats, by_vector, [&](int64_t begin, int64_t end) {
-        kernels_.swiglu_backward(d_act + begin, gate + begin, up + begin, d_gate + begin, d_up + begin, size_t(end - begin));
+        kernel(d_act + begin, gate + begin, up + begin, d_gate + begin, d_up + begin, size_t(end - begin));
     });
 }
 
@@ -129,14 +139,32 @@ void cpu_ops::logits(const weight &w, const float *x, int64_t n, float *out, int
     });
 }
 
-void cpu_ops::cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, bool gradient,
-                            double *losses) {
+void cpu_ops::soft_cap(float *x, int64_t n, int64_t n_vocab, int64_t stride, float cap) {
+    divide(n, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+            kernels_.soft_cap(x + i * stride, size_t(n_vocab), cap);
+        }
+    });
+}
+
+void cpu_ops::cross_entropy(float *logits, int64_t n, int64_t n_vocab, int64_t stride, const int32_t *targets, const float *weights, float cap,
+                            bool gradient, double *losses) {
     divide(n, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
             float *const row    = logits + i * stride;
-            const size_t target = size_t(targets[i]);
-            losses[i]           = double(weights[i]) * (gradient ? kernels_.cross_entropy(row, size_t(n_vocab), target, weights[i])
-                                                                 : kernels_.cross_entropy_loss(row, size_t(n_vocab), target));
+            const size_t target = size_t(targets[i]), v = size_t(n_vocab);
+            if (cap > 0) {
+                kernels_.soft_cap(row, v, cap);
+            }
+            double loss = 0;
+            if (!gradient) {
+                loss = kernels_.cross_entropy_loss(row, v, target);
+            } else if (cap > 0) {
+                loss = kernels_.cross_entropy_capped(row, v, target, weights[i], cap);
+            } else {
+                loss = kernels_.cross_entropy(row, v, target, weights[i]);
+            }
+            losses[i] = double(weights[i]) * loss;
         }
     });
 }

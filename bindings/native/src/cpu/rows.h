@@ -18,16 +18,31 @@ struct row_kernels {
     // Rotates pairs (2j, 2j+1), j < n_rot/2, of every head of every row by its angle; cos_sin: [n][n_rot], cosines first.
     // sign -1 rotates back.
     void (*rope)(float *x, size_t n, size_t n_head, size_t head_dim, size_t n_rot, const float *cos_sin, float sign);
+    // The same for pairs (j, j + n_rot/2).
+    void (*rope_halves)(float *x, size_t n, size_t n_head, size_t head_dim, size_t n_rot, const float *cos_sin, float sign);
     // act = silu(gate) * up, n elements.
     void (*swiglu)(const float *gate, const float *up, float *act, size_t n);
     // d_gate and d_up of the above for d_act; d_gate may be d_act.
     void (*swiglu_backward)(const float *d_act, const float *gate, const float *up, float *d_gate, float *d_up, size_t n);
+    // The same two with gelu, in its tanh form, for silu.
+    void (*geglu)(const float *gate, const float *up, float *act, size_t n);
+    void (*geglu_backward)(const float *d_act, const float *gate, const float *up, float *d_gate, float *d_up, size_t n);
+    // x = cap * tanh(x / cap), n elements.
+    void (*soft_cap)(float *x, size_t n, float cap);
     // Turns one row of v logits into weight * (softmax - onehot(target)), returns -log softmax[target].
     double (*cross_entropy)(float *logits, size_t v, size_t target, float weight);
-    // The same without the gradient.
+    // The same for logits that went through soft_cap: the gradient is that before it.
+    double (*cross_entropy_capped)(float *logits, size_t v, size_t target, float weight, float cap);
+    // The loss without the gradient.
     double (*cross_entropy_loss)(const float *logits, size_t v, size_t target);
     // y += x, n elements.
     void (*add)(float *y, const float *x, size_t n);
+    // x *= s, n elements.
+    void (*scale)(float *x, float s, size_t n);
+    // y += s * x, n elements.
+    void (*add_scaled)(float *y, const float *x, float s, size_t n);
+    // The sum of x * y, n elements.
+    double (*dot)(const float *x, const float *y, size_t n);
     // out = x * y, and sum += x * y, n elements.
     void (*multiply)(const float *x, const float *y, float *out, size_t n);
     void (*multiply_add)(const float *x, const float *y, float *sum, size_t n);
