@@ -20,12 +20,13 @@ func percent(format string, args any) string {
 	var out strings.Builder
 	used := 0
 	for {
-		before, rest, found := strings.Cut(format, "%")
-		out.WriteString(before)
-		if !found {
+		at := strings.IndexByte(format, '%')
+		if at < 0 {
+			out.WriteString(format)
 			break
 		}
-		rest = "%" + rest
+		out.WriteString(format[:at])
+		rest := format[at:]
 		m := percentPattern.FindStringSubmatch(rest)
 		if m == nil || m[1] != "" || m[2] != "" {
 			failf("the format %.20q is not supported", rest)
