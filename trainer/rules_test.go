@@ -74,6 +74,7 @@ var allowed = map[string][]string{
 	"bindings/llama/example": {"bindings/llama"},
 	"cmd/cftune":             {"trainer", "trainer/*", "bindings/*"},
 	"bench/prefix":           {"trainer/pack", "bindings/engine"},
+	"bench/merge":            {"internal/testmodel", "trainer/gguf"},
 }
 
 // goFile is one parsed Go file of this module.

@@ -16,7 +16,7 @@ type Replacement struct {
 }
 
 // Rewrite writes a copy of the file to w with other contents for some tensors (by name; the shapes stay) and with other or
-// more metadata: values are string, bool, uint64, float32 or float64. Everything else is copied as it lies; memory does
+// more metadata: values are string, bool, uint32, uint64, float32 or float64. Everything else is copied as it lies; memory does
 // not grow with the file.
 func (f *File) Rewrite(w io.Writer, replace map[string]Replacement, metadata map[string]any) error {
 	in, err := os.Open(f.Path)
@@ -28,6 +28,26 @@ func (f *File) Rewrite(w io.Writer, replace map[string]Replacement, metadata map
 		return fmt.Errorf("rewrite gguf %s: %w", f.Path, err)
 	}
 	return nil
+}
+
+// NewTensor is a tensor of a file that is written anew.
+type NewTensor struct {
+	Name  string
+	Shape []uint64 // the fastest dimension first
+	Type  TensorType
+	Write func(w io.Writer) error // all of the tensor's bytes
+}
+
+// WriteNew writes a file with this one's metadata, changed as by Rewrite, and with other tensors.
+func (f *File) WriteNew(w io.Writer, tensors []NewTensor, metadata map[string]any) error {
+	made := *f
+	made.Tensors = nil
+	replace := make(map[string]Replacement, len(tensors))
+	for _, t := range tensors {
+		made.Tensors = append(made.Tensors, TensorInfo{Name: t.Name, Shape: t.Shape, Type: t.Type})
+		replace[t.Name] = Replacement{t.Type, t.Write}
+	}
+	return made.Rewrite(w, replace, metadata)
 }
 
 func (f *File) rewrite(w io.Writer, in io.ReaderAt, replace map[string]Replacement, metadata map[string]any) error {

@@ -73,6 +73,9 @@ func (e *encoder) key(name string, v any) {
 			b = 1
 		}
 		e.write([]byte{b})
+	case uint32:
+		e.u32(uint32(Uint32))
+		e.u32(v)
 	case uint64:
 		e.u32(uint32(Uint64))
 		e.u64(v)
