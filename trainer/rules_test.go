@@ -200,12 +200,13 @@ func TestOnePackageHasCgo(t *testing.T) {
 	}
 }
 
-// Flags, signals and the end of the process belong to cmd and to benches; a library that takes them surprises its caller.
+// Flags, signals and the end of the process belong to programs; a library that takes them surprises its caller.
 func TestOnlyCommandsHaveFlagsSignalsAndExits(t *testing.T) {
 	reserved := []string{"flag", "os/signal", "github.com/spf13/cobra", "github.com/spf13/pflag"}
 	exits := map[string][]string{"os": {"Exit"}, "log": {"Fatal", "Fatalf", "Fatalln"}}
+	programs := []string{"cmd/", "bench/", "bindings/llama/example"}
 	for _, f := range goFiles(t) {
-		if strings.HasPrefix(f.dir, "cmd/") || strings.HasPrefix(f.dir, "bench/") || f.test {
+		if f.test || slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(f.dir, p) }) {
 			continue
 		}
 		for _, p := range f.imports() {
