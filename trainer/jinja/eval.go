@@ -135,6 +135,9 @@ func missing(v any, key any) undefined {
 func (e *itemExpression) eval(s *state, c *scope) any {
 	s.step()
 	v := e.of.eval(s, c)
+	if t, ok := text(v); ok {
+		s.charge(runeBytes * len(t))
+	}
 	return item(v, e.index.eval(s, c))
 }
 
@@ -188,10 +191,10 @@ func (e *sliceExpression) eval(s *state, c *scope) any {
 	}
 	switch v := v.(type) {
 	case *List:
-		return &List{Items: slice(v.Items, bounds), Tuple: v.Tuple}
+		return s.made(&List{Items: slice(v.Items, bounds), Tuple: v.Tuple})
 	case string, markup:
-		runes := slice([]rune(str(v)), bounds)
-		return string(runes)
+		s.charge(runeBytes * len(str(v)))
+		return string(slice([]rune(str(v)), bounds))
 	}
 	failf("a %s cannot be sliced", typeName(v))
 	return nil
@@ -281,13 +284,13 @@ func (e *callExpression) invoke(s *state, c *scope, caller *macro) any {
 		if err != nil {
 			panic(&failure{err})
 		}
-		return value
+		return s.made(value)
 	case *macro:
 		return f.call(s, args, nil)
 	case *loop:
 		return f.recurse(s, args)
 	case method:
-		return callMethod(f.self, f.name, args)
+		return s.made(callMethod(f.self, f.name, args))
 	}
 	failf("a %s cannot be called", typeName(callee))
 	return nil
@@ -296,7 +299,7 @@ func (e *callExpression) invoke(s *state, c *scope, caller *macro) any {
 func (e *filterExpression) eval(s *state, c *scope) any {
 	s.step()
 	v := e.of.eval(s, c)
-	return filters[e.name](s, v, e.call.arguments(s, c))
+	return s.made(filters[e.name](s, v, e.call.arguments(s, c)))
 }
 
 func (e *testExpression) eval(s *state, c *scope) any {
@@ -382,24 +385,24 @@ func (e *concatExpression) eval(s *state, c *scope) any {
 	s.step()
 	values := evalAll(s, c, e.parts)
 	escaped := slices.ContainsFunc(values, func(v any) bool { _, ok := v.(markup); return ok })
-	var out strings.Builder
+	var out builder
 	for _, v := range values {
 		if _, ok := v.(markup); escaped && !ok {
-			out.WriteString(escape(str(v)))
+			out.add(escape(str(v)))
 		} else {
-			out.WriteString(str(v))
+			out.add(str(v))
 		}
 	}
 	if escaped {
-		return markup(out.String())
+		return s.made(markup(out.String()))
 	}
-	return out.String()
+	return s.made(out.String())
 }
 
 func (e *binaryExpression) eval(s *state, c *scope) any {
 	s.step()
 	left := e.left.eval(s, c)
-	return binary(e.operator, left, e.right.eval(s, c))
+	return s.made(binary(e.operator, left, e.right.eval(s, c)))
 }
 
 func binary(op string, a, b any) any {
@@ -443,6 +446,9 @@ func add(a, b any) (any, bool) {
 	x, ok := text(a)
 	y, ok2 := text(b)
 	if ok && ok2 {
+		if len(x)+len(y) > maxTextBytes {
+			failf("makes a text of more than %d bytes", maxTextBytes)
+		}
 		_, m := a.(markup)
 		_, m2 := b.(markup)
 		switch {
@@ -458,6 +464,7 @@ func add(a, b any) (any, bool) {
 	l, ok := a.(*List)
 	r, ok2 := b.(*List)
 	if ok && ok2 && l.Tuple == r.Tuple {
+		bounded("a list", len(l.Items)+len(r.Items))
 		return &List{Items: slices.Concat(l.Items, r.Items), Tuple: l.Tuple}, true
 	}
 	return nil, false
@@ -467,7 +474,7 @@ func repeat(v any, n int) (any, bool) {
 	n = max(n, 0)
 	switch v := v.(type) {
 	case string:
-		if len(v) > 0 && n > maxOutputBytes/len(v) {
+		if len(v) > 0 && n > maxTextBytes/len(v) {
 			failf("text of %d times %d bytes is too long", n, len(v))
 		}
 		return strings.Repeat(v, n), true

@@ -296,15 +296,20 @@ func filterIndent(_ *state, v any, a arguments) any {
 		indent = pad(" ", wholeOr("indent", given[0], 4))
 	}
 	lines := splitLines(soft(v)+"\n", false)
+	var out builder
 	for i, line := range lines {
+		if i > 0 {
+			out.add("\n")
+		}
 		switch {
 		case i == 0 && !truthOr(given[1], false):
 		case i > 0 && line == "" && !truthOr(given[2], false):
 		default:
-			lines[i] = indent + line
+			out.add(indent)
 		}
+		out.add(line)
 	}
-	return strings.Join(lines, "\n")
+	return out.String()
 }
 
 func filterItems(_ *state, v any, a arguments) any {
@@ -330,7 +335,7 @@ func filterJoin(_ *state, v any, a arguments) any {
 	if !isAbsent(given[0]) {
 		sep = soft(given[0])
 	}
-	return strings.Join(parts, sep)
+	return joined(parts, sep)
 }
 
 func filterList(_ *state, v any, a arguments) any {
@@ -447,7 +452,7 @@ func filterReplace(_ *state, v any, a arguments) any {
 	if given[2] == nil {
 		given[2] = absent{}
 	}
-	return strings.Replace(soft(v), soft(given[0]), soft(given[1]), wholeOr("replace", given[2], -1))
+	return replaced(soft(v), soft(given[0]), soft(given[1]), wholeOr("replace", given[2], -1))
 }
 
 func filterReverse(_ *state, v any, a arguments) any {

@@ -17,15 +17,15 @@ func percent(format string, args any) string {
 	if list, ok := args.(*List); ok && list.Tuple {
 		items = list.Items
 	}
-	var out strings.Builder
+	var out builder
 	used := 0
 	for {
 		at := strings.IndexByte(format, '%')
 		if at < 0 {
-			out.WriteString(format)
+			out.add(format)
 			break
 		}
-		out.WriteString(format[:at])
+		out.add(format[:at])
 		rest := format[at:]
 		m := percentPattern.FindStringSubmatch(rest)
 		if m == nil || m[1] != "" || m[2] != "" {
@@ -33,7 +33,7 @@ func percent(format string, args any) string {
 		}
 		format = rest[len(m[0]):]
 		if m[4] == "" {
-			out.WriteByte('%')
+			out.add("%")
 			continue
 		}
 		if used == len(items) {
@@ -41,7 +41,7 @@ func percent(format string, args any) string {
 		}
 		v := items[used]
 		used++
-		out.WriteString(converted(v, m[4], m[3]))
+		out.add(converted(v, m[4], m[3]))
 	}
 	if used < len(items) {
 		if _, isDict := args.(*Dict); !isDict {
@@ -82,16 +82,17 @@ func converted(v any, conversion, precision string) string {
 
 // formatText is str.format with fields that are empty, numbers or names.
 func formatText(format string, a arguments) string {
-	var out strings.Builder
+	var out builder
 	next := 0
 	for {
 		at := strings.IndexAny(format, "{}")
 		if at < 0 {
-			return out.String() + format
+			out.add(format)
+			return out.String()
 		}
-		out.WriteString(format[:at])
+		out.add(format[:at])
 		if strings.HasPrefix(format[at+1:], format[at:at+1]) {
-			out.WriteByte(format[at])
+			out.add(format[at : at+1])
 			format = format[at+2:]
 			continue
 		}
@@ -110,13 +111,13 @@ func formatText(format string, a arguments) string {
 			if !known {
 				failf("the format field {%s} is not known or not supported", field)
 			}
-			out.WriteString(str(v))
+			out.add(str(v))
 			continue
 		}
 		if index < 0 || index >= len(a.list) {
 			failf("a format has no argument %d", index)
 		}
-		out.WriteString(str(a.list[index]))
+		out.add(str(a.list[index]))
 	}
 }
 
@@ -138,7 +139,7 @@ func filterToJSON(_ *state, v any, a arguments) any {
 }
 
 type jsonWriter struct {
-	out    strings.Builder
+	out    builder
 	indent int // negative: all in one line
 }
 
@@ -148,11 +149,11 @@ func (w *jsonWriter) value(v any, depth int) {
 	}
 	switch v := v.(type) {
 	case nil:
-		w.out.WriteString("null")
+		w.out.add("null")
 	case bool:
-		w.out.WriteString(strconv.FormatBool(v))
+		w.out.add(strconv.FormatBool(v))
 	case int, float64:
-		w.out.WriteString(repr(v))
+		w.out.add(repr(v))
 	case string:
 		w.text(v)
 	case markup:
@@ -162,7 +163,7 @@ func (w *jsonWriter) value(v any, depth int) {
 	case *Dict:
 		w.sequence("{}", len(v.keys), depth, func(i int) {
 			w.text(textOr("a key of JSON", v.keys[i], ""))
-			w.out.WriteString(": ")
+			w.out.add(": ")
 			w.value(v.values[i], depth+1)
 		})
 	default:
@@ -172,13 +173,13 @@ func (w *jsonWriter) value(v any, depth int) {
 }
 
 func (w *jsonWriter) sequence(brackets string, n, depth int, item func(i int)) {
-	w.out.WriteByte(brackets[0])
+	w.out.add(brackets[:1])
 	for i := range n {
 		switch {
 		case i > 0 && w.indent >= 0:
-			w.out.WriteByte(',')
+			w.out.add(",")
 		case i > 0:
-			w.out.WriteString(", ")
+			w.out.add(", ")
 		}
 		w.line(depth + 1)
 		item(i)
@@ -186,12 +187,12 @@ func (w *jsonWriter) sequence(brackets string, n, depth int, item func(i int)) {
 	if n > 0 {
 		w.line(depth)
 	}
-	w.out.WriteByte(brackets[1])
+	w.out.add(brackets[1:])
 }
 
 func (w *jsonWriter) line(depth int) {
 	if w.indent >= 0 {
-		w.out.WriteString("\n" + pad(" ", w.indent*depth))
+		w.out.add("\n" + pad(" ", w.indent*depth))
 	}
 }
 
@@ -203,5 +204,5 @@ func (w *jsonWriter) text(s string) {
 	if err := encoder.Encode(s); err != nil {
 		failf("JSON: %v", err)
 	}
-	w.out.WriteString(strings.NewReplacer(`\\`, `\\`, `\u2028`, "\u2028", `\u2029`, "\u2029").Replace(strings.TrimSuffix(out.String(), "\n")))
+	w.out.add(strings.NewReplacer(`\\`, `\\`, `\u2028`, "\u2028", `\u2029`, "\u2029").Replace(strings.TrimSuffix(out.String(), "\n")))
 }

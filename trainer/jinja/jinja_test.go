@@ -161,10 +161,27 @@ func TestRefusals(t *testing.T) {
 		"{{ " + strings.Repeat("not ", 10000) + "1 }}":                                   "nests deeper",
 		"{{ " + strings.Repeat("-", 1) + " " + strings.Repeat("- ", 10000) + "1 }}":      "nests deeper",
 		strings.Repeat("{% if 1 %}", 10000):                                              "nests deeper",
-		"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}": "runs too long",
-		"{% for a in range(99999) %}{{ 'aaaaaaaaaaaaaaaa' * 1000 }}{% endfor %}":         "writes more",
+		"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}": "makes more",
+		"{% for a in range(99999) %}" + strings.Repeat("{{ 1 }}", 20) + "{% endfor %}":   "runs too long",
+		"{% for a in range(99999) %}{{ 'aaaaaaaaaaaaaaaa' * 1000 }}{% endfor %}":         "makes more",
+		"{% set x = 'ab' %}" + strings.Repeat("{% set x = x ~ x %}", 40):                 "makes a text of more",
+		"{% set x = 'ab' %}" + strings.Repeat("{% set x = x + x %}", 40):                 "makes a text of more",
+		"{% set x = [1] %}" + strings.Repeat("{% set x = x + x %}", 40):                  "a list of",
+		"{% set x = 'a' * 4000 %}{{ x.replace('a', x) | replace('a', x) }}":              "makes a text of more",
+		"{% set x = 'a' * 4000 %}{{ x.join((x, x) * 1000) }}":                            "makes a text of more",
+		"{% set x = ['a' * 4000] * 4000 %}{{ x }}":                                       "makes a text of more",
+		"{% set x = ['a' * 4000] * 4000 %}{{ x | tojson }}":                              "makes a text of more",
+		"{{ ('a\n' * 9000) | indent(9000) }}":                                            "makes a text of more",
+		"{{ ('a' * 4000000) | list }}":                                                   "a text gone through",
+		"{{ ('a' * 4000000).split('a') }}":                                               "a split of",
+		"{{ (' a' * 2000000).split() }}":                                                 "a split of",
+		"{{ ('\n' * 4000000).splitlines() }}":                                            "a split into lines",
+		"{% set x = 'é' * 2000000 %}{{ x[1] ~ x[2] }}":                                   "makes more",
 	} {
-		_, err := render(source, map[string]any{"raise": Func(func([]any, map[string]any) (any, error) { return nil, errors.New("no") })})
+		var err error
+		testlimit.Bound(t, func() {
+			_, err = render(source, map[string]any{"raise": Func(func([]any, map[string]any) (any, error) { return nil, errors.New("no") })})
+		})
 		assert.ErrorContains(t, err, want, "%.80s", source)
 	}
 }

@@ -151,7 +151,7 @@ func init() {
 		"index": finding("index", strings.Index, true),
 		"replace": func(s string, a arguments) any {
 			v := a.bind("replace", 2, "old", "new", "count")
-			return strings.Replace(s, textOr("replace", v[0], ""), textOr("replace", v[1], ""), wholeOr("replace", v[2], -1))
+			return replaced(s, textOr("replace", v[0], ""), textOr("replace", v[1], ""), wholeOr("replace", v[2], -1))
 		},
 		"split":  func(s string, a arguments) any { return split(s, a, "split", false) },
 		"rsplit": func(s string, a arguments) any { return split(s, a, "rsplit", true) },
@@ -179,7 +179,7 @@ func init() {
 			for _, v := range iterate(a.bind("join", 1, "iterable")[0]) {
 				parts = append(parts, textOr("join", v, ""))
 			}
-			return strings.Join(parts, s)
+			return joined(parts, s)
 		},
 		"isalpha": all("isalpha", unicode.IsLetter),
 		"isspace": all("isspace", isSpace),
@@ -338,6 +338,7 @@ func split(s string, a arguments, name string, fromRight bool) any {
 		return texts(splitSpace(s, most, fromRight))
 	}
 	sep := separator(v[0])
+	bounded("a split", strings.Count(s, sep))
 	parts := strings.Split(s, sep)
 	if most >= 0 && len(parts) > most+1 {
 		if fromRight {
@@ -371,6 +372,7 @@ func splitSpace(s string, most int, fromRight bool) []string {
 			parts = append(parts, s)
 			break
 		}
+		bounded("a split", len(parts))
 		if fromRight {
 			_, n := utf8.DecodeRuneInString(s[at:])
 			parts = append(parts, s[at+n:])
@@ -394,6 +396,7 @@ func splitLines(s string, keepEnds bool) []string {
 		if at < 0 {
 			return append(parts, s)
 		}
+		bounded("a split into lines", len(parts))
 		_, n := utf8.DecodeRuneInString(s[at:])
 		if strings.HasPrefix(s[at:], "\r\n") {
 			n = 2
@@ -413,7 +416,7 @@ func isLineEnd(r rune) bool {
 }
 
 func pad(fill string, n int) string {
-	if n > maxOutputBytes {
+	if n > maxTextBytes {
 		failf("text of %d characters is too long", n)
 	}
 	return strings.Repeat(fill, max(n, 0))

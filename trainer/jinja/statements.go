@@ -247,6 +247,7 @@ func (st *forStatement) run(s *state, c *scope, items []any, depth int) {
 	if st.condition != nil {
 		var kept []any
 		for _, v := range items {
+			s.charge(scopeBytes)
 			inner := newScope(c)
 			st.target.assign(inner, v)
 			if truth(st.condition.eval(s, inner)) {
@@ -259,7 +260,9 @@ func (st *forStatement) run(s *state, c *scope, items []any, depth int) {
 	for i, v := range items {
 		s.step()
 		l.at = i
+		s.charge(scopeBytes)
 		inner := newScope(c)
+		inner.names = make([]named, 0, 2)
 		inner.set("loop", l)
 		st.target.assign(inner, v)
 		if execute(s, inner, st.body) == jumpBreak {

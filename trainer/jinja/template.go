@@ -3,13 +3,18 @@ package jinja
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // Limits of what a template may do.
 const (
 	maxSourceBytes = 4 << 20
-	maxOutputBytes = 64 << 20
+	maxTextBytes   = 4 << 20   // of one text that an operation makes
+	maxMadeBytes   = 16 << 20  // of all that one rendering makes and writes
+	itemBytes      = 16        // of an item of a list
+	runeBytes      = 4         // of a character that is looked at by its index
+	scopeBytes     = 64        // of the names of one turn of a loop
 	maxSteps       = 2_000_000 // evaluated nodes of one rendering
 	maxNesting     = 200       // of brackets and blocks, and of calls of macros
 	maxRange       = 100_000   // the sandbox's limit
@@ -66,6 +71,7 @@ type state struct {
 	out   *strings.Builder
 	steps int
 	depth int
+	bytes int // made so far
 }
 
 func (s *state) step() {
@@ -75,9 +81,7 @@ func (s *state) step() {
 }
 
 func (s *state) write(text string) {
-	if s.out.Len()+len(text) > maxOutputBytes {
-		failf("writes more than %d bytes", maxOutputBytes)
-	}
+	s.charge(len(text))
 	s.out.WriteString(text)
 }
 
@@ -92,23 +96,33 @@ func (s *state) capture(run func()) string {
 
 // scope holds the names that statements set; a block that has its own sees those around it.
 type scope struct {
-	names  map[string]any
+	names  []named // few, so a list is quicker than a map
 	around *scope
+}
+
+type named struct {
+	name  string
+	value any
 }
 
 func newScope(around *scope) *scope { return &scope{around: around} }
 
 func (c *scope) set(name string, value any) {
-	if c.names == nil {
-		c.names = map[string]any{}
+	if i := c.find(name); i >= 0 {
+		c.names[i].value = value
+		return
 	}
-	c.names[name] = value
+	c.names = append(c.names, named{name, value})
+}
+
+func (c *scope) find(name string) int {
+	return slices.IndexFunc(c.names, func(n named) bool { return n.name == name })
 }
 
 func (s *state) lookup(c *scope, name string) any {
 	for ; c != nil; c = c.around {
-		if v, known := c.names[name]; known {
-			return v
+		if i := c.find(name); i >= 0 {
+			return c.names[i].value
 		}
 	}
 	if v, known := s.names[name]; known {

@@ -205,46 +205,63 @@ func str(v any) string {
 
 // repr is repr(v).
 func repr(v any) string {
+	var out builder
+	writeRepr(&out, v)
+	return out.String()
+}
+
+func writeRepr(out *builder, v any) {
 	switch v := v.(type) {
 	case nil:
-		return "None"
+		out.add("None")
 	case undefined:
-		return "Undefined"
+		out.add("Undefined")
 	case bool:
 		if v {
-			return "True"
+			out.add("True")
+		} else {
+			out.add("False")
 		}
-		return "False"
 	case int:
-		return strconv.Itoa(v)
+		out.add(strconv.Itoa(v))
 	case float64:
-		return reprFloat(v)
+		out.add(reprFloat(v))
 	case string:
-		return quote(v)
+		quote(out, v)
 	case markup:
-		return "Markup(" + quote(string(v)) + ")"
+		out.add("Markup(")
+		quote(out, string(v))
+		out.add(")")
 	case *List:
-		parts := make([]string, len(v.Items))
+		brackets := "[]"
+		if v.Tuple {
+			brackets = "()"
+		}
+		out.add(brackets[:1])
 		for i, item := range v.Items {
-			parts[i] = repr(item)
+			if i > 0 {
+				out.add(", ")
+			}
+			writeRepr(out, item)
 		}
-		inner := strings.Join(parts, ", ")
-		switch {
-		case !v.Tuple:
-			return "[" + inner + "]"
-		case len(parts) == 1:
-			return "(" + inner + ",)"
+		if v.Tuple && len(v.Items) == 1 {
+			out.add(",")
 		}
-		return "(" + inner + ")"
+		out.add(brackets[1:])
 	case *Dict:
-		parts := make([]string, len(v.keys))
+		out.add("{")
 		for i, key := range v.keys {
-			parts[i] = repr(key) + ": " + repr(v.values[i])
+			if i > 0 {
+				out.add(", ")
+			}
+			writeRepr(out, key)
+			out.add(": ")
+			writeRepr(out, v.values[i])
 		}
-		return "{" + strings.Join(parts, ", ") + "}"
+		out.add("}")
+	default:
+		failf("a %s cannot be shown", typeName(v))
 	}
-	failf("a %s cannot be shown", typeName(v))
-	return ""
 }
 
 func reprFloat(v float64) string {
@@ -267,38 +284,35 @@ func reprFloat(v float64) string {
 }
 
 // quote is repr of a str: single quotes unless there are only single quotes in it.
-func quote(s string) string {
+func quote(out *builder, s string) {
 	q := '\''
 	if strings.Contains(s, "'") && !strings.Contains(s, `"`) {
 		q = '"'
 	}
-	var out strings.Builder
-	out.WriteRune(q)
+	out.add(string(q))
 	for _, r := range s {
 		switch {
 		case r == q || r == '\\':
-			out.WriteRune('\\')
-			out.WriteRune(r)
+			out.add(`\`, string(r))
 		case r == '\n':
-			out.WriteString(`\n`)
+			out.add(`\n`)
 		case r == '\r':
-			out.WriteString(`\r`)
+			out.add(`\r`)
 		case r == '\t':
-			out.WriteString(`\t`)
+			out.add(`\t`)
 		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&out, `\x%02x`, r)
+			out.add(fmt.Sprintf(`\x%02x`, r))
 		case r == ' ' || unicode.IsPrint(r):
-			out.WriteRune(r)
+			out.add(string(r))
 		case r < 0x100:
-			fmt.Fprintf(&out, `\x%02x`, r)
+			out.add(fmt.Sprintf(`\x%02x`, r))
 		case r < 0x10000:
-			fmt.Fprintf(&out, `\u%04x`, r)
+			out.add(fmt.Sprintf(`\u%04x`, r))
 		default:
-			fmt.Fprintf(&out, `\U%08x`, r)
+			out.add(fmt.Sprintf(`\U%08x`, r))
 		}
 	}
-	out.WriteRune(q)
-	return out.String()
+	out.add(string(q))
 }
 
 // number returns a number as a float64, and whether it is an integer.
@@ -439,6 +453,7 @@ func iterate(v any) []any {
 		return v.items
 	}
 	if s, ok := text(v); ok {
+		bounded("a text gone through by characters", utf8.RuneCountInString(s))
 		items := make([]any, 0, len(s))
 		for len(s) > 0 {
 			_, n := utf8.DecodeRuneInString(s)
