@@ -1,0 +1,213 @@
+// kernels.h - what a CUDA device computes, as host functions that launch kernels; the layer loop is built from them.
+//
+// Every function puts its work on the given stream and returns: none allocates, none waits, none keeps state. Buffers are
+// device memory that the caller owns. A launch that the driver refuses throws failure(CFT_ERR_DEVICE).
+//
+// Matrices are row-major. A matrix argument x comes with ld_x, the distance of its rows in elements, so that it may be a
+// range of columns of a wider one. Pointers of bf16 matrices are 16-byte aligned and their ld multiples of 8; head sizes,
+// widths and n_rot / 2 are multiples of 8 unless a function says less. Offsets are 64-bit. Storage is bf16 or F32 (functions
+// that take either are templates, instantiated for the types named); all arithmetic and sums are F32, or double where said.
+//
+// Results are the same bits from run to run: nothing is added in an order that timing decides, and no atomics are used.
+//
+// The sources compile with nvcc, or with a C++ compiler over shim/cuda_shim.h, which runs them on the CPU for tests.
+#pragma once
+
+#include "../ops.h"
+
+#include "ggml.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+struct CUstream_st;
+typedef CUstream_st *cudaStream_t;
+
+namespace cft::cuda {
+
+// bf16 is the upper half of an F32. Arithmetic is done after widening.
+struct bf16 {
+    uint16_t bits;
+};
+
+// ---- weights (dequantize.cu)
+
+bool can_dequantize(ggml_type type); // every type of a GGUF's weights, F32 included
+
+// to[i] = row i of a weight of n rows and `columns` columns (a multiple of the type's block), row_bytes apart: ggml's value,
+// rounded to T. T: bf16, float. ld_to need be no multiple of anything, though 16-byte stores need 8.
+template <typename T>
+void dequantize(ggml_type type, const void *from, size_t row_bytes, int64_t n, int64_t columns, T *to, int64_t ld_to, cudaStream_t stream);
+
+// to[i] = scale * row rows[i] of a weight: the embedding. T: bf16, float.
+template <typename T>
+void embed(ggml_type type, const void *from, size_t row_bytes, const int32_t *rows, int64_t n, int64_t columns, float scale, T *to,
+           int64_t ld_to, cudaStream_t stream);
+
+// ---- rows (rows.cu)
+
+// With delta (NULL: none): sum = x + delta is stored to `sum` (may be x or, for equal types, delta; NULL: not wanted), else
+// sum is x. normed = sum * rstd * w with rstd[i] = 1 / sqrt(mean(sum²) + eps); normed or rstd may be NULL.
+// x, sum: [n][d] of T, ld d; delta: bf16 [n][d], ld d. T: bf16, float (the residual stream's type).
+template <typename T>
+void add_rmsnorm(const T *x, const bf16 *delta, T *sum, const float *w, int64_t n, int64_t d, float eps, bf16 *normed, int64_t ld_normed,
+                 float *rstd, cudaStream_t stream);
+
+// dx = d_add (NULL: 0; may be dx) + the gradient at x of its norm, for the gradient dy at the norm. x [n][d] of T, d_add and
+// dx [n][d] of G, all with ld d. Weights are frozen: no gradient for w. T, G: bf16, float. dx may be dy if G is bf16 and
+// ld_dy is d.
+template <typename T, typename G>
+void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
+                      G *dx, cudaStream_t stream);
+
+// Norms of single heads: y[i][h] = x[i][h] * rstd[i][h] * w, x and y [n][n_head * head_dim] (y may be x if x is not needed
+// again), rstd [n][n_head], w [head_dim]. Backward: dx may be dy.
+void head_rmsnorm(const bf16 *x, int64_t ld_x, const float *w, int64_t n, int n_head, int head_dim, float eps, bf16 *y, int64_t ld_y,
+                  float *rstd, cudaStream_t stream);
+void head_rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, const float *w, const float *rstd, int64_t n,
+                           int n_head, int head_dim, bf16 *dx, int64_t ld_dx, cudaStream_t stream);
+
+// table [n][2 * half]: cosines of positions[i] * frequencies[j], then sines, times amplitude; see rope.h for the frequencies.
+void rope_table(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table, cudaStream_t stream);
+
+// Rotates the heads of n rows in place; row i has row rows[i] of table, or row i if rows is NULL. direction -1 turns back.
+// Pairs are neighbours or, with halves, n_rot / 2 apart; n_rot is even.
+void rope(bf16 *x, int64_t ld_x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, bool halves, const float *table,
+          int direction, cudaStream_t stream);
+
+// act = silu(gate) * up or, with gelu, gelu(gate) * up (tanh form); [n][columns]. act may be gate or up.
+void gated(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act,
+           int64_t ld_act, cudaStream_t stream);
+// d_gate and d_up for d_act; d_gate may be gate or d_act, d_up may be up. act (NULL: not wanted; may be d_act) is computed
+// once more.
+void gated_backward(bool gelu, const bf16 *d_act, int64_t ld_d_act, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up,
+                    int64_t n, int64_t columns, bf16 *d_gate, int64_t ld_d_gate, bf16 *d_up, int64_t ld_d_up, bf16 *act, int64_t ld_act,
+                    cudaStream_t stream);
+
+// y += bias in each of n rows. bias [columns] F32.
+void add_bias(const float *bias, int64_t n, int64_t columns, bf16 *y, int64_t ld_y, cudaStream_t stream);
+
+// Elements one by one, n of them, contiguous. T, U: bf16, float.
+template <typename T, typename U> void add(const T *x, int64_t n, U *y, cudaStream_t stream);              // y += x
+template <typename T, typename U> void cast(const T *x, float scale, int64_t n, U *y, cudaStream_t stream); // y = scale * x
+template <typename T> void soft_cap(T *x, int64_t n, float cap, cudaStream_t stream); // x = cap * tanh(x / cap)
+void zero(void *x, size_t bytes, cudaStream_t stream);
+
+// to[i] = from[rows[i]], to[rows[i]] = from[i] (other rows stay), to[rows[i]] += from[i]; no row twice. T, U: bf16, float.
+template <typename T, typename U>
+void gather(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);
+template <typename T, typename U>
+void scatter(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);
+template <typename T, typename U>
+void scatter_add(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);
+
+// ---- loss (loss.cu)
+
+// losses[i] = weights[i] * -log softmax(soft_cap(logits[i]))[targets[i]] over n_vocab columns; cap 0 is none. With gradient
+// (NULL: not wanted), its rows become the gradient of losses at the uncapped logits, and columns [n_vocab, n_padded) 0.
+// A row whose target is negative has loss and gradient 0 (padding). T: bf16, float. gradient may be the logits' own memory:
+// for bf16 with ld_gradient = ld_logits; for float with ld_gradient = 2 * ld_logits (rows begin at the same bytes).
+template <typename T>
+void cross_entropy(const T *logits, int64_t ld_logits, int64_t n, int64_t n_vocab, int64_t n_padded, const int32_t *targets,
+                   const float *weights, float cap, float *losses, bf16 *gradient, int64_t ld_gradient, cudaStream_t stream);
+
+// *sum = (add ? *sum : 0) + the sum of x, in double and in a fixed order. One block: for some 100,000 floats at most.
+void sum(const float *x, int64_t n, bool add, double *sum, cudaStream_t stream);
+
+// ---- attention (attention.cu; tile lists: attention_tiles.cpp)
+
+constexpr int attention_tile = 64; // queries and keys of a tile
+
+// attention_lists is what the kernels must know of one pack and one set of queries: which tiles hold visible pairs. Made on
+// the host, once per pack, for all layers of one kind; its words are one array to be copied to the device.
+// Key j is visible to the query at token i when j <= i, i < visible_until[j] and, with a window, positions[i] - positions[j]
+// < window.
+class attention_lists {
+  public:
+    // As cpu::attention_mask's: query_tokens ascending, NULL: all tokens. Throws failure for what is refused there.
+    attention_lists(const int32_t *visible_until, int64_t n_tokens, const int32_t *query_tokens, int64_t n_queries,
+                    const int32_t *positions = nullptr, int32_t window = 0);
+
+    // No pack of up to so many tokens, with up to so many queries, needs more words.
+    static size_t max_words(int64_t n_tokens, int64_t n_queries);
+
+    const std::vector<int32_t> &words() const { return words_; }
+    int64_t                     n_tokens() const { return n_tokens_; }
+    int64_t                     n_queries() const { return n_queries_; }
+
+  private:
+    friend struct attention_view;
+    size_t put(const std::vector<int32_t> &values);
+
+    int64_t              n_tokens_, n_queries_;
+    std::vector<int32_t> words_;
+    // Where in words_ each array begins.
+    size_t visible_until_ = 0, query_tokens_ = 0, key_positions_ = 0, window_starts_ = 0, key_tiles_start_ = 0, key_tiles_ = 0,
+           query_tiles_start_ = 0, query_tiles_ = 0, query_order_ = 0, key_order_ = 0;
+    bool tree_window_ = false;
+};
+
+// attention_view is attention_lists with its words at a device address. Passed to kernels by value.
+struct attention_view {
+    attention_view(const attention_lists &lists, const int32_t *device_words);
+
+    int64_t        n_tokens, n_queries;
+    const int32_t *visible_until; // [n_tokens]; a window has shortened it
+    const int32_t *query_tokens;  // [n_queries]
+    const int32_t *key_positions; // [n_tokens] and
+    const int32_t *window_starts; // [n_queries], with a window over a tree; else NULL
+    // Lists of tiles, ascending: entries of tile i are [start[i], start[i + 1]), each 2 * tile + (1 if all pairs are visible).
+    const int32_t *key_tiles_start, *key_tiles;     // for each tile of queries
+    const int32_t *query_tiles_start, *query_tiles; // for each tile of keys
+    const int32_t *query_order, *key_order;         // tiles with the longest lists first
+};
+
+bool can_attend(int head_dim); // 64, 80, 96, 128, 256
+
+// q, out: [n_queries][n_head * head_dim]; k, v: [n_tokens][n_head_kv * head_dim]; lse: [n_head][n_queries], natural log.
+void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
+               const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream);
+
+// dq, dk, dv are overwritten, every row of them. delta: [n_head][n_queries], scratch.
+struct attention_gradient {
+    const bf16  *q, *k, *v, *out, *dout;
+    const float *lse;
+    float       *delta;
+    bf16        *dq, *dk, *dv;
+    int64_t      ld_q, ld_k, ld_v, ld_out, ld_dout, ld_dq, ld_dk, ld_dv;
+};
+void attention_backward(const cpu::attention_shape &shape, const attention_view &view, const attention_gradient &args, cudaStream_t stream);
+
+// ---- adapters and optimizer (adapters.cu)
+
+// One copy of a part of the F32 adapter values as bf16, for the products: to[r][c] = scale * values[from + r * columns + c].
+struct adapter_copy {
+    int64_t from;
+    int64_t rows, columns;
+    bf16   *to;
+    int64_t ld_to;
+    float   scale;
+};
+// copies: n of them, in device memory; max_elements: the most rows * columns of one.
+void copy_adapters(const float *values, const adapter_copy *copies, int n, int64_t max_elements, cudaStream_t stream);
+
+// y = mask * x, or y += mask * x with add; the mask is that of the CPU engine (cpu/random.h) for the module, bit for bit: 0 or
+// 1 / (1 - probability). Row i is token i of the pack; with rows (NULL: none), token rows[i]. y may be x. T: bf16, float is y's.
+template <typename T>
+void dropout(const cft::dropout &drop, int module, const bf16 *x, int64_t ld_x, const int32_t *rows, int64_t n, int64_t columns, bool add,
+             T *y, int64_t ld_y, cudaStream_t stream);
+
+// AdamW over all adapter values at once, as cpu_ops::adamw. gradient_scale_on_device (NULL: none) multiplies
+// step.gradient_scale.
+void adamw(const adamw_step &step, const float *gradient_scale_on_device, float *value, const float *gradient, float *moment1,
+           float *moment2, int64_t n, cudaStream_t stream);
+
+// *sum = the sum of x², in double: partial sums of fixed parts, then their sum in order. partials: norm_partials doubles.
+constexpr int norm_partials = 1024;
+void sum_of_squares(const float *x, int64_t n, double *partials, double *sum, cudaStream_t stream);
+
+// *flag = 1 if any of x is infinite or NaN; else it stays. T: bf16, float.
+template <typename T> void find_non_finite(const T *x, int64_t n, int32_t *flag, cudaStream_t stream);
+
+} // namespace cft::cuda
