@@ -1,7 +1,9 @@
 package evaluate
 
 import (
+	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -15,32 +17,163 @@ const (
 	NoVerdict Verdict = ""
 )
 
-// conclusion is how critiques of the published data sets end: "Conclusion: right [END]", "Critique Conclusion: correct
-// [END]", "**Conclusion: Incorrect [END]**". A slash after the word is the instruction repeated ("right/wrong"), not a
-// verdict.
-var conclusion = regexp.MustCompile(`(?i)\bconclusion[\s*_]*:[\s*_]*(?:the (?:answer|solution) is\s+)?[*_"']*(right|wrong|correct|incorrect)\b([*_"']*\s*/)?`)
-
-// ParseVerdict returns the verdict of a critique: that of its last conclusion.
-func ParseVerdict(critique string) Verdict {
-	verdict := NoVerdict
-	for _, m := range conclusion.FindAllStringSubmatch(critique, -1) {
-		if m[2] != "" {
-			continue
-		}
-		switch strings.ToLower(m[1]) {
-		case "right", "correct":
-			verdict = Right
-		case "wrong", "incorrect":
-			verdict = Wrong
-		}
-	}
-	return verdict
-}
-
 // Of returns the verdict that an answer deserves.
 func Of(right bool) Verdict {
 	if right {
 		return Right
 	}
 	return Wrong
+}
+
+// The forms that verdicts come in.
+const (
+	FormConclusion = "conclusion" // "Conclusion: right [END]", "Final Judgement: wrong", a field named correctness_pred
+	FormScore      = "score"      // "[RESULT] 4", "so the overall score is 2"
+)
+
+// Judgement is what was read out of a critique.
+type Judgement struct {
+	Verdict Verdict
+	Form    string   // of the verdict; empty without one
+	Score   *float64 // the last score, on a scale of 1 to 5, whether it decided or not
+	Reason  string   // why there is no verdict
+}
+
+// Thresholds say what a score of 1 to 5 means. A score between the two gives no verdict.
+type Thresholds struct {
+	Right float64 `json:"right"` // this much or more
+	Wrong float64 `json:"wrong"` // this much or less
+}
+
+// DefaultThresholds follow the rubrics of Prometheus, where 4 and 5 praise, and 1 and 2 find fault.
+func DefaultThresholds() Thresholds { return Thresholds{Right: 4, Wrong: 2} }
+
+const (
+	marks = "[\\s*_\"'`#$(\\[{\\\\]*" // around words: markdown, quotes, brackets, LaTeX
+	// A heading, as an own word; the names with underscores are MR-GSM8K's fields.
+	heading = `(?:conclu(?:sion|ded?)|(?:final|overall)\s+(?:judge?ment|verdict|assessment|evaluation|decision)|judge?ment|verdict|(?:\w+_)?correctness(?:_pred)?)`
+	// Who is said to be right or wrong, before the word.
+	subject = `(?:(?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed)\b[^.:!?\n]{0,80}?\b(?:is|are|was|were)\s+|it\s+is\s+)?`
+	manner  = `(?:(?:therefore|thus|hence|overall|so)\b,?\s+)?`
+	degree  = `(?:(?:completely|entirely|clearly|definitely|fully|totally|indeed|therefore|thus|also)\s+)?`
+	limits  = `(?:(not|partially|partly|mostly|nearly|almost|largely|somewhat|neither)\s+(?:\w+ly\s+)?)?`
+	judged  = `(right|wrong|correct|incorrect)`
+)
+
+var (
+	// conclusion is a heading with its word. A colon, a dash or a line break must stand between, or the heading must open
+	// with "in"; so "its conclusion is incorrect", which
+	// judges a part, is none.
+	conclusion = regexp.MustCompile(`(?i)(?:\b` + heading + `\b` + marks + `(?:[:：=–—-]|\n)|\bin\s+conclusion\b,?)` + marks +
+		`(?:text` + marks + `|boxed` + marks + `)*` + manner + subject + `[*_"'` + "`" + `]*` + limits + degree + `[*_"'` + "`" + `]*` + judged +
+		`\b([*_"'` + "`" + `]*\s*(?:/|\||\bor\b|\?))?`)
+
+	// score is a stated score. A bare "a score of 5" is none: critiques speak of the rubric's scores.
+	score = regexp.MustCompile(`(?i)(?:\[result\]` + marks + `(?:score` + marks + `)?:?|\b(?:result|(?:(?:final|overall)\s+)?score)` + marks + `:|\b(?:final|overall)\s+score\s+(?:is|of)\b|\b(?:is|be|gets?|gives?|deserves?|earns?|receives?)\s+an?\s+(?:(?:final|overall)\s+)?score(?:\s+of)?\b)` +
+		marks + `(\d+(?:\.\d+)?)\b(?:\s*(?:/|out\s+of)\s*(\d+))?`)
+
+	// endMark is where a critique is over: what a model goes on with behind it is not part of it.
+	endMark = regexp.MustCompile(`(?i)\\?\[\s*end\s*\\?\]|\(END\)|\*\*END\*\*|</s>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>`)
+)
+
+// CutAtEnd returns the text up to the first end mark ([END] and its variants, and the tokens that end a turn), and
+// whether there was one.
+func CutAtEnd(text string) (string, bool) {
+	if at := endMark.FindStringIndex(text); at != nil {
+		return text[:at[0]], true
+	}
+	return text, false
+}
+
+// ParseVerdict returns the verdict of a critique, by the default thresholds where it ends in a score.
+func ParseVerdict(critique string) Verdict { return Judge(critique, DefaultThresholds()).Verdict }
+
+// Judge reads a critique's verdict.
+//
+// What counts is what stands before the first end mark. A conclusion that asks ("right?") or repeats the instruction
+// ("right/wrong") is none. Conclusions that contradict each other, or a score that contradicts them, give no verdict;
+// so do a hedged one ("partially correct"), and opinions outside a conclusion.
+func Judge(critique string, t Thresholds) Judgement {
+	text, _ := CutAtEnd(critique)
+	if strings.TrimSpace(text) == "" {
+		text = critique // the mark came first: the rest is all there is
+	}
+	var j Judgement
+	concluded, reason := concludes(text)
+	scored, value := scores(text, t)
+	j.Score = value
+	switch {
+	case concluded != NoVerdict && scored != NoVerdict && scored != concluded:
+		j.Reason = fmt.Sprintf("contradictory: the conclusion says %s, the score %v", concluded, *value)
+	case concluded != NoVerdict:
+		j.Verdict, j.Form = concluded, FormConclusion
+	case reason != "":
+		j.Reason = reason
+	case scored != NoVerdict:
+		j.Verdict, j.Form = scored, FormScore
+	case value != nil:
+		j.Reason = fmt.Sprintf("the score %v is neither %v or more nor %v or less", *value, t.Right, t.Wrong)
+	default:
+		j.Reason = "no conclusion"
+	}
+	return j
+}
+
+// concludes returns what a text's conclusions agree on; without that, why, if there were any.
+func concludes(text string) (Verdict, string) {
+	found, reason := NoVerdict, ""
+	for _, m := range conclusion.FindAllStringSubmatch(text, -1) {
+		if m[3] != "" {
+			continue
+		}
+		verdict := Of(strings.EqualFold(m[2], "right") || strings.EqualFold(m[2], "correct"))
+		switch limit := strings.ToLower(m[1]); {
+		case limit == "not":
+			verdict = Of(verdict == Wrong)
+		case limit != "":
+			reason = fmt.Sprintf("hedged: %s %s", limit, strings.ToLower(m[2]))
+			continue
+		}
+		if found != NoVerdict && found != verdict {
+			return NoVerdict, "contradictory: it concludes both right and wrong"
+		}
+		found = verdict
+	}
+	if found != NoVerdict && reason != "" {
+		return NoVerdict, reason
+	}
+	return found, reason
+}
+
+// scaleTop is the best score where the text does not name another.
+const scaleTop = 5
+
+// scores returns what a text's last score means, and the score; nil if there is none.
+func scores(text string, t Thresholds) (Verdict, *float64) {
+	var last *float64
+	for _, m := range score.FindAllStringSubmatch(text, -1) {
+		value, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			continue
+		}
+		if m[2] != "" {
+			top, err := strconv.ParseFloat(m[2], 64)
+			if err != nil || top == 0 {
+				continue
+			}
+			value *= scaleTop / top
+		}
+		if value <= scaleTop {
+			last = &value
+		}
+	}
+	switch {
+	case last == nil:
+		return NoVerdict, nil
+	case *last >= t.Right:
+		return Right, last
+	case *last <= t.Wrong:
+		return Wrong, last
+	}
+	return NoVerdict, last
 }
