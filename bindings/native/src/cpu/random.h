@@ -9,6 +9,12 @@
 
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define CFT_HOST_DEVICE __host__ __device__ // the CUDA kernels draw the same numbers
+#else
+#define CFT_HOST_DEVICE
+#endif
+
 namespace cft::cpu {
 
 struct philox_counter {
@@ -19,7 +25,7 @@ constexpr uint32_t philox_multiplier0 = 0xD2511F53u, philox_multiplier1 = 0xCD9E
 constexpr uint32_t philox_weyl0 = 0x9E3779B9u, philox_weyl1 = 0xBB67AE85u;
 constexpr int      philox_rounds = 10;
 
-inline philox_counter philox(uint64_t key, philox_counter c) {
+CFT_HOST_DEVICE inline philox_counter philox(uint64_t key, philox_counter c) {
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
     for (int round = 0; round < philox_rounds; round++) {
         const uint64_t p0 = uint64_t(philox_multiplier0) * c.x[0], p1 = uint64_t(philox_multiplier1) * c.x[2];

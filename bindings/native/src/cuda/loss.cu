@@ -1,0 +1,142 @@
+// loss.cu - cross entropy of logits, its gradient in their place, and the sum of the losses.
+#include "device.h"
+
+namespace cft::cuda {
+namespace {
+
+constexpr int threads = 512, per_thread = 4, per_round = threads * per_thread;
+
+// A running maximum with the sum of exp(x - maximum).
+struct soft_sum {
+    float max, sum;
+};
+__device__ __forceinline__ soft_sum merge(soft_sum a, soft_sum b) {
+    const float m = fmaxf(a.max, b.max);
+    if (m == -INFINITY) {
+        return {m, 0.0f};
+    }
+    return {m, a.sum * expf(a.max - m) + b.sum * expf(b.max - m)};
+}
+
+__device__ soft_sum block_soft_sum(soft_sum s) {
+    constexpr int       warps = threads / lanes;
+    __shared__ soft_sum parts[warps];
+    for (int o = lanes / 2; o > 0; o /= 2) {
+        soft_sum other;
+        other.max = __shfl_xor_sync(0xffffffffu, s.max, o);
+        other.sum = __shfl_xor_sync(0xffffffffu, s.sum, o);
+        // Both lanes merge in the same order, so that all get the same bits.
+        s = (threadIdx.x & unsigned(o)) == 0 ? merge(s, other) : merge(other, s);
+    }
+    if (threadIdx.x % lanes == 0) {
+        parts[threadIdx.x / lanes] = s;
+    }
+    __syncthreads();
+    soft_sum total = parts[0];
+    for (int i = 1; i < warps; i++) {
+        total = merge(total, parts[i]);
+    }
+    return total;
+}
+
+__device__ __forceinline__ float capped(float x, float cap) { return cap > 0 ? cap * tanhf(x / cap) : x; }
+
+// A block has one row. Rounds go in ascending order, and a round is read by all threads before any of it is written: a
+// gradient in the place of F32 logits lies at half their distance from the row's start, so it covers only what was read.
+template <typename T>
+__global__ void cross_entropy_kernel(const T *logits, int64_t ld_logits, int64_t n_vocab, int64_t n_padded, const int32_t *targets,
+                                     const float *weights, float cap, float *losses, bf16 *gradient, int64_t ld_gradient) {
+    const int64_t row    = blockIdx.x;
+    const int64_t target = targets[row];
+    const T      *x      = logits + row * ld_logits;
+    bf16         *dx     = gradient ? gradient + row * ld_gradient : nullptr;
+    if (target < 0) {
+        if (threadIdx.x == 0) {
+            losses[row] = 0;
+        }
+        for (int64_t j = threadIdx.x; dx && j < n_padded; j += threads) {
+            dx[j] = bf16{0};
+        }
+        return;
+    }
+    soft_sum s = {-INFINITY, 0.0f};
+    for (int64_t first = 0; first < n_vocab; first += per_round) {
+        // The maximum of a thread's values first: one exponential for each, one more for the sum so far.
+        float v[per_thread], m = s.max;
+        for (int k = 0; k < per_thread; k++) {
+            const int64_t j = first + k * threads + threadIdx.x;
+            v[k]            = j < n_vocab ? capped(widen(x[j]), cap) : -INFINITY;
+            m               = fmaxf(m, v[k]);
+        }
+        if (m == -INFINITY) {
+            continue;
+        }
+        s.sum *= expf(s.max - m);
+        s.max = m;
+        for (float e : v) {
+            s.sum += expf(e - m);
+        }
+    }
+    s                  = block_soft_sum(s);
+    const float lse    = s.max + logf(s.sum), weight = weights[row];
+    if (threadIdx.x == 0) {
+        losses[row] = weight * (lse - capped(widen(x[target]), cap));
+    }
+    if (!dx) {
+        return;
+    }
+    __syncthreads(); // the target's logit has been read
+    for (int64_t first = 0; first < n_padded; first += per_round) {
+        float g[per_thread];
+        for (int k = 0; k < per_thread; k++) {
+            const int64_t j = first + k * threads + threadIdx.x;
+            g[k]            = 0;
+            if (j < n_vocab) {
+                const float c = capped(widen(x[j]), cap), slope = cap > 0 ? 1.0f - c / cap * (c / cap) : 1.0f;
+                g[k] = weight * slope * (expf(c - lse) - (j == target ? 1.0f : 0.0f));
+            }
+        }
+        __syncthreads();
+        for (int k = 0; k < per_thread; k++) {
+            const int64_t j = first + k * threads + threadIdx.x;
+            if (j < n_padded) {
+                dx[j] = narrow<bf16>(g[k]);
+            }
+        }
+    }
+}
+
+constexpr int sum_threads = 1024;
+
+__global__ void sum_kernel(const float *x, int64_t n, bool add, double *sum) {
+    double part = 0;
+    for (int64_t i = threadIdx.x; i < n; i += sum_threads) {
+        part += double(x[i]);
+    }
+    part = block_sum<sum_threads>(part);
+    if (threadIdx.x == 0) {
+        *sum = (add ? *sum : 0.0) + part;
+    }
+}
+
+} // namespace
+
+template <typename T>
+void cross_entropy(const T *logits, int64_t ld_logits, int64_t n, int64_t n_vocab, int64_t n_padded, const int32_t *targets, const float *weights,
+                   float cap, float *losses, bf16 *gradient, int64_t ld_gradient, cudaStream_t stream) {
+    launch("cross_entropy", cross_entropy_kernel<T>, unsigned(n), threads, 0, stream, logits, ld_logits, n_vocab, n_padded, targets, weights, cap,
+           losses, gradient, ld_gradient);
+}
+
+void sum(const float *x, int64_t n, bool add, double *sum, cudaStream_t stream) {
+    launch("sum", sum_kernel, 1u, sum_threads, 0, stream, x, n, add, sum);
+}
+
+#define CFT_FOR(T)                                                                                                                              \
+    template void cross_entropy(const T *, int64_t, int64_t, int64_t, int64_t, const int32_t *, const float *, float, float *, bf16 *, int64_t, \
+                                cudaStream_t);
+CFT_FOR(float)
+CFT_FOR(bf16)
+#undef CFT_FOR
+
+} // namespace cft::cuda

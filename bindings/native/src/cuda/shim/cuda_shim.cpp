@@ -1,0 +1,279 @@
+// cuda_shim.cpp - blocks of fibers; see cuda_shim.h.
+#include "cuda_shim.h"
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <ucontext.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#define FIBER_LEAVES(save, stack, bytes) __sanitizer_start_switch_fiber((save), (stack), (bytes))
+#define FIBER_ARRIVES(save, stack, bytes) __sanitizer_finish_switch_fiber((save), (stack), (bytes))
+#else
+#define FIBER_LEAVES(save, stack, bytes) ((void)0)
+#define FIBER_ARRIVES(save, stack, bytes) ((void)0)
+#endif
+
+namespace cft::cuda::shim {
+namespace {
+
+constexpr size_t        stack_bytes = 128 << 10;
+constexpr size_t        guard_bytes = 64;
+constexpr unsigned char guard_byte  = 0xA5, fresh_byte = 0xFF; // fresh shared memory reads as NaN
+
+#if defined(__x86_64__)
+// Saves what a call must keep, changes stacks, and goes on where the other stack left off. ucontext's functions would save
+// the signal mask too: two system calls for each switch.
+extern "C" void cft_shim_switch(void **save, void *to);
+asm(R"(
+.text
+.globl cft_shim_switch
+.type cft_shim_switch, @function
+cft_shim_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size cft_shim_switch, .-cft_shim_switch
+)");
+#endif
+
+struct barrier {
+    int      alive = 0, arrived = 0;
+    unsigned round = 0;
+
+    void release() {
+        if (alive > 0 && arrived == alive) {
+            arrived = 0;
+            round++;
+        }
+    }
+};
+
+struct later_copy {
+    void       *to;
+    const void *from; // NULL: zeros
+    size_t      bytes;
+};
+
+struct fiber {
+    ucontext_t context;
+    void      *stack_top  = nullptr;
+    void      *fake_stack = nullptr; // AddressSanitizer's
+    char      *stack      = nullptr;
+    barrier   *waits_for  = nullptr;
+    unsigned   round      = 0;
+    bool       done       = false;
+    unsigned   index      = 0;
+
+    std::vector<later_copy> copies;                 // not waited for yet, in groups that end at:
+    std::vector<size_t>     group_ends;
+};
+
+struct warp {
+    barrier     all;
+    warp_values values[2]; // used in turns: a thread can be one exchange ahead of the slowest, not two
+    unsigned    turn[warp_size];
+};
+
+struct block {
+    std::vector<fiber>                 fibers;
+    std::vector<std::unique_ptr<warp>> warps;
+    barrier                            all;
+    fiber                             *current = nullptr;
+    void                              *scheduler_top = nullptr, *scheduler_fake = nullptr;
+    const void                        *scheduler_stack = nullptr;
+    size_t                             scheduler_stack_bytes = 0;
+    ucontext_t                         scheduler;
+    const std::function<void()>       *body = nullptr;
+    std::vector<char>                  stacks;
+};
+
+block b;
+
+[[noreturn]] void stop(const char *name, const char *what) {
+    std::fprintf(stderr, "cuda_shim: kernel %s, block (%u, %u, %u): %s\n", name, block_index.x, block_index.y, block_index.z, what);
+    std::abort();
+}
+
+// Leaves the current fiber for the scheduler.
+void leave([[maybe_unused]] bool for_good) {
+    fiber &f = *b.current;
+    FIBER_LEAVES(for_good ? nullptr : &f.fake_stack, b.scheduler_stack, b.scheduler_stack_bytes);
+#if defined(__x86_64__)
+    cft_shim_switch(&f.stack_top, b.scheduler_top);
+#else
+    swapcontext(&f.context, &b.scheduler);
+#endif
+    FIBER_ARRIVES(f.fake_stack, &b.scheduler_stack, &b.scheduler_stack_bytes);
+}
+
+void wait(barrier &at) {
+    fiber         &f     = *b.current;
+    const unsigned round = at.round;
+    at.arrived++;
+    at.release();
+    if (at.round == round) {
+        f.waits_for = &at;
+        f.round     = round;
+        leave(false);
+    }
+}
+
+void fiber_main() {
+    FIBER_ARRIVES(nullptr, &b.scheduler_stack, &b.scheduler_stack_bytes);
+    fiber &f = *b.current;
+    (*b.body)();
+    f.done     = true;
+    barrier &w = b.warps[f.index / warp_size]->all;
+    w.alive--;
+    w.release();
+    b.all.alive--;
+    b.all.release();
+    leave(true);
+    std::abort(); // a fiber that is done is not entered again
+}
+
+void prepare(fiber &f) {
+#if defined(__x86_64__)
+    void **top = reinterpret_cast<void **>(f.stack + stack_bytes);
+    *--top     = nullptr; // keeps the stack aligned as after a call
+    *--top     = reinterpret_cast<void *>(&fiber_main);
+    for (int i = 0; i < 6; i++) {
+        *--top = nullptr;
+    }
+    f.stack_top = top;
+#else
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp   = f.stack;
+    f.context.uc_stack.ss_size = stack_bytes;
+    f.context.uc_link          = nullptr;
+    makecontext(&f.context, fiber_main, 0);
+#endif
+}
+
+void enter(fiber &f) {
+    b.current = &f;
+    FIBER_LEAVES(&b.scheduler_fake, f.stack, stack_bytes);
+#if defined(__x86_64__)
+    cft_shim_switch(&b.scheduler_top, f.stack_top);
+#else
+    swapcontext(&b.scheduler, &f.context);
+#endif
+    FIBER_ARRIVES(b.scheduler_fake, nullptr, nullptr);
+}
+
+void run_block(const char *name, dim3 size, char *shared, size_t shared_bytes) {
+    const unsigned n = size.x * size.y * size.z;
+    b.fibers.assign(n, fiber());
+    b.warps.clear();
+    b.all       = barrier();
+    b.all.alive = int(n);
+    if (b.stacks.size() < n * stack_bytes) {
+        b.stacks.resize(n * stack_bytes);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        fiber &f = b.fibers[i];
+        f.index  = i;
+        f.stack  = b.stacks.data() + i * stack_bytes;
+        prepare(f);
+        if (i % warp_size == 0) {
+            b.warps.push_back(std::make_unique<warp>());
+            std::memset(b.warps.back()->turn, 0, sizeof b.warps.back()->turn);
+        }
+        b.warps.back()->all.alive++;
+    }
+    std::memset(shared, fresh_byte, shared_bytes);
+    std::memset(shared + shared_bytes, guard_byte, guard_bytes);
+    for (unsigned left = n; left > 0;) {
+        bool moved = false;
+        for (unsigned k = 0; k < n; k++) {
+            const unsigned i = descending ? n - 1 - k : k;
+            fiber         &f = b.fibers[i];
+            if (f.done || (f.waits_for && f.waits_for->round == f.round)) {
+                continue;
+            }
+            f.waits_for  = nullptr;
+            thread_index = dim3(i % size.x, i / size.x % size.y, i / size.x / size.y);
+            enter(f);
+            moved = true;
+            left -= f.done;
+        }
+        if (!moved) {
+            stop(name, "its threads wait for one another forever");
+        }
+    }
+    for (size_t i = 0; i < guard_bytes; i++) {
+        if (static_cast<unsigned char>(shared[shared_bytes + i]) != guard_byte) {
+            stop(name, "wrote past its shared memory");
+        }
+    }
+}
+
+} // namespace
+
+void run(const char *name, dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()> &body) {
+    std::vector<char> shared(shared_bytes + guard_bytes + 128);
+    char *const       aligned = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(shared.data()) + 127) & ~uintptr_t(127));
+    shared_memory             = aligned;
+    block_size                = size;
+    grid_size                 = grid;
+    b.body                    = &body;
+    const unsigned n          = grid.x * grid.y * grid.z;
+    for (unsigned k = 0; k < n; k++) {
+        const unsigned i = descending ? n - 1 - k : k;
+        block_index      = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
+        run_block(name, size, aligned, shared_bytes);
+    }
+}
+
+void block_barrier() {
+    wait(b.all);
+}
+
+void copy_later(void *to, const void *from, size_t bytes) { b.current->copies.push_back({to, from, bytes}); }
+
+void end_copy_group() { b.current->group_ends.push_back(b.current->copies.size()); }
+
+void finish_copies(size_t pending) {
+    fiber &f = *b.current;
+    if (f.group_ends.size() <= pending) {
+        return;
+    }
+    const size_t groups = f.group_ends.size() - pending, n = f.group_ends[groups - 1];
+    for (size_t i = 0; i < n; i++) {
+        const later_copy &c = f.copies[i];
+        c.from ? (void)std::memcpy(c.to, c.from, c.bytes) : (void)std::memset(c.to, 0, c.bytes);
+    }
+    f.copies.erase(f.copies.begin(), f.copies.begin() + std::ptrdiff_t(n));
+    f.group_ends.erase(f.group_ends.begin(), f.group_ends.begin() + std::ptrdiff_t(groups));
+    for (size_t &end : f.group_ends) {
+        end -= n;
+    }
+}
+
+int lane() { return int(b.current->index % warp_size); }
+
+const warp_values &exchange(const void *value, size_t bytes) {
+    warp          &w      = *b.warps[b.current->index / warp_size];
+    const unsigned turn   = w.turn[lane()]++ % 2;
+    warp_values   &values = w.values[turn];
+    std::memcpy(values.of_lane[lane()], value, bytes);
+    wait(w.all);
+    return values;
+}
+
+} // namespace cft::cuda::shim

@@ -1,0 +1,100 @@
+// cuda_shim.h - what our kernels use of CUDA, on the CPU, so that they can be tested on machines without a device. It takes
+// the place of cuda_runtime.h where the compiler is not nvcc.
+//
+// A launch runs its blocks one after the other on the calling thread, each thread of a block as a fiber that runs until it
+// reaches a barrier or a warp's exchange. Blocks and threads run in ascending or descending order (shim::descending), so
+// that a kernel which needs one of the two is found by running it in both. Memory is the host's, a stream is nothing,
+// everything has happened when a call returns. It shows wrong sums, wrong indices, missing barriers; not speed, and not
+// races that need real parallelism.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define __shared__ static
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+
+namespace cft::cuda::shim {
+
+inline bool descending = false; // the order of blocks, and of threads between two barriers
+
+// What a kernel sees of itself.
+inline dim3  thread_index, block_index, block_size, grid_size;
+inline char *shared_memory = nullptr;
+
+constexpr int warp_size = 32;
+
+// Runs body once for each thread of each block. A block whose threads wait for one another forever, or that writes past its
+// dynamic shared memory, ends the process with words.
+void run(const char *name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body);
+
+void block_barrier();
+// Waits for the warp's threads, and gives what each of them brought: `bytes` bytes at most 32, of lane i at result[i].
+struct warp_values {
+    alignas(16) unsigned char of_lane[warp_size][32];
+};
+const warp_values &exchange(const void *value, size_t bytes);
+int                lane();
+
+// Copies to shared memory that happen no sooner than the thread waits for them (from NULL: zeros).
+void copy_later(void *to, const void *from, size_t bytes);
+void end_copy_group();
+void finish_copies(size_t pending_groups); // all but the newest so many groups
+
+} // namespace cft::cuda::shim
+
+#define threadIdx (cft::cuda::shim::thread_index)
+#define blockIdx (cft::cuda::shim::block_index)
+#define blockDim (cft::cuda::shim::block_size)
+#define gridDim (cft::cuda::shim::grid_size)
+
+inline void __syncthreads() { cft::cuda::shim::block_barrier(); }
+inline void __syncwarp(unsigned = ~0u) { cft::cuda::shim::exchange("", 1); }
+
+template <typename T> T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
+    const int  from = cft::cuda::shim::lane() ^ mask;
+    T          result;
+    std::memcpy(&result, cft::cuda::shim::exchange(&value, sizeof value).of_lane[from], sizeof result);
+    return result;
+}
+
+// ---- the runtime's functions
+
+typedef struct CUstream_st *cudaStream_t;
+typedef struct CUevent_st  *cudaEvent_t;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+inline const char *cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void **p, size_t bytes) { return (*p = std::aligned_alloc(256, (bytes + 255) / 256 * 256)) ? cudaSuccess : cudaErrorMemoryAllocation; }
+inline cudaError_t cudaFree(void *p) { return std::free(p), cudaSuccess; }
+inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) { return std::memmove(to, from, n), cudaSuccess; }
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t = nullptr) { return std::memmove(to, from, n), cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t n, cudaStream_t = nullptr) { return std::memset(to, byte, n), cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }

@@ -1,0 +1,149 @@
+// tensor_core.h - tile operations of a warp: 16 x 8 x 16 products of bf16 with F32 sums, the loads that bring tiles from shared
+// memory into the layout they want, and copies from global to shared memory that need no registers.
+//
+// Fragments (PTX ISA, mma.m16n8k16 and ldmatrix); g = lane / 4, t = lane % 4; a word holds two neighbours:
+//     a[4]: A's (row g, columns 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
+//     b[2]: B's (rows 2t, column g), (rows 2t + 8, column g)
+//     c[4]: C's (row g, columns 2t and 2t + 1), (row g + 8, the same)
+#pragma once
+
+#include "device.h"
+
+namespace cft::cuda {
+
+// c += A B.
+__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
+#if CFT_ON_DEVICE
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    const auto    &all     = shim::exchange(mine, sizeof mine);
+    const int      g = shim::lane() / 4, t = shim::lane() % 4;
+    const auto     word = [&](int lane, int i) {
+        uint32_t w;
+        memcpy(&w, all.of_lane[lane] + 4 * i, sizeof w);
+        return w;
+    };
+    const auto half = [](uint32_t w, int k) { return as_float(k % 2 ? w & 0xffff0000u : w << 16); };
+    for (int k = 0; k < 16; k++) {
+        const int   owner = k % 8 / 2, upper = k / 8;
+        const float above = half(word(4 * g + owner, 2 * upper), k), below = half(word(4 * g + owner, 2 * upper + 1), k);
+        for (int n = 0; n < 2; n++) {
+            const float right = half(word(4 * (2 * t + n) + owner, 4 + upper), k);
+            c[n] += above * right;
+            c[2 + n] += below * right;
+        }
+    }
+#endif
+}
+
+// Four 8 x 8 matrices: lane i gives the address of row i % 8 of matrix i / 8 and gets of each matrix row g, elements 2t and
+// 2t + 1; transposed, column g, those elements.
+template <bool transposed> __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const bf16 *row) {
+#if CFT_ON_DEVICE
+    const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
+    if (transposed) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(address)
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(address)
+                     : "memory");
+    }
+#elif !defined(__CUDACC__)
+    const auto &all = shim::exchange(&row, sizeof row);
+    const int   g = shim::lane() / 4, t = shim::lane() % 4;
+    const auto  at = [&](int matrix, int i, int j) {
+        const bf16 *p;
+        memcpy(&p, all.of_lane[8 * matrix + i], sizeof p);
+        return uint32_t(p[j].bits);
+    };
+    for (int m = 0; m < 4; m++) {
+        r[m] = transposed ? at(m, 2 * t, g) | at(m, 2 * t + 1, g) << 16 : at(m, g, 2 * t) | at(m, g, 2 * t + 1) << 16;
+    }
+#endif
+}
+
+// Fragments from row-major tiles in shared memory, whose rows are `stride` elements apart.
+// A: rows [row, row + 16), columns [k, k + 16).
+__device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16 *tile, int stride, int row, int k) {
+    const int lane = int(threadIdx.x) % lanes;
+    load_matrices<false>(a, tile + (row + lane % 16) * stride + k + lane / 16 * 8);
+}
+// Two B's side by side, columns [n, n + 16) and rows [k, k + 16), of the transpose of a tile: its rows are B's columns.
+__device__ __forceinline__ void load_b_of_rows(uint32_t (&b)[4], const bf16 *tile, int stride, int n, int k) {
+    const int lane = int(threadIdx.x) % lanes;
+    load_matrices<false>(b, tile + (n + lane / 16 * 8 + lane % 8) * stride + k + lane / 8 % 2 * 8);
+}
+// The same of the tile itself: its rows are B's rows.
+__device__ __forceinline__ void load_b(uint32_t (&b)[4], const bf16 *tile, int stride, int k, int n) {
+    const int lane = int(threadIdx.x) % lanes;
+    load_matrices<true>(b, tile + (k + lane / 8 % 2 * 8 + lane % 8) * stride + n + lane / 16 * 8);
+}
+
+// acc [16][8 * n_tiles] += A(rows [row, row + 16) of a) * (rows [first, first + 8 * n_tiles) of b)ᵀ over `depth` columns.
+template <int depth, int n_tiles>
+__device__ __forceinline__ void multiply_rows(float (&acc)[n_tiles][4], const bf16 *a, int row, const bf16 *b, int first, int stride) {
+#pragma unroll
+    for (int k = 0; k < depth; k += 16) {
+        uint32_t fa[4];
+        load_a(fa, a, stride, row, k);
+#pragma unroll
+        for (int n = 0; n < n_tiles; n += 2) {
+            uint32_t fb[4];
+            load_b_of_rows(fb, b, stride, first + 8 * n, k);
+            mma(acc[n], fa, fb);
+            mma(acc[n + 1], fa, fb + 2);
+        }
+    }
+}
+
+// acc [16][8 * n_tiles] += P * (rows [first, first + 8 * k_tiles) of b, columns [column, column + 8 * n_tiles)). P is in the
+// layout that products leave: [16][8 * k_tiles]; it is rounded to bf16.
+template <int k_tiles, int n_tiles>
+__device__ __forceinline__ void multiply_scores(float (&acc)[n_tiles][4], const float (&p)[k_tiles][4], const bf16 *b, int first, int column,
+                                                int stride) {
+#pragma unroll
+    for (int k = 0; k < k_tiles; k += 2) {
+        const uint32_t fa[4] = {pack(p[k][0], p[k][1]), pack(p[k][2], p[k][3]), pack(p[k + 1][0], p[k + 1][1]), pack(p[k + 1][2], p[k + 1][3])};
+#pragma unroll
+        for (int n = 0; n < n_tiles; n += 2) {
+            uint32_t fb[4];
+            load_b(fb, b, stride, first + 8 * k, column + 8 * n);
+            mma(acc[n], fa, fb);
+            mma(acc[n + 1], fa, fb + 2);
+        }
+    }
+}
+
+// Copies 16 bytes to shared memory, or zeros; done when the thread has waited for its group and the block for one another.
+__device__ __forceinline__ void copy_async(bf16 *shared, const bf16 *from, bool present) {
+#if CFT_ON_DEVICE
+    const uint32_t to = uint32_t(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
+#elif !defined(__CUDACC__)
+    shim::copy_later(shared, present ? from : nullptr, 16);
+#endif
+}
+__device__ __forceinline__ void copy_async_end_group() {
+#if CFT_ON_DEVICE
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#elif !defined(__CUDACC__)
+    shim::end_copy_group();
+#endif
+}
+// Waits until at most `pending` of this thread's groups are under way.
+template <int pending> __device__ __forceinline__ void copy_async_wait() {
+#if CFT_ON_DEVICE
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#elif !defined(__CUDACC__)
+    shim::finish_copies(pending);
+#endif
+}
+
+} // namespace cft::cuda
