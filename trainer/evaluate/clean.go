@@ -1,0 +1,174 @@
+package evaluate
+
+import (
+	"regexp"
+	"strings"
+)
+
+// written replaces spellings by one: LaTeX's spaces and sizes go, signs become ASCII. Sets' braces become marks of their
+// own, so that they differ from those of grouping.
+var written = strings.NewReplacer(
+	`\\`, `\\`, // a matrix's new row
+	`{,}`, ",", `\left`, "", `\right`, "", `\bigl`, "", `\bigr`, "", `\big`, "", `\Big`, "",
+	`\!`, "", `\,`, " ", `\;`, " ", `\:`, " ", `\ `, " ", "~", " ", `\quad`, " ", `\qquad`, " ", "\u00a0", " ", "\u202f", " ",
+	`\dfrac`, `\frac`, `\tfrac`, `\frac`, `\cfrac`, `\frac`, `\dbinom`, `\binom`, `\tbinom`, `\binom`,
+	`\cdot`, "*", `\times`, "*", "×", "*", "·", "*", "⋅", "*", `\div`, "/", "÷", "/",
+	"−", "-", "–", "-", "²", "^2", "³", "^3", "√", " sqrt ", "π", `\pi `, "∞", `\infty `, "½", `\frac{1}{2}`, "¼", `\frac{1}{4}`, "¾", `\frac{3}{4}`,
+	`^\circ`, "°", `^{\circ}`, "°", `\circ`, "°", `\degree`, "°",
+	`\{`, setOpen, `\}`, setClose, `\lbrace`, setOpen, `\rbrace`, setClose,
+	`\%`, "%", `\$`, "$", `\&`, "&", "±", `\pm `, `\lvert`, "|", `\rvert`, "|", `\vert`, "|",
+	`\leq`, `\le`, `\geq`, `\ge`, "≤", `\le `, "≥", `\ge `, "∪", `\cup `, "∈", `\in `, "∅", `\emptyset `, `\varnothing`, `\emptyset`,
+)
+
+const (
+	setOpen, setClose   = "⦃", "⦄"
+	textOpen, textClose = "⟦", "⟧"
+)
+
+var (
+	// inText is text within LaTeX; its content is marked, so that units can be told from formulas.
+	inText = regexp.MustCompile(`\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|operatorname|hbox|mathit)\s*\{([^{}]*)\}`)
+	// bareRoot is a root of a number without braces where it is no LaTeX, which would take one digit.
+	bareRoot = regexp.MustCompile(`(^|[^\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?|[a-z]\b)`)
+	// thousands is a number with separators, whole.
+	thousands = regexp.MustCompile(`^[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?\b`)
+	// unitWords are behind a number, in plain text.
+	unitWords = regexp.MustCompile(`^([-+]?[\d.,/^{}()*\s\\a-z]*?[\d})])\s*([A-Za-z]{2,}[A-Za-z\s./^\d²³-]*)$`)
+	textUnit  = regexp.MustCompile(`^(.*\S)\s*⟦([^⟧]*)⟧\s*(\^\{?\d\}?)?$`)
+	currency  = regexp.MustCompile(`^([-+]?)\s*(?:\$|€|£|¥|USD|US\$)\s*`)
+	mixed     = regexp.MustCompile(`^([-+]?)(\d+)(?:\s+|\s*-\s*|\s+and\s+)(\d+)/(\d+)$`)
+	boundTo   = regexp.MustCompile(`^[A-Za-z](?:_\w)?(?:\([a-z]\))?\s*\\in\b\s*`)
+	spaces    = regexp.MustCompile(`\s+`)
+)
+
+// magnitudes are words that multiply.
+var magnitudes = map[string]string{
+	"hundred": "100", "thousand": "1000", "million": "1000000", "billion": "1000000000", "trillion": "1000000000000", "dozen": "12",
+}
+
+// amount is an answer without what surrounds its formula.
+type amount struct {
+	formula string
+	unit    string // in lower case and singular, empty if there is none
+	percent bool
+}
+
+// clean brings an answer to one spelling, still as text.
+func clean(text string) string {
+	text = strings.TrimSpace(text)
+	text = strings.TrimSpace(strings.TrimLeft(text, ":"))
+	text = written.Replace(text)
+	for range 3 { // \text within \text
+		text = inText.ReplaceAllString(text, textOpen+"$1"+textClose)
+	}
+	text = strings.Trim(spaces.ReplaceAllString(text, " "), " *`")
+	for {
+		shorter := strings.TrimSpace(strings.TrimRight(text, "./;,"))
+		if strings.HasSuffix(text, "!") || shorter == text {
+			break
+		}
+		text = shorter
+	}
+	// Dollar signs are LaTeX's in pairs around all of it, and a currency otherwise.
+	if len(text) > 1 && text[0] == '$' && text[len(text)-1] == '$' {
+		text = strings.TrimSpace(strings.Trim(text, "$"))
+	}
+	if inner, ok := within(text, textOpen, textClose); ok && !strings.Contains(inner, textOpen) {
+		text = strings.TrimSpace(inner)
+	}
+	text = bareRoot.ReplaceAllString(text, `$1\sqrt{$2}`)
+	return boundTo.ReplaceAllString(text, "")
+}
+
+// amountOf takes units, currency and percent off a cleaned answer.
+func amountOf(text string) amount {
+	a := amount{formula: text}
+	if m := currency.FindStringSubmatch(a.formula); m != nil {
+		a.formula, a.unit = m[1]+a.formula[len(m[0]):], "dollar"
+	}
+	if m := thousands.FindString(a.formula); m != "" {
+		a.formula = strings.NewReplacer(",", "", " ", "").Replace(m) + a.formula[len(m):]
+	}
+	a.formula = strings.TrimSpace(a.formula)
+	if m := mixed.FindStringSubmatch(a.formula); m != nil {
+		a.formula = m[1] + "(" + m[2] + "+" + m[3] + "/" + m[4] + ")"
+	}
+	for range 2 { // "3 million dollars"
+		a.takeUnit()
+	}
+	if rest, ok := strings.CutSuffix(a.formula, "%"); ok {
+		a.formula, a.percent = strings.TrimSpace(rest), true
+	}
+	if rest, ok := strings.CutSuffix(a.formula, "°"); ok {
+		a.formula = rest // degrees go without saying
+	}
+	return a
+}
+
+func (a *amount) takeUnit() {
+	unit := ""
+	if m := textUnit.FindStringSubmatch(a.formula); m != nil && strings.ContainsAny(m[1], "0123456789") {
+		a.formula, unit = m[1], m[2]+strings.Trim(m[3], "{}")
+	} else if m := unitWords.FindStringSubmatch(a.formula); m != nil && !isFormulaWord(m[2]) {
+		a.formula, unit = m[1], m[2]
+	}
+	if unit = unitName(unit); unit == "" {
+		return
+	}
+	if first, rest, _ := strings.Cut(unit, " "); magnitudes[first] != "" {
+		a.formula = "(" + a.formula + ")*" + magnitudes[first]
+		unit = rest
+	}
+	switch unit {
+	case "":
+	case "percent":
+		a.percent = true
+	case "degree":
+	default:
+		a.unit = unit
+	}
+}
+
+// unitName is a unit in lower case, its words in the singular.
+func unitName(text string) string {
+	words := strings.Fields(strings.ToLower(strings.Trim(text, " .")))
+	for i, w := range words {
+		if len(w) > 3 && strings.HasSuffix(w, "s") && !strings.HasSuffix(w, "ss") {
+			words[i] = strings.TrimSuffix(w, "s")
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// isFormulaWord reports whether a word behind a number belongs to the formula: a function, or variables side by side.
+func isFormulaWord(text string) bool {
+	first := strings.FieldsFunc(text, func(r rune) bool { return !isLetter(byte(r)) })
+	if len(first) == 0 {
+		return true
+	}
+	name := first[0]
+	if _, known := functions[name]; known || name == "pi" || name == "sqrt" || name == "log" || name == "ln" {
+		return true
+	}
+	return false
+}
+
+// textOf is an answer as words: letter case, marks and articles do not count.
+func textOf(text string) string {
+	text = strings.NewReplacer(textOpen, " ", textClose, " ", "{", "", "}", "", `\`, " ").Replace(strings.ToLower(text))
+	fields := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n\"'`“”‘’.,;:!?*", r) })
+	var kept []string
+	for _, f := range fields {
+		if f != "the" && f != "a" && f != "an" {
+			kept = append(kept, f)
+		}
+	}
+	joined := strings.Join(kept, " ")
+	if len(kept) == 0 {
+		joined = strings.Join(fields, " ")
+	}
+	if len(joined) == 3 && joined[0] == '(' && joined[2] == ')' {
+		return joined[1:2] // the choice (C)
+	}
+	return joined
+}

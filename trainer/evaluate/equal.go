@@ -1,0 +1,431 @@
+package evaluate
+
+import (
+	"math"
+	"math/big"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Equal reports whether two answers mean the same, in plain or LaTeX notation.
+//
+// Numbers are compared exactly: separators, currency, a unit that only one of the two has, and trailing zeros do not
+// count. 50 % is 0.5 and is 50, since both are meant; a decimal with four digits or more stands for what it is the
+// rounding of. Formulas are equal if they have the same value at several points, some of them complex: exact for
+// rational ones, to ten digits otherwise. Equations may differ by a factor. Lists without brackets and sets have no
+// order; tuples and intervals have, and keep their brackets; matrices are compared by their cells. All else is text.
+//
+// Its limits: a formula's domain is not looked at, so x/x is 1; units are names and are never converted; inequalities,
+// and numbers of another base than ten, are text.
+func Equal(a, b string) bool {
+	a, b = clean(a), clean(b)
+	if a == "" || b == "" {
+		return false
+	}
+	return a == b || len(a) <= maxAnswer && len(b) <= maxAnswer && equalShapes(shapeOf(a, 0), shapeOf(b, 0))
+}
+
+// maxAnswer bounds what is taken apart, in bytes: a longer answer is equal to itself only.
+const maxAnswer = 5000
+
+// Grade is what a text's final answer was found to be worth.
+type Grade struct {
+	Extracted
+	Right bool
+}
+
+// GradeAnswer extracts a text's final answer and compares it with the right one.
+//
+// Where a text states its answer in a sentence ("the answer is that she has 18 left") and the right one is a number, a
+// single number of the sentence stands for it.
+func GradeAnswer(text, gold string) Grade {
+	g := Grade{Extracted: ExtractAnswer(text)}
+	if !g.Found() {
+		return g
+	}
+	if g.Right = Equal(g.Text, gold); g.Right || g.Mark != MarkStatement {
+		return g
+	}
+	if numbers := number.FindAllString(g.Text, -1); len(numbers) == 1 && isNumber(gold) && hasWords(g.Text) {
+		g.Right = Equal(numbers[0], gold)
+	}
+	return g
+}
+
+var twoWords = regexp.MustCompile(`[A-Za-z]{2,}[^A-Za-z\\]+[A-Za-z]{2,}`)
+
+func hasWords(text string) bool { return twoWords.MatchString(text) }
+
+func isNumber(text string) bool {
+	e, err := parseExpression(amountOf(clean(text)).formula)
+	return err == nil && len(e.variables) == 0
+}
+
+// GoldAnswer is the final answer of a row's gold field: what stands behind GSM8K's ####, or all of it.
+func GoldAnswer(gold string) string {
+	if m := lastMatch(hash, gold); m != "" {
+		return m
+	}
+	return gold
+}
+
+// shape is an answer taken apart.
+type shape struct {
+	kind  byte // see below
+	open  byte // of a tuple or an interval: its brackets
+	close byte
+	items []shape
+	// Of a kindPlain:
+	amount
+	text    string
+	formula *expression
+	left    *expression // of an equation: the side before the sign
+}
+
+const (
+	kindPlain = 'p' // a formula, an equation or text
+	kindList  = 'l' // no order: a list without brackets, a set, a union
+	kindTuple = 't' // ordered, with brackets: tuples and intervals
+	kindRows  = 'm' // matrix
+)
+
+const maxNesting = 8
+
+func shapeOf(text string, depth int) shape {
+	text = strings.TrimSpace(text)
+	if depth > maxNesting {
+		return shape{kind: kindPlain, text: text}
+	}
+	if rows := matrix(text); rows != nil {
+		s := shape{kind: kindRows}
+		for _, row := range rows {
+			s.items = append(s.items, tuple(row, '[', ']', depth))
+		}
+		return s
+	}
+	if parts := splitTop(text, `\cup`); len(parts) > 1 {
+		return list(parts, depth)
+	}
+	if thousands.FindString(text) == "" {
+		if parts := splitTop(text, ","); len(parts) > 1 {
+			return list(parts, depth)
+		}
+	}
+	if parts := conjunction(text); len(parts) > 1 {
+		return list(parts, depth)
+	}
+	if text == `\emptyset` || text == setOpen+setClose {
+		return shape{kind: kindList}
+	}
+	if inner, ok := within(text, setOpen, setClose); ok {
+		return list(splitTop(inner, ","), depth)
+	}
+	if inner, ok := within(text, "{", "}"); ok {
+		if parts := splitTop(inner, ","); len(parts) > 1 {
+			return list(parts, depth)
+		}
+	}
+	for _, open := range []string{"(", "["} {
+		for _, end := range []string{")", "]"} {
+			if inner, ok := within(text, open, end); ok {
+				if parts := splitTop(inner, ","); len(parts) > 1 {
+					return tuple(parts, open[0], end[0], depth)
+				}
+			}
+		}
+	}
+	if strings.Contains(text, `\pm`) || strings.Contains(text, `\mp`) {
+		up := strings.NewReplacer(`\pm`, "+", `\mp`, "-").Replace(text)
+		down := strings.NewReplacer(`\pm`, "-", `\mp`, "+").Replace(text)
+		return list([]string{up, down}, depth)
+	}
+	return plain(text)
+}
+
+func list(parts []string, depth int) shape {
+	s := shape{kind: kindList}
+	for _, p := range parts {
+		item := shapeOf(p, depth+1)
+		if item.kind == kindList {
+			s.items = append(s.items, item.items...)
+			continue
+		}
+		s.items = append(s.items, item)
+	}
+	return s
+}
+
+func tuple(parts []string, open, end byte, depth int) shape {
+	s := shape{kind: kindTuple, open: open, close: end}
+	for _, p := range parts {
+		s.items = append(s.items, shapeOf(p, depth+1))
+	}
+	return s
+}
+
+func plain(text string) shape {
+	s := shape{kind: kindPlain, text: text, amount: amountOf(text)}
+	if left, right, ok := strings.Cut(text, "="); ok && !strings.Contains(right, "=") {
+		l, errL := parseExpression(strings.TrimSpace(left))
+		r := amountOf(strings.TrimSpace(right))
+		e, errR := parseExpression(r.formula)
+		if errL == nil && errR == nil {
+			s.left, s.formula, s.amount = l, e, r
+			return s
+		}
+		// A name before the sign: "number of apples = 3".
+		if errR == nil && errL != nil && hasLetters(left) {
+			s.formula, s.amount = e, r
+		}
+		return s
+	}
+	if e, err := parseExpression(s.amount.formula); err == nil {
+		s.formula = e
+	}
+	return s
+}
+
+func hasLetters(text string) bool {
+	return strings.ContainsFunc(text, func(r rune) bool { return isLetter(byte(r)) })
+}
+
+// matrix returns the cells of a matrix, nil if the text is none.
+func matrix(text string) [][]string {
+	m := matrixEnd.FindStringSubmatch(text)
+	if m == nil {
+		return nil
+	}
+	var rows [][]string
+	for _, row := range strings.Split(m[1], `\\`) {
+		if strings.TrimSpace(row) != "" {
+			rows = append(rows, strings.Split(row, "&"))
+		}
+	}
+	return rows
+}
+
+var matrixEnd = regexp.MustCompile(`(?s)^\\begin\{(?:[pbvB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{(?:[pbvB]?matrix|array)\}$`)
+
+// conjunction splits "3 and 5", "x = 3 or x = 5" where each part has a digit.
+func conjunction(text string) []string {
+	parts := strings.FieldsFunc(conjunctions.ReplaceAllString(text, "\x00"), func(r rune) bool { return r == 0 })
+	for _, p := range parts {
+		if !strings.ContainsAny(p, "0123456789") {
+			return nil
+		}
+	}
+	if mixed.MatchString(text) {
+		return nil
+	}
+	return parts
+}
+
+var conjunctions = regexp.MustCompile(`\s+(?:and|or)\s+|\s*⟦\s*,?\s*(?:and|or)\s*⟧\s*`)
+
+// splitTop splits at a separator outside all brackets.
+func splitTop(text, separator string) []string {
+	var parts []string
+	depth, from := 0, 0
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case strings.IndexByte("([{", c) >= 0 || strings.HasPrefix(text[i:], setOpen):
+			depth++
+		case strings.IndexByte(")]}", c) >= 0 || strings.HasPrefix(text[i:], setClose):
+			depth--
+		case depth == 0 && strings.HasPrefix(text[i:], separator):
+			parts = append(parts, text[from:i])
+			from = i + len(separator)
+			i = from - 1
+		}
+	}
+	return append(parts, text[from:])
+}
+
+// within returns what brackets hold that are around all of a text.
+func within(text, open, end string) (string, bool) {
+	if len(text) < len(open)+len(end) || !strings.HasPrefix(text, open) || !strings.HasSuffix(text, end) {
+		return "", false
+	}
+	inner := text[len(open) : len(text)-len(end)]
+	depth := 0
+	for i := range len(inner) {
+		switch {
+		case strings.IndexByte("([{", inner[i]) >= 0:
+			depth++
+		case strings.IndexByte(")]}", inner[i]) >= 0:
+			if depth--; depth < 0 {
+				return "", false
+			}
+		}
+	}
+	return inner, depth == 0
+}
+
+func equalShapes(a, b shape) bool {
+	if a.kind == kindList && len(a.items) == 1 && b.kind != kindList {
+		a = a.items[0]
+	}
+	if b.kind == kindList && len(b.items) == 1 && a.kind != kindList {
+		b = b.items[0]
+	}
+	if a.kind != b.kind {
+		return false
+	}
+	switch a.kind {
+	case kindTuple, kindRows:
+		return a.open == b.open && a.close == b.close && slices.EqualFunc(a.items, b.items, equalShapes)
+	case kindList:
+		return equalLists(a.items, b.items)
+	}
+	return equalPlain(a, b)
+}
+
+// equalLists finds a partner in b for each item of a.
+func equalLists(a, b []shape) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	left := slices.Clone(b)
+	for _, item := range a {
+		at := slices.IndexFunc(left, func(other shape) bool { return equalShapes(item, other) })
+		if at < 0 {
+			return false
+		}
+		left = slices.Delete(left, at, at+1)
+	}
+	return true
+}
+
+func equalPlain(a, b shape) bool {
+	if a.unit != "" && b.unit != "" && a.unit != b.unit {
+		return false
+	}
+	if a.formula == nil || b.formula == nil {
+		return a.formula == nil && b.formula == nil && textOf(a.text) == textOf(b.text)
+	}
+	switch {
+	case a.left != nil && b.left != nil:
+		return equalEquations(a, b)
+	case a.left != nil && !isName(a.text), b.left != nil && !isName(b.text):
+		return false // only "x =" and "f(x) =" go without saying
+	}
+	return equalAmounts(a, b)
+}
+
+// isName reports whether the side before an equation's sign is a variable alone, or a function of one.
+func isName(equation string) bool { return nameOnly.MatchString(equation) }
+
+var nameOnly = regexp.MustCompile(`^\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\s*[A-Za-z]\s*\))?\s*=`)
+
+func equalAmounts(a, b shape) bool {
+	if equalFormulas(a.formula, b.formula) {
+		return true
+	}
+	hundredth := func(e *expression) *expression {
+		return &expression{variables: e.variables, at: binary(divide, e.at, constant(whole(100)))}
+	}
+	switch {
+	case a.percent && !b.percent:
+		return equalFormulas(hundredth(a.formula), b.formula)
+	case b.percent && !a.percent:
+		return equalFormulas(a.formula, hundredth(b.formula))
+	}
+	return false
+}
+
+// rounds is at how many points formulas are compared, and leastRounds at how many both must be defined.
+const (
+	rounds      = 8
+	leastRounds = 3
+)
+
+// equalFormulas compares values: of formulas without variables once, of others at several points.
+func equalFormulas(a, b *expression) bool {
+	names := slices.Concat(a.variables, b.variables)
+	if len(names) == 0 {
+		x, y := a.at(nil), b.at(nil)
+		return x.isDefined() && y.isDefined() && (same(x, y) || isRounded(a, b, y) || isRounded(b, a, x))
+	}
+	defined := 0
+	for round := range rounds {
+		m := point(names, round)
+		x, y := a.at(m), b.at(m)
+		if !x.isDefined() || !y.isDefined() {
+			continue
+		}
+		if !same(x, y) {
+			return false
+		}
+		defined++
+	}
+	return defined >= leastRounds
+}
+
+// point gives each variable a value that depends on its name and the round: fractions in even rounds, negative ones
+// among them, complex numbers in odd ones.
+func point(names []string, round int) map[string]value {
+	m := map[string]value{}
+	for _, name := range names {
+		h := uint64(round + 1)
+		for i := range len(name) {
+			h = (h ^ uint64(name[i])) * 0x9e3779b97f4a7c15
+			h ^= h >> 29
+		}
+		num, den := int64(h%97)+2, int64(h>>20%31)+3
+		if round%2 == 0 {
+			if h>>40%2 == 0 {
+				num = -num
+			}
+			m[name] = exactly(big.NewRat(num, den))
+			continue
+		}
+		m[name] = inexactly(complex(float64(num)/float64(den), 0.3+float64(h>>50%17)/11))
+	}
+	return m
+}
+
+// leastDigits is from how many decimal places on a decimal is taken for a rounded number.
+const leastDigits = 4
+
+// isRounded reports whether e is a decimal that another formula's value y, itself no decimal, rounds to.
+func isRounded(e, other *expression, y value) bool {
+	_, decimals, ok := strings.Cut(e.literal, ".")
+	if !ok || other.literal != "" || len(decimals) < leastDigits || math.Abs(imag(y.c)) > near {
+		return false
+	}
+	if y.exact != nil {
+		if digits, finite := y.exact.FloatPrec(); finite && digits <= len(decimals) {
+			return false // it needs no rounding
+		}
+	}
+	rounded := strconv.FormatFloat(real(y.c), 'f', len(decimals), 64)
+	x, okX := new(big.Rat).SetString(e.literal)
+	r, okR := new(big.Rat).SetString(rounded)
+	return okX && okR && x.Cmp(r) == 0
+}
+
+// equalEquations reports whether the sides' differences are the same but for a factor.
+func equalEquations(a, b shape) bool {
+	difference := func(s shape, m map[string]value) value { return add(s.left.at(m), negate(s.formula.at(m))) }
+	names := slices.Concat(a.left.variables, a.formula.variables, b.left.variables, b.formula.variables)
+	var before [2]value
+	defined := 0
+	for round := range rounds {
+		m := point(names, round)
+		x, y := difference(a, m), difference(b, m)
+		if !x.isDefined() || !y.isDefined() {
+			continue
+		}
+		if (x.c == 0) != (y.c == 0) {
+			return false
+		}
+		if defined > 0 && !same(multiply(x, before[1]), multiply(y, before[0])) {
+			return false
+		}
+		before = [2]value{x, y}
+		defined++
+	}
+	return defined >= leastRounds
+}

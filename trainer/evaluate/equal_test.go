@@ -1,0 +1,246 @@
+package evaluate
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestExtractAnswer(t *testing.T) {
+	tests := []struct{ name, text, want, mark string }{
+		{"boxed", `So it is \boxed{42}.`, "42", MarkBoxed},
+		{"nested braces", `\boxed{\frac{1}{\sqrt{2}}}`, `\frac{1}{\sqrt{2}}`, MarkBoxed},
+		{"escaped braces", `\boxed{\{1, 2\}}`, `\{1, 2\}`, MarkBoxed},
+		{"the last box", `\boxed{1}, no: $\boxed{2}$`, "2", MarkBoxed},
+		{"a box without braces", `\boxed 7$`, "7", MarkBoxed},
+		{"a box that never closes", "\\boxed{3 + 4\nand", "3 + 4", MarkBoxed},
+		{"GSM8K", "16 - 3 = 13\n#### 1,300", "1,300", MarkHash},
+		{"Minerva", `Final Answer: The final answer is $x^2$. I hope it is correct.`, "x^2", MarkStatement},
+		{"a sentence", "The answer is 18 dollars. She is glad.", "18 dollars", MarkStatement},
+		{"a decimal", "The answer is 1.5.", "1.5", MarkStatement},
+		{"a heading", "**Answer:** 12", "12", MarkStatement},
+		{"LaTeX in a sentence", `the answer is $\frac12$ of it.`, `\frac12`, MarkStatement},
+		{"dollars in a sentence", `the answer is $18 a day`, `$18 a day`, MarkStatement},
+		{"the last statement", "The answer is 3? No, the answer is 4.", "4", MarkStatement},
+		{"a line of its own", "2 + 2 = 4\nA: 4", "4", MarkStatement},
+		{"the last number", "She has 3, then 4 apples", "4", MarkNumber},
+		{"a negative number", "it falls to -12.5", "-12.5", MarkNumber},
+		{"before a critique", `\boxed{5} [END] Critique: \boxed{6}`, "5", MarkBoxed},
+		{"nothing", "I cannot tell.", "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { assert.Equal(t, Extracted{tt.want, tt.mark}, ExtractAnswer(tt.text)) })
+	}
+}
+
+func TestEqual(t *testing.T) {
+	groups := map[string]string{ // answers that mean the same, between bars
+		"separators":          `1000 ‖ 1,000 ‖ 1000.00 ‖ 1{,}000 ‖ 1,\!000`,
+		"currency":            `$18 ‖ 18 ‖ 18 dollars ‖ \$18.00 ‖ 18.0`,
+		"percent":             `50% ‖ 50\% ‖ 50 percent`,
+		"percent as a share":  `50% ‖ 0.5 ‖ 1/2`,
+		"a unit":              `5 ‖ 5 apples ‖ 5\text{ apples} ‖ 5.`,
+		"degrees":             `90^\circ ‖ 90 ‖ 90 degrees ‖ 90°`,
+		"fractions":           `\frac{1}{2} ‖ \dfrac12 ‖ 1/2 ‖ 0.5 ‖ .5 ‖ 2/4 ‖ \frac 12`,
+		"mixed numbers":       `1\frac{4}{5} ‖ 1 4/5 ‖ 9/5 ‖ 1.8 ‖ 1 and 4/5`,
+		"negative mixed":      `-1\frac{1}{2} ‖ -3/2 ‖ -1 1/2`,
+		"radicals":            `2\sqrt{3} ‖ \sqrt{12} ‖ 2*3^{1/2} ‖ 2√3 ‖ 6/\sqrt3 ‖ 2 sqrt(3)`,
+		"pi":                  `2\pi ‖ 2π ‖ \pi*2 ‖ 2pi`,
+		"a rounding":          `3.1416 ‖ \pi`,
+		"polynomials":         `x^2 + 2x + 1 ‖ (x+1)^2 ‖ 1+x(2+x)`,
+		"factors":             `(a+5)(b+2) ‖ ab + 2a + 5b + 10`,
+		"complex":             `6 - 5i ‖ -5i+6 ‖ (6-5i)`,
+		"trigonometry":        `\cot x ‖ \frac{\cos x}{\sin x} ‖ cot(x)`,
+		"a named value":       `x = 5 ‖ 5 ‖ x=5.0`,
+		"equations":           `y = 2x + 3 ‖ y - 2x = 3 ‖ 2y = 4x + 6`,
+		"a formula's name":    `2x + 3 ‖ y = 2x + 3 ‖ f(x) = 3+2x`,
+		"lists":               `1,-2 ‖ -2, 1 ‖ \{1,-2\} ‖ {1, -2} ‖ 1 and -2 ‖ x = 1 or x = -2`,
+		"plus or minus":       `1 \pm \sqrt{19} ‖ 1+\sqrt{19}, 1-\sqrt{19}`,
+		"tuples":              `\left( 3, \frac{\pi}{2} \right) ‖ (3, \pi/2) ‖ (3.0,0.5\pi)`,
+		"intervals":           `(-\infty, 2) \cup (3, \infty) ‖ (3,\infty)\cup(-\infty,2)`,
+		"membership":          `x \in [-2,7] ‖ [-2, 7]`,
+		"matrices":            `\begin{pmatrix} -1/3 \\ 2 \end{pmatrix} ‖ \begin{bmatrix} -\frac13 \\ 2.0 \\ \end{bmatrix}`,
+		"text":                `\text{Evelyn} ‖ evelyn ‖ Evelyn. ‖ **Evelyn**`,
+		"choices":             `\text{(C)} ‖ C ‖ (C)`,
+		"another base":        `52_8 ‖ 52_{8}`,
+		"great words":         `8 billion ‖ 8,000,000,000 ‖ 8e9`,
+		"large whole numbers": `2^{100} ‖ 1267650600228229401496703205376`,
+		"factorials":          `5! ‖ 120`,
+		"binomials":           `\binom{5}{2} ‖ 10`,
+		"the empty set":       `\emptyset ‖ \{\}`,
+	}
+	for name, group := range groups {
+		t.Run(name, func(t *testing.T) {
+			forms := strings.Split(group, " ‖ ")
+			for _, a := range forms {
+				assert.True(t, Equal(forms[0], a), "%s and %s", forms[0], a)
+				assert.True(t, Equal(a, forms[0]), "%s and %s", a, forms[0])
+			}
+		})
+	}
+}
+
+func TestNotEqual(t *testing.T) {
+	for _, pair := range []string{
+		`18 ‖ 19`, `18 ‖ 1.8`, `18 ‖ -18`, `0.33 ‖ 1/3`, `0.5 ‖ 50`, `50% ‖ 5`, `5 cm ‖ 5 m`, `5 dollars ‖ 5 cents`,
+		`\sqrt{2} ‖ 1.41`, `x^2 ‖ x^3`, `x ‖ y`, `\sqrt{x^2} ‖ x`, `(x+1)^2 ‖ x^2+1`, `2x ‖ 2`, `y = 2x+3 ‖ y = 2x+4`, `x = 5 ‖ x = 6`,
+		`(1,2) ‖ (2,1)`, `(1,2) ‖ [1,2]`, `(1,2] ‖ (1,2)`, `1,2 ‖ 1,3`, `1,2 ‖ 1,2,3`, `1,1 ‖ 1,2`, `\text{even} ‖ \text{odd}`, `no ‖ on`, `even ‖ neve`,
+		`52_8 ‖ 52`, `52_8 ‖ 52_9`, `(C) ‖ (D)`, `2^{100} ‖ 1267650600228229401496703205377`, `1/0 ‖ 2/0`, ` ‖ `, ` ‖ 5`,
+		`\begin{pmatrix} 1 \\ 2 \end{pmatrix} ‖ \begin{pmatrix} 2 \\ 1 \end{pmatrix}`, `3.1416 ‖ 3.14161`, `0.25 ‖ 0.2500001`, `x+1=0 ‖ 1`,
+	} {
+		a, b, _ := strings.Cut(pair, " ‖ ")
+		assert.False(t, Equal(a, b), pair)
+		assert.False(t, Equal(b, a), pair)
+	}
+}
+
+func TestGradeAnswer(t *testing.T) {
+	assert.True(t, GradeAnswer("The answer is that she makes 18 dollars a day.", "18").Right)
+	assert.False(t, GradeAnswer("The answer is that 3 hens make 18 dollars a day.", "3").Right, "which number is meant cannot be told")
+	assert.False(t, GradeAnswer("I do not know", "18").Right)
+	assert.Equal(t, "18", GoldAnswer("9 * 2 = 18\n#### 18"))
+	assert.Equal(t, "east", GoldAnswer("east"))
+}
+
+// FuzzEqual looks for panics and for endless work; an answer is always equal to itself, and equality has no direction.
+func FuzzEqual(f *testing.F) {
+	for _, s := range []string{`\frac{1}{2}`, `1\pm\sqrt[3]{x}`, "((((((", `\boxed{`, "5!!!!!!", "9^9^9^9", `\{1,2\}`, "1e999", "|x|", `\sin^2 x`, "⦃", `\log_2 8`} {
+		f.Add(s, `\dfrac{2}{4}`)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if len(a)+len(b) > 500 {
+			return
+		}
+		ExtractAnswer(a)
+		if Equal(a, b) != Equal(b, a) {
+			t.Errorf("%q and %q: equal one way only", a, b)
+		}
+		if c := clean(a); c != "" && !Equal(a, a) {
+			t.Errorf("%q is not equal to itself", a)
+		}
+	})
+}
+
+// leastAgreement is the share of GSM8K's own gradings that ours must agree with.
+const leastAgreement = 0.99
+
+func TestAgreesWithGSM8K(t *testing.T) {
+	type graded struct {
+		IsCorrect bool   `json:"is_correct"`
+		Solution  string `json:"solution"`
+	}
+	rows := sharedRows[struct {
+		Truth string `json:"ground_truth"`
+		A     graded `json:"6b_finetuning"`
+		B     graded `json:"6b_verification"`
+		C     graded `json:"175b_finetuning"`
+		D     graded `json:"175b_verification"`
+	}](t, "gsm8k", "example_model_solutions.jsonl")
+	n, agree := 0, 0
+	marks := map[string]int{}
+	for i, r := range rows {
+		gold := ExtractAnswer(r.Truth).Text
+		require.NotEmpty(t, gold, "row %d", i)
+		for k, s := range []graded{r.A, r.B, r.C, r.D} {
+			g := GradeAnswer(s.Solution, gold)
+			marks[g.Mark]++
+			if n++; g.Right == s.IsCorrect {
+				agree++
+				continue
+			}
+			t.Logf("row %d, model %d: read %q (%s), gold %q, is_correct %v", i, k, g.Text, g.Mark, gold, s.IsCorrect)
+		}
+	}
+	t.Logf("%d of %d gradings agree (%.2f %%); marks %v", agree, n, 100*float64(agree)/float64(n), marks)
+	assert.GreaterOrEqual(t, float64(agree)/float64(n), leastAgreement)
+	assert.Equal(t, 5276, n)
+}
+
+// respelled gives other spellings of an answer that mean the same.
+func respelled(answer string) map[string]string {
+	forms := map[string]string{
+		"itself": answer, "in dollars": "$" + answer + "$", "with a full stop": answer + ".",
+		"dfrac": strings.ReplaceAll(answer, `\frac`, `\dfrac`), "tight": strings.ReplaceAll(answer, ", ", ","),
+		"no sizes":    strings.NewReplacer(`\left`, "", `\right`, "").Replace(answer),
+		"wide":        strings.NewReplacer("+", " + ", `,\!`, `,\!`, ",", ", ").Replace(answer),
+		"extracted":   ExtractAnswer(`Hence it is $\boxed{` + answer + `}$.`).Text,
+		"as Minerva":  ExtractAnswer(`The final answer is $` + answer + `$. I hope it is correct.`).Text,
+		"as sentence": ExtractAnswer(`So the answer is $` + answer + `$.`).Text,
+	}
+	if n, err := strconv.Atoi(answer); err == nil {
+		forms["decimal"], forms["sum"], forms["fraction"] = answer+".00", fmt.Sprintf("%d + 1 - 1", n), fmt.Sprintf(`\frac{%d}{3}`, 3*n)
+		forms["units"], forms["apples"] = answer+`\text{ units}`, answer+" apples"
+		if n >= 1000 {
+			forms["thousands"] = fmt.Sprintf("%d,%03d", n/1000, n%1000)
+			if n >= 1000000 {
+				delete(forms, "thousands")
+			}
+		}
+	}
+	if m := regexp.MustCompile(`^(-?)\\d?frac\{(\d+)\}\{(\d+)\}$`).FindStringSubmatch(answer); m != nil {
+		a, _ := strconv.Atoi(m[2])
+		b, _ := strconv.Atoi(m[3])
+		forms["plain fraction"] = m[1] + m[2] + "/" + m[3]
+		forms["scaled fraction"] = fmt.Sprintf(`%s\frac{%d}{%d}`, m[1], 7*a, 7*b)
+		forms["rounded"] = fmt.Sprintf("%s%.6f", m[1], float64(a)/float64(b))
+	}
+	if strings.Contains(answer, `\sqrt{`) {
+		forms["power"] = regexp.MustCompile(`\\sqrt\{([^{}]*)\}`).ReplaceAllString(answer, `($1)^{1/2}`)
+	}
+	return forms
+}
+
+var firstNumber = regexp.MustCompile(`\d+`)
+
+// altered gives other answers: the first number is another, or where there is none, the text is.
+func altered(answer string) map[string]string {
+	forms := map[string]string{}
+	if at := firstNumber.FindStringIndex(answer); at != nil {
+		n, _ := strconv.Atoi(answer[at[0]:at[1]])
+		forms["one more"] = answer[:at[0]] + strconv.Itoa(n+1) + answer[at[1]:]
+		forms["a digit more"] = answer[:at[1]] + "1" + answer[at[1]:]
+	} else {
+		forms["another"] = "not " + strings.Trim(answer, "$")
+	}
+	if n, err := strconv.Atoi(answer); err == nil {
+		forms["a tenth"] = strconv.FormatFloat(float64(n)/10, 'f', -1, 64)
+		forms["twice"] = strconv.Itoa(2 * n)
+		forms["negative"] = strconv.Itoa(-n)
+		if n == 0 {
+			delete(forms, "a tenth")
+			delete(forms, "twice")
+			delete(forms, "negative")
+		}
+	}
+	return forms
+}
+
+func TestMATHAnswers(t *testing.T) {
+	rows := sharedRows[struct{ Answer, Solution string }](t, "math500", "test.jsonl")
+	require.Len(t, rows, 500)
+	same, sameOK, other, otherOK, solutions := 0, 0, 0, 0, 0
+	for i, r := range rows {
+		if GradeAnswer(r.Solution, r.Answer).Right {
+			solutions++
+		} else {
+			t.Logf("row %d: of its solution %q was read, the answer is %q", i, ExtractAnswer(r.Solution).Text, r.Answer)
+		}
+		for name, form := range respelled(r.Answer) {
+			if same++; assert.True(t, Equal(form, r.Answer), "row %d, %s: %q should be %q", i, name, form, r.Answer) {
+				sameOK++
+			}
+		}
+		for name, form := range altered(r.Answer) {
+			if other++; assert.False(t, Equal(form, r.Answer), "row %d, %s: %q should not be %q", i, name, form, r.Answer) {
+				otherOK++
+			}
+		}
+	}
+	t.Logf("%d of %d respelled answers accepted, %d of %d altered ones refused, %d of 500 solutions graded right", sameOK, same, otherOK, other, solutions)
+	assert.Equal(t, 500, solutions)
+}
