@@ -56,6 +56,8 @@ var allowed = map[string][]string{
 	"trainer/checkpoint": {"trainer/internal/*"},
 	// Copies committed checkpoints to object stores, and back.
 	"trainer/mirror": {"trainer/checkpoint", "trainer/internal/*"},
+	// Finds models on the hub and in ollama's store.
+	"trainer/hub": {"trainer/internal/*"},
 	// Reads committed checkpoints.
 	"trainer/export":    {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
 	"trainer/launch":    {"trainer/config", "trainer/internal/*"},

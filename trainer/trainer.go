@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,9 @@ import (
 // Options are what a run needs beside the engine.
 type Options struct {
 	Config config.Run
-	Text   Text
+	// ModelFile is the base model's file where Config.Model is another name of it; empty: Config.Model is the file.
+	ModelFile string
+	Text      Text
 	// Version is the program's, for the run's record.
 	Version string
 	// Progress makes the display of a run that is at step first of total; nil shows nothing.
@@ -141,14 +144,17 @@ func newTrainer(o Options) *Trainer {
 	}
 }
 
+// modelFile is where the base model lies.
+func (t *Trainer) modelFile() string { return cmp.Or(t.options.ModelFile, t.run.Model) }
+
 // prepare opens base model, data and adapter, and plans.
 func (t *Trainer) prepare(ctx context.Context) error {
-	base, err := gguf.Open(t.run.Model)
+	base, err := gguf.Open(t.modelFile())
 	if err != nil {
 		return fmt.Errorf("base model: %w", err)
 	}
 	t.architecture = base.Architecture()
-	if t.record.Model, err = identify(t.run.Model, ModelFile{}); err != nil {
+	if t.record.Model, err = identify(t.modelFile(), ModelFile{}); err != nil {
 		return err
 	}
 	if t.warm, t.record.WarmStart, err = readWarmStart(t.run, base); err != nil {
@@ -400,12 +406,12 @@ func (t *Trainer) restoreCourse(dir string, c *checkpoint.Checkpoint) error {
 // prepareResumed is prepare without what the run has behind it: its adapter was read when it began, and its plan is
 // known unless the number of steps changes.
 func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
-	base, err := gguf.Open(t.run.Model)
+	base, err := gguf.Open(t.modelFile())
 	if err != nil {
 		return fmt.Errorf("base model: %w", err)
 	}
 	t.architecture = base.Architecture()
-	if t.record.Model, err = identify(t.run.Model, was.Model); err != nil {
+	if t.record.Model, err = identify(t.modelFile(), was.Model); err != nil {
 		return err
 	}
 	if err := t.openData(ctx); err != nil {

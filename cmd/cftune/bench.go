@@ -103,6 +103,10 @@ func benchStep(cmd *cobra.Command, o benchOptions, out io.Writer) error {
 	case !(o.targets > 0 && o.targets <= 1):
 		return usage("--targets must be above 0 and at most 1, got %v", o.targets)
 	}
+	var err error
+	if o.model, err = findModel(cmd.Context(), o.model, cmd.ErrOrStderr()); err != nil {
+		return err
+	}
 	began := time.Now()
 	model, err := engine.Load(o.model, o.device)
 	if err != nil {

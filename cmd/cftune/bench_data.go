@@ -36,7 +36,7 @@ there, and peak memory.`,
 			if steps < 0 || cursors < 0 {
 				return codedError{fmt.Errorf("--steps and --cursors: must be at least 0, got %d and %d", steps, cursors), codeUsage}
 			}
-			o, vocab, err := f.open()
+			o, vocab, err := f.open(cmd)
 			if err != nil {
 				return err
 			}

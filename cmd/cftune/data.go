@@ -42,13 +42,17 @@ func (f *dataFlags) add(cmd *cobra.Command) {
 }
 
 // open reads the configuration and opens the model's vocabulary, which the caller closes.
-func (f *dataFlags) open() (trainer.Options, *engine.Vocab, error) {
+func (f *dataFlags) open(cmd *cobra.Command) (trainer.Options, *engine.Vocab, error) {
 	run, err := config.Load(f.path, f.sets, os.Environ())
 	if err != nil {
 		return trainer.Options{}, nil, codedError{err, codeUsage}
 	}
-	text, vocab, err := openText(run)
-	return trainer.Options{Config: run, Text: text, Version: programVersion(), Cache: cacheFolder()}, vocab, err
+	local, err := localModel(cmd.Context(), run, cmd.ErrOrStderr())
+	if err != nil {
+		return trainer.Options{}, nil, err
+	}
+	text, vocab, err := openText(local)
+	return trainer.Options{Config: run, ModelFile: local.Model, Text: text, Version: programVersion(), Cache: cacheFolder()}, vocab, err
 }
 
 const dataStatsLong = `Count a run's data: records of each file, lengths under each objective of the configuration, the share of tokens that is
@@ -83,7 +87,7 @@ func newDataStatsCommand() *cobra.Command {
 }
 
 func (f *dataFlags) stats(cmd *cobra.Command) (trainer.DataStats, error) {
-	o, vocab, err := f.open()
+	o, vocab, err := f.open(cmd)
 	if err != nil {
 		return trainer.DataStats{}, err
 	}

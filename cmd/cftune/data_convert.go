@@ -47,7 +47,7 @@ func newDataConvertCommand() *cobra.Command {
 			if _, err := os.Lstat(output); !force && !errors.Is(err, fs.ErrNotExist) {
 				return codedError{fmt.Errorf("convert: %s %w", output, errOutputExists), codeUsage}
 			}
-			o, vocab, err := f.open()
+			o, vocab, err := f.open(cmd)
 			if err != nil {
 				return err
 			}

@@ -50,7 +50,7 @@ func newDataPreviewCommand() *cobra.Command {
 			case !slices.Contains(previewStyles, style):
 				return codedError{fmt.Errorf("--style: must be one of %s, got %q", strings.Join(previewStyles, ", "), style), codeUsage}
 			}
-			o, vocab, err := f.open()
+			o, vocab, err := f.open(cmd)
 			if err != nil {
 				return err
 			}

@@ -111,6 +111,10 @@ func newDemoCommand() *cobra.Command {
 
 func (d *demo) run(ctx context.Context) error {
 	d.began = time.Now()
+	var err error
+	if d.model, err = findModel(ctx, d.model, d.notes); err != nil {
+		return err
+	}
 	if err := d.makeData(); err != nil {
 		return err
 	}

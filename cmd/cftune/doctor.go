@@ -66,7 +66,7 @@ func newDoctorCommand() *cobra.Command {
 the run would take of memory, part by part; if that does not fit, name settings with which it would and exit with 5.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := examine(path, sets)
+			report, err := examine(cmd, path, sets)
 			if err != nil {
 				return err
 			}
@@ -90,7 +90,7 @@ the run would take of memory, part by part; if that does not fit, name settings 
 	return cmd
 }
 
-func examine(path string, sets []string) (doctorReport, error) {
+func examine(cmd *cobra.Command, path string, sets []string) (doctorReport, error) {
 	report := doctorReport{Version: newVersionReport()}
 	var run config.Run
 	if path == "" && len(sets) > 0 {
@@ -100,6 +100,9 @@ func examine(path string, sets []string) (doctorReport, error) {
 		var err error
 		if run, err = config.Load(path, sets, os.Environ()); err != nil {
 			return report, codedError{err, codeUsage}
+		}
+		if run, err = localModel(cmd.Context(), run, cmd.ErrOrStderr()); err != nil {
+			return report, fmt.Errorf("doctor: %w", err)
 		}
 	}
 	var err error

@@ -12,6 +12,7 @@ import (
 	"cftune/trainer/dataset"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
+	"cftune/trainer/hub"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
 )
@@ -81,6 +82,10 @@ var rules = []rule{
 	{codeData, as[*trainer.DataError], ""},
 	{codeData, as[*dataset.Error], ""},
 	{codeData, is(gguf.ErrFormat), ""},
+	{codeData, is(hub.ErrNotFound, hub.ErrDigest), ""},
+	{codeData, is(hub.ErrDenied), "HF_TOKEN takes a token of an account that may read it"},
+	{codeOther, is(hub.ErrUnreachable), "what arrived is kept and gone on with; HTTPS_PROXY names a proxy, HF_ENDPOINT another hub"},
+	{codeUsage, is(hub.ErrName), ""},
 	{codeDevice, is(engine.ErrNoMemory), "cftune doctor --config shows what the run takes and what would fit"},
 }
 

@@ -18,6 +18,7 @@ import (
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
+	"cftune/trainer/hub"
 )
 
 const exportLong = `Write what a run has trained for use elsewhere, from a committed checkpoint.
@@ -129,6 +130,12 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 	}
 	if e.model == "" {
 		e.model = record.Model.Path
+		if _, err := os.Stat(e.model); err != nil && hub.IsReference(record.Config.Model) {
+			e.model = record.Config.Model // on another machine than the run's
+		}
+	}
+	if e.model, err = findModel(ctx, e.model, notes); err != nil {
+		return exported{}, err
 	}
 	if err := modelThere(e.model); err != nil {
 		return exported{}, err

@@ -75,6 +75,9 @@ func newGenerateCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("generate: %w", err)
 			}
+			if o.model, err = findModel(cmd.Context(), o.model, cmd.ErrOrStderr()); err != nil {
+				return fmt.Errorf("generate: %w", err)
+			}
 			if err := o.run(cmd.Context(), questions, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
 				return engineError(fmt.Errorf("generate: %w", err))
 			}
@@ -82,7 +85,7 @@ func newGenerateCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.model, "model", "", "base model, a GGUF file (required)")
+	flags.StringVar(&o.model, "model", "", "base model: a GGUF file, hf:// or ollama:// (required)")
 	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter, a GGUF file")
 	flags.Float64Var(&o.adapterScale, "adapter-scale", 1, "factor of the adapter's effect")
 	flags.StringVar(&o.prompt, "prompt", "", "what the user says (default: standard input)")

@@ -70,12 +70,16 @@ func newInspectCommand() *cobra.Command {
 		Long:  inspectLong + exitCodesHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			x, err := inspect(args[0])
+			path, err := findModel(cmd.Context(), args[0], cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			x, err := inspect(path)
 			if err != nil {
 				return err
 			}
 			if digest {
-				file := gguf.AdapterFile(args[0])
+				file := gguf.AdapterFile(path)
 				if x.SHA256, err = export.Digest(file); err != nil {
 					return err
 				}

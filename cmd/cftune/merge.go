@@ -45,10 +45,14 @@ func newMergeCommand() *cobra.Command {
 			if o.Type, err = export.ParseFileType(kind); err != nil {
 				return codedError{fmt.Errorf("--%w", err), codeUsage}
 			}
-			if err := modelThere(args[0]); err != nil {
+			model, err := findModel(cmd.Context(), args[0], cmd.ErrOrStderr())
+			if err != nil {
 				return err
 			}
-			base, err := gguf.Open(args[0])
+			if err := modelThere(model); err != nil {
+				return err
+			}
+			base, err := gguf.Open(model)
 			if err != nil {
 				return err
 			}
@@ -57,7 +61,7 @@ func newMergeCommand() *cobra.Command {
 				return err
 			}
 			if a.ModelDigest != "" {
-				if o.Base, err = export.Digest(args[0]); err != nil {
+				if o.Base, err = export.Digest(model); err != nil {
 					return err
 				}
 			}

@@ -48,7 +48,11 @@ func newQuantizeCommand() *cobra.Command {
 			if err != nil {
 				return codedError{fmt.Errorf("--%w", err), codeUsage}
 			}
-			if err := modelThere(args[0]); err != nil {
+			model, err := findModel(cmd.Context(), args[0], cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if err := modelThere(model); err != nil {
 				return err
 			}
 			var words string
@@ -61,13 +65,13 @@ func newQuantizeCommand() *cobra.Command {
 			}
 			var result quantized
 			if text != "" { // first: a text that is too short is found before the work
-				before, err := measurePerplexity(cmd.Context(), args[0], words, window, threads)
+				before, err := measurePerplexity(cmd.Context(), model, words, window, threads)
 				if err != nil {
 					return err
 				}
 				result.Perplexity = &perplexities{Before: before}
 			}
-			if result.Merged, err = export.Quantize(exportEngine{threads}, args[0], args[1], t, nil, o); err != nil {
+			if result.Merged, err = export.Quantize(exportEngine{threads}, model, args[1], t, nil, o); err != nil {
 				return err
 			}
 			if text != "" {

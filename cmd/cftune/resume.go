@@ -99,12 +99,16 @@ func (s session) resume(ctx context.Context, dir string, sets []string) (trainer
 		return trainer.Result{}, codedError{err, codeUsage}
 	}
 	run.Output = dir
-	text, vocab, err := openText(run)
+	local, err := localModel(ctx, run, s.notes)
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	text, vocab, err := openText(local)
 	if err != nil {
 		return trainer.Result{}, err
 	}
 	defer vocab.Close()
-	t, err := trainer.Resume(ctx, dir, s.options(run, text))
+	t, err := trainer.Resume(ctx, dir, s.options(run, local.Model, text))
 	if err != nil {
 		return trainer.Result{}, err
 	}
@@ -116,7 +120,7 @@ func (s session) resume(ctx context.Context, dir string, sets []string) (trainer
 		return result, err
 	}
 	s.note("%s: going on after step %d of %d", dir, t.Done(), t.Plan().Steps)
-	result, err := s.run(ctx, run, t)
+	result, err := s.run(ctx, local, t)
 	if err != nil {
 		return result, fmt.Errorf("resume: %w", err)
 	}

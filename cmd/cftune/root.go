@@ -29,6 +29,7 @@ func newRootCommand() *cobra.Command {
 		newMergeCommand(),
 		newQuantizeCommand(),
 		newInspectCommand(),
+		newPullCommand(),
 		newCheckCommand(),
 		newRunsCommand(),
 		newDataCommand(),

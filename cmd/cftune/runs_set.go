@@ -117,13 +117,17 @@ func parseStages(run config.Run, setting string) ([]config.Stage, error) {
 func setStoppedRun(ctx context.Context, dir string, record trainer.Record, stages []config.Stage) (step int, err error) {
 	run := record.Config
 	run.Output = dir
-	text, vocab, err := openText(run)
+	local, err := localModel(ctx, run, io.Discard)
+	if err != nil {
+		return 0, err
+	}
+	text, vocab, err := openText(local)
 	if err != nil {
 		return 0, err
 	}
 	defer vocab.Close()
 	s := session{out: io.Discard, notes: io.Discard, quiet: true}
-	t, err := trainer.Resume(ctx, dir, s.options(run, text))
+	t, err := trainer.Resume(ctx, dir, s.options(run, local.Model, text))
 	if err != nil {
 		return 0, err
 	}

@@ -39,6 +39,8 @@ func TestScripts(t *testing.T) {
 			"flip":      scriptFlip,
 			"same":      scriptSame,
 			"equal":     scriptEqual,
+			"hub":       scriptHub,
+			"ollama":    scriptOllama,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

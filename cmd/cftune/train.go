@@ -118,22 +118,27 @@ type session struct {
 
 // train makes a new run of a configuration.
 func (s session) train(ctx context.Context, run config.Run) (trainer.Result, error) {
-	text, vocab, err := openText(run)
+	local, err := localModel(ctx, run, s.notes)
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	text, vocab, err := openText(local)
 	if err != nil {
 		return trainer.Result{}, err
 	}
 	defer vocab.Close()
-	t, err := trainer.New(ctx, s.options(run, text))
+	t, err := trainer.New(ctx, s.options(run, local.Model, text))
 	if err != nil {
 		return trainer.Result{}, err
 	}
 	defer t.Close()
-	return s.run(ctx, run, t)
+	return s.run(ctx, local, t)
 }
 
-func (s session) options(run config.Run, text trainer.Text) trainer.Options {
+// options are those of a configuration whose model lies at the path model.
+func (s session) options(run config.Run, model string, text trainer.Text) trainer.Options {
 	return trainer.Options{
-		Config: run, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
+		Config: run, ModelFile: model, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
 		Changes: s.changes, Started: s.started, Cache: cacheFolder(), NativeStacks: engine.Stacks,
 		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
 	}
@@ -214,12 +219,16 @@ func (e *mirrorBehindError) Error() string {
 
 // dryRun shows what a run would do.
 func (s session) dryRun(ctx context.Context, run config.Run, asJSON bool) error {
-	text, vocab, err := openText(run)
+	local, err := localModel(ctx, run, s.notes)
+	if err != nil {
+		return err
+	}
+	text, vocab, err := openText(local)
 	if err != nil {
 		return err
 	}
 	defer vocab.Close()
-	t, err := trainer.Prepare(ctx, s.options(run, text))
+	t, err := trainer.Prepare(ctx, s.options(run, local.Model, text))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 
 // Errors that callers tell apart.
 var (
+	// ErrName: a name that is none.
+	ErrName = errors.New("no name of a model")
 	// ErrNotFound: no such repository, revision or file, here or there.
 	ErrNotFound = errors.New("not found")
 	// ErrDenied: the hub wants a token, or that its terms are accepted.

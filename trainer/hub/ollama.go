@@ -64,7 +64,7 @@ func manifestPath(name string) (string, error) {
 		bad = bad || !namePart.MatchString(p) || dots(p)
 	}
 	if bad || dots(parts[0]) {
-		return "", fmt.Errorf("model %q: want ollama://name:tag, with host and namespace before it if they are not ollama's own", name)
+		return "", fmt.Errorf("%q is %w: want ollama://name:tag, with host and namespace before it if they are not ollama's own", name, ErrName)
 	}
 	return filepath.Join(append(append([]string{manifestsName}, parts...), tag)...), nil
 }

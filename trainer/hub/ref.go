@@ -31,7 +31,7 @@ var (
 // ParseReference reads hf://owner/repo/file.gguf[@revision]; the file may lie in folders of the repository.
 func ParseReference(text string) (Reference, error) {
 	fail := func(why string) (Reference, error) {
-		return Reference{}, fmt.Errorf("model %q: %s; want hf://owner/repo/file.gguf, with @revision if it is not main", text, why)
+		return Reference{}, fmt.Errorf("%q is %w: %s; want hf://owner/repo/file.gguf, with @revision if it is not main", text, ErrName, why)
 	}
 	rest, ok := strings.CutPrefix(text, hubScheme)
 	if !ok {

@@ -132,7 +132,7 @@ func (s *Store) Find(ctx context.Context, name string) (Found, error) {
 // noFile says which files of a repository could be meant.
 func (s *Store) noFile(ctx context.Context, r Reference) error {
 	if s.Offline {
-		return fmt.Errorf("%s: it names no file", r)
+		return fmt.Errorf("%s is %w: it names no file", r, ErrName)
 	}
 	files, err := s.list(ctx, r)
 	switch {
@@ -141,7 +141,7 @@ func (s *Store) noFile(ctx context.Context, r Reference) error {
 	case len(files) == 0:
 		return fmt.Errorf("%s: %w: the repository has no GGUF file", r, ErrNotFound)
 	}
-	return fmt.Errorf("%s: it names no file; there are %s", r, strings.Join(files, ", "))
+	return fmt.Errorf("%s is %w: it names no file; there are %s", r, ErrName, strings.Join(files, ", "))
 }
 
 var shardName = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})(\.gguf)$`)
@@ -161,7 +161,7 @@ func shards(file string) ([]string, error) {
 	case count < 1 || count > maxShards || number < 1 || number > count:
 		return nil, fmt.Errorf("shard %d of %d does not exist", number, count)
 	case number != 1:
-		return nil, fmt.Errorf("it is shard %d of %d: name the first one, %s", number, count, path.Base(fmt.Sprintf("%s-00001-of-%s%s", m[1], m[3], m[4])))
+		return nil, fmt.Errorf("%w: it is shard %d of %d: name the first one, %s", ErrName, number, count, path.Base(fmt.Sprintf("%s-00001-of-%s%s", m[1], m[3], m[4])))
 	}
 	files := make([]string, count)
 	for i := range files {
