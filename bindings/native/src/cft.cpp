@@ -2,6 +2,7 @@
 #include "cft.h"
 
 #include "cpu/linear.h"
+#include "device_trainer.h"
 #include "failure.h"
 #include "pool.h"
 #include "trainer.h"
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <memory>
 
 extern "C" void openblas_set_num_threads(int);
 
@@ -37,9 +39,16 @@ const cft_trainer::tensor &tensor_at(const cft_trainer &trainer, size_t index) {
     return trainer.tensors[index];
 }
 
+// NULL where the trainer's values are on a device.
 float *slot_of(const cft_trainer &trainer, const cft_trainer::tensor &t, cft_slot slot, size_t n) {
     if (n != t.rows * t.cols) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, t.name + " has " + std::to_string(t.rows * t.cols) + " elements, not " + std::to_string(n));
+    }
+    if (slot < CFT_SLOT_VALUE || slot > CFT_SLOT_MOMENT2) {
+        throw failure(CFT_ERR_INVALID_ARGUMENT, "no such slot");
+    }
+    if (trainer.device) {
+        return nullptr;
     }
     switch (slot) {
     case CFT_SLOT_VALUE: return trainer.value.data() + t.offset;
@@ -59,10 +68,11 @@ cft_status cft_model_load(const char *path, size_t path_len, const char *device,
         if (p.empty()) {
             throw failure(CFT_ERR_INVALID_ARGUMENT, "model path is empty");
         }
-        if (!d.empty() && d != "auto" && d != "cpu" && d != "CPU") {
-            throw failure(CFT_ERR_DEVICE, "device " + d + " cannot train; cpu can");
-        }
-        *out = new cft_model(p);
+        const device_choice choice = choose_device(d);
+        auto                model  = std::make_unique<cft_model>(p);
+        model->device              = choice.library;
+        model->device_index        = choice.index;
+        *out                       = model.release();
     });
 }
 
@@ -107,7 +117,7 @@ cft_status cft_memory_estimate_get(const cft_model *model, const cft_trainer_par
             if (f.status != CFT_ERR_NO_MEMORY) {
                 throw;
             }
-            e = layout(m, p, p.keep_activations == CFT_KEEP_ALL).estimate(m);
+            e = layout_beyond_memory(m, p).estimate(m);
         }
         need(out, "out") = e;
     });
@@ -196,7 +206,12 @@ cft_status cft_trainer_tensor_read(const cft_trainer *trainer, size_t index, cft
     return guard(err, [&] {
         const auto  &t    = tensor_at(need(trainer, "trainer"), index);
         const float *data = slot_of(*trainer, t, slot, n);
-        std::memcpy(&need(out, "out"), data, n * sizeof(float));
+        need(out, "out");
+        if (trainer->device) {
+            trainer->device->read(t.layer, t.module, t.is_a, slot, out);
+        } else {
+            std::memcpy(out, data, n * sizeof(float));
+        }
     });
 }
 
@@ -204,7 +219,12 @@ cft_status cft_trainer_tensor_write(cft_trainer *trainer, size_t index, cft_slot
     return guard(err, [&] {
         const auto &t  = tensor_at(need(trainer, "trainer"), index);
         float      *to = slot_of(*trainer, t, slot, n);
-        std::memcpy(to, &need(data, "data"), n * sizeof(float));
+        need(data, "data");
+        if (trainer->device) {
+            trainer->device->write(t.layer, t.module, t.is_a, slot, data);
+        } else {
+            std::memcpy(to, data, n * sizeof(float));
+        }
     });
 }
 

@@ -94,6 +94,10 @@ layout::layout(const cft_model &model, const cft_trainer_params &p, bool keep) {
 
 cft_memory_estimate layout::estimate(const cft_model &model) const {
     cft_memory_estimate e{};
+    if (on_device) {
+        e = device;
+        return e;
+    }
     e.weights          = model.weight_bytes;
     e.adapter          = n_params * sizeof(float);
     e.gradients        = n_params * sizeof(float);
@@ -106,8 +110,29 @@ cft_memory_estimate layout::estimate(const cft_model &model) const {
     return e;
 }
 
+namespace {
+
+layout device_layout(const cft_model &model, const cft_trainer_params &p, bool must_fit) {
+    layout l(model, p, false);
+    l.on_device   = true;
+    l.device      = model.device->estimate(model, p, model.targets(p.targets), model.device_index, must_fit);
+    l.keep_all    = l.device.keep_activations == CFT_KEEP_ALL;
+    l.activations = l.workspace = l.loss = l.inputs = l.kept = l.scratch_bytes = 0;
+    l.threads     = 1; // the CPU makes first values only
+    return l;
+}
+
+} // namespace
+
+layout layout_beyond_memory(const cft_model &model, const cft_trainer_params &p) {
+    return model.device ? device_layout(model, p, false) : layout(model, p, p.keep_activations == CFT_KEEP_ALL);
+}
+
 layout choose_layout(const cft_model &model, const cft_trainer_params &p) {
     check_params(p);
+    if (model.device) {
+        return device_layout(model, p, true);
+    }
     const uint64_t limit = p.memory_limit ? p.memory_limit : uint64_t(double(host_memory().free) * usable_memory);
     // The limit is for buffers: mapped weights can be dropped and read again.
     const auto needs = [&](const layout &l) { return l.estimate(model).total - model.weight_bytes; };

@@ -1,6 +1,7 @@
 // library.cpp - loading of ggml's backends, devices, CPU features, and the ring of native log lines.
 #include "library.h"
 
+#include "device_trainer.h"
 #include "failure.h"
 
 #include "llama.h"
@@ -136,16 +137,6 @@ void on_assertion(const char *message) {
 
 // ---- backends
 
-std::string library_folder() {
-    Dl_info info;
-    if (!dladdr(reinterpret_cast<const void *>(&cft_init), &info) || !info.dli_fname) {
-        throw failure(CFT_ERR_DEVICE, "the folder of libcftune is unknown; name the backend folder");
-    }
-    const std::string path(info.dli_fname);
-    const size_t      slash = path.rfind('/');
-    return slash == std::string::npos ? "." : path.substr(0, slash);
-}
-
 void load_backends(const std::string &dir) {
     struct stat st;
     if (stat(dir.c_str(), &st) != 0) {
@@ -179,6 +170,16 @@ uint64_t read_number(const char *path, uint64_t fallback) {
 } // namespace
 
 void log_line(const std::string &line) { ring().push(line); }
+
+std::string library_folder() {
+    Dl_info info;
+    if (!dladdr(reinterpret_cast<const void *>(&cft_init), &info) || !info.dli_fname) {
+        throw failure(CFT_ERR_DEVICE, "the folder of libcftune is unknown; name the backend folder");
+    }
+    const std::string path(info.dli_fname);
+    const size_t      slash = path.rfind('/');
+    return slash == std::string::npos ? "." : path.substr(0, slash);
+}
 
 void give_memory_back() {
 #if defined(__GLIBC__)
@@ -257,16 +258,32 @@ cft_status cft_init(const char *backend_dir, size_t backend_dir_len, cft_error *
     });
 }
 
-size_t cft_device_count(void) { return ggml_backend_dev_count(); }
+// Devices of libcftune-cuda follow ggml's.
+static size_t cuda_count() {
+    std::string                 reason;
+    const cft::device_library *const library = cuda_library(reason);
+    return library ? size_t(library->count()) : 0;
+}
+
+size_t cft_device_count(void) {
+    size_t n = 0;
+    guard(nullptr, [&] { n = ggml_backend_dev_count() + cuda_count(); });
+    return n;
+}
 
 cft_status cft_device_get(size_t index, cft_device *out, cft_error *err) {
     return guard(err, [&] {
         if (!out) {
             throw failure(CFT_ERR_INVALID_ARGUMENT, "out is NULL");
         }
-        if (index >= ggml_backend_dev_count()) {
-            throw failure(CFT_ERR_INVALID_ARGUMENT, "device " + std::to_string(index) + " of " +
-                                                        std::to_string(ggml_backend_dev_count()));
+        const size_t of_ggml = ggml_backend_dev_count(), of_cuda = cuda_count();
+        if (index >= of_ggml + of_cuda) {
+            throw failure(CFT_ERR_INVALID_ARGUMENT, "device " + std::to_string(index) + " of " + std::to_string(of_ggml + of_cuda));
+        }
+        if (index >= of_ggml) {
+            std::string reason;
+            cuda_library(reason)->describe(int(index - of_ggml), out);
+            return;
         }
         ggml_backend_dev_t device = ggml_backend_dev_get(index);
         const bool         is_cpu = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;

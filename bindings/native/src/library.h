@@ -12,6 +12,8 @@ namespace cft {
 // log_line adds one line of ours to the ring that cft_log_drain empties.
 void log_line(const std::string &line);
 
+std::string library_folder(); // where libcftune lies
+
 // log_capture collects the warnings and errors that ggml and libllama log on this thread while it lives, so that the
 // reason behind a NULL from libllama reaches the caller. Captures nest; the innermost one gets the lines.
 class log_capture {

@@ -13,7 +13,8 @@
 
 namespace cft {
 
-struct gguf_outline; // infer_file.h
+struct gguf_outline;   // infer_file.h
+struct device_library; // device_trainer.h
 
 // weight is a frozen matrix [rows][cols] of any GGUF type, in the mapped file.
 struct weight {
@@ -112,6 +113,8 @@ struct cft_model {
     cft::rope_sets                  rope;
     std::vector<cft::layer_weights> layers;
     uint64_t                        weight_bytes = 0, n_params = 0;
+    const cft::device_library      *device = nullptr; // where trainers of this model compute; NULL: on the CPU
+    int                             device_index = 0;
 
     // The modules that a set of CFT_TARGET_ bits means here: CFT_TARGET_ALL_LINEAR all that the model has, otherwise the set
     // itself. Throws CFT_ERR_INVALID_ARGUMENT where the model lacks one of them.

@@ -12,7 +12,13 @@ namespace {
 constexpr double clip_eps = 1e-6; // torch's, added to the norm
 }
 
-void cft_trainer::discard() { ops_->zero(gradient.data(), int64_t(gradient.size())); }
+void cft_trainer::discard() {
+    if (device) {
+        device->discard();
+    } else {
+        ops_->zero(gradient.data(), int64_t(gradient.size()));
+    }
+}
 
 void cft_trainer::apply(float lr, float max_grad_norm, double normalizer, double *grad_norm) {
     if (!(normalizer > 0) || !std::isfinite(normalizer)) {
@@ -22,7 +28,7 @@ void cft_trainer::apply(float lr, float max_grad_norm, double normalizer, double
         throw failure(CFT_ERR_INVALID_ARGUMENT, "lr and max_grad_norm must be finite and at least 0");
     }
     const int64_t n    = int64_t(plan.n_params);
-    const double  norm = std::sqrt(ops_->sum_of_squares(gradient.data(), n)) / normalizer;
+    const double  norm = std::sqrt(device ? device->sum_of_squares() : ops_->sum_of_squares(gradient.data(), n)) / normalizer;
     if (!std::isfinite(norm)) {
         throw failure(CFT_ERR_NON_FINITE, "the gradient is not finite");
     }
@@ -31,9 +37,13 @@ void cft_trainer::apply(float lr, float max_grad_norm, double normalizer, double
         scale *= double(max_grad_norm) / (norm + clip_eps);
     }
     const double steps = double(n_steps + 1);
-    ops_->adamw({float(scale), lr, params.beta1, params.beta2, params.eps, params.weight_decay,
-                 float(1.0 - std::pow(double(params.beta1), steps)), float(1.0 - std::pow(double(params.beta2), steps))},
-                value.data(), gradient.data(), moment1.data(), moment2.data(), n);
+    const adamw_step step  = {float(scale), lr, params.beta1, params.beta2, params.eps, params.weight_decay,
+                              float(1.0 - std::pow(double(params.beta1), steps)), float(1.0 - std::pow(double(params.beta2), steps))};
+    if (device) {
+        device->adamw(step);
+    } else {
+        ops_->adamw(step, value.data(), gradient.data(), moment1.data(), moment2.data(), n);
+    }
     discard();
     n_steps++;
     *grad_norm = norm;

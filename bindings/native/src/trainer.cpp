@@ -80,11 +80,17 @@ struct cft_trainer::journey {
 };
 
 cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p)
-    : model(m), params(p), plan(choose_layout(m, p)), value(plan.n_params), gradient(plan.n_params), moment1(plan.n_params),
-      moment2(plan.n_params), activations_(plan.activations), workspace_(plan.workspace), loss_(plan.loss),
+    : model(m), params(p), plan(choose_layout(m, p)), value(plan.n_params), gradient(plan.on_device ? 0 : plan.n_params),
+      moment1(gradient.size()), moment2(gradient.size()), activations_(plan.activations), workspace_(plan.workspace), loss_(plan.loss),
       ops_(std::make_unique<cpu::cpu_ops>(plan.threads, m.hp.attention(), plan.max_tokens)) {
     place_tensors();
     init_values();
+    if (plan.on_device) {
+        device.reset(model.device->make(model, params, model.targets(params.targets), model.device_index));
+        for (const tensor &t : tensors) {
+            device->write(t.layer, t.module, t.is_a, CFT_SLOT_VALUE, value.data() + t.offset);
+        }
+    }
 }
 
 void cft_trainer::place_tensors() {
@@ -108,6 +114,9 @@ void cft_trainer::place_tensors() {
                     }
                 }
             }
+        }
+        if (plan.on_device) {
+            continue; // it has groups of its own
         }
         groups_.emplace_back();
         for (int g = 0; g < group_count; g++) {
@@ -267,7 +276,9 @@ void cft_trainer::run(const pack &p, bool backward, double *loss_sum, size_t *n_
     }
     const size_t n   = rows.size();
     double       sum = 0;
-    if (n > 0) {
+    if (n > 0 && device) {
+        sum = run_on_device(p, rows, backward);
+    } else if (n > 0) {
         journey j(*this, p, std::move(rows), backward);
         for (int32_t i : j.rows) {
             j.targets.push_back(p.targets[i]);
@@ -289,6 +300,25 @@ void cft_trainer::run(const pack &p, bool backward, double *loss_sum, size_t *n_
     *n_targets = n;
 }
 
+// The pack's part that matters, as the device takes it.
+double cft_trainer::run_on_device(const pack &p, const std::vector<int32_t> &rows, bool backward) {
+    std::vector<int32_t> targets;
+    std::vector<float>   weights;
+    for (int32_t i : rows) {
+        targets.push_back(p.targets[i]);
+        weights.push_back(p.weights ? p.weights[i] : 1.0f);
+    }
+    const int64_t        t = rows.back() + 1;
+    std::vector<int32_t> until(p.visible_until, p.visible_until + t);
+    journey::clamp(until);
+    const dropout drop{backward ? params.dropout : 0.0f, params.seed, n_micro_batches, 0};
+    const double  sum = device->run({p.tokens, p.positions, until.data(), t, rows, targets, weights, drop}, backward, cancelled);
+    if (!std::isfinite(sum)) {
+        throw failure(CFT_ERR_NON_FINITE, "the loss is not finite");
+    }
+    return sum;
+}
+
 void cft_trainer::logits(const pack &p, const int32_t *rows, size_t n_rows, float *out) {
     check(p);
     if (n_rows == 0 || n_rows > p.n) {
@@ -298,6 +328,13 @@ void cft_trainer::logits(const pack &p, const int32_t *rows, size_t n_rows, floa
         if (rows[i] < 0 || size_t(rows[i]) >= p.n || (i > 0 && rows[i] <= rows[i - 1])) {
             refuse("rows must be ascending positions within the pack");
         }
+    }
+    if (device) {
+        const std::vector<int32_t> wanted(rows, rows + n_rows);
+        std::vector<int32_t>       until(p.visible_until, p.visible_until + wanted.back() + 1);
+        journey::clamp(until);
+        device->logits({p.tokens, p.positions, until.data(), wanted.back() + 1, wanted, {}, {}, dropout{}}, out, cancelled);
+        return;
     }
     journey j(*this, p, std::vector<int32_t>(rows, rows + n_rows), false);
     forward(j, p.tokens);

@@ -3,6 +3,7 @@
 
 #include "block.h"
 #include "buffer.h"
+#include "device_trainer.h"
 
 #include <atomic>
 #include <memory>
@@ -15,6 +16,8 @@ namespace cft {
 struct layout {
     layout(const cft_model &model, const cft_trainer_params &params, bool keep_all);
 
+    bool    on_device = false;           // then sizes below are 0, and device says what is taken there
+    cft_memory_estimate device{};
     bool    keep_all = false;
     int     threads = 1, max_tokens = 0, max_targets = 0;
     size_t  n_params = 0;                // of A and B together; as many gradients, first and second moments
@@ -31,6 +34,8 @@ int  resolve_threads(int32_t n_threads);
 void check_params(const cft_trainer_params &params); // throws CFT_ERR_INVALID_ARGUMENT
 // Chooses between keeping all activations and layer inputs; throws CFT_ERR_NO_MEMORY where neither fits.
 layout choose_layout(const cft_model &model, const cft_trainer_params &params);
+// What the trainer would take if memory were no matter.
+layout layout_beyond_memory(const cft_model &model, const cft_trainer_params &params);
 
 // pack is the arrays of cft_trainer_accumulate; targets may be NULL where rows are asked for by number, weights always.
 struct pack {
@@ -62,7 +67,8 @@ struct cft_trainer {
     const cft_trainer_params params;
     const cft::layout        plan;
     std::vector<tensor>      tensors;
-    cft::buffer              value, gradient, moment1, moment2; // plan.n_params floats each
+    cft::buffer              value, gradient, moment1, moment2; // plan.n_params floats each; on a device they are there
+    std::unique_ptr<cft::device_trainer> device; // NULL: the CPU
     uint64_t                 n_steps = 0, n_micro_batches = 0;
     std::atomic<bool>        cancelled{false};
 
@@ -73,6 +79,7 @@ struct cft_trainer {
     void             init_values();
     void             check(const cft::pack &p) const;
     void             stop_if_cancelled();
+    double           run_on_device(const cft::pack &p, const std::vector<int32_t> &rows, bool backward);
     float           *layer_input(int layer) const { return activations_.data() + size_t(layer) * plan.inputs; }
     cft::activations layer_activations(int layer) const;
     void             forward(journey &j, const int32_t *tokens);

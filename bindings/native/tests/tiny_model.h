@@ -21,6 +21,7 @@ struct options {
     int       n_layer = 2, n_embd = 32, n_ff = 48, n_head = 4, n_head_kv = 2, head_dim = 8, n_vocab = 61;
     bool      tied = true, rope_factors = false;
     float     rope_scale = 0; // linear factor; 0 = none
+    float     gain = 1;       // of matrices: small ones make layers that change little
     ggml_type type = GGML_TYPE_F32; // of matrices
 };
 
@@ -126,7 +127,7 @@ struct model {
     void add(gguf_context *gguf, ggml_context *ctx, const std::string &name, int cols, int rows, float spread, ggml_type type) {
         ggml_tensor *t = rows ? ggml_new_tensor_2d(ctx, type, cols, rows) : ggml_new_tensor_1d(ctx, type, cols);
         ggml_set_name(t, name.c_str());
-        auto source = checks::random_floats(size_t(ggml_nelements(t)), spread);
+        auto source = checks::random_floats(size_t(ggml_nelements(t)), rows ? o.gain * spread : spread);
         if (!rows) {
             for (float &v : source) {
                 v = 1.0f + std::tanh(v);

@@ -1,0 +1,303 @@
+// engine.cpp - see engine.h: a trainer's buffers, a pack's way, the optimizer, and the adapter's tensors.
+#include "engine.h"
+
+#include "../../failure.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace cft::cuda {
+
+engine::engine(const plan &p, int device)
+    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t)), device_(device) {
+    carver from(memory_.data());
+    layers_   = place_activations(plan_, from);
+    w_        = std::make_unique<workspace>(plan_, from);
+    loss_     = std::make_unique<loss_space>(plan_, from);
+    float **const slots[] = {&value_, &gradient_, &moment1_, &moment2_};
+    for (float **slot : slots) {
+        *slot = from.take<float>(plan_.n_values);
+        zero(*slot, size_t(plan_.n_values) * sizeof(float), stream_.get());
+    }
+    products_ = make_products(w_->products);
+    for (int kind = 0; kind < kind_count; kind++) {
+        const group &g = plan_.layers[0].of[kind];
+        held_[kind]    = -1;
+        if (w_->scratch[kind]) { // what no copy of an adapter writes must be 0
+            zero(w_->scratch[kind], size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16), stream_.get());
+        }
+    }
+    place_copies();
+    const rope_sets &rope   = p.model->rope;
+    const rope_set  &global = rope.global_for(int(plan_.t));
+    to_device(w_->frequencies, global.frequencies.data(), global.frequencies.size() * sizeof(float), stream_.get());
+    to_device(w_->frequencies_local, rope.local.frequencies.data(), rope.local.frequencies.size() * sizeof(float), stream_.get());
+    amplitude_       = global.amplitude;
+    amplitude_local_ = rope.local.amplitude;
+    std::vector<int32_t> rows(static_cast<size_t>(plan_.t));
+    for (size_t i = 0; i < rows.size(); i++) {
+        rows[i] = int32_t(i);
+    }
+    to_device(w_->every_row, rows.data(), rows.size() * sizeof(int32_t), stream_.get());
+    stream_.wait();
+}
+
+size_t engine::arena_bytes() const {
+    carver counted(nullptr);
+    place_activations(plan_, counted);
+    workspace(plan_, counted);
+    loss_space(plan_, counted);
+    for (int i = 0; i < 4; i++) {
+        counted.take<float>(plan_.n_values);
+    }
+    return counted.used();
+}
+
+// Which part of the F32 values goes where in w, layer by layer and group by group.
+void engine::place_copies() {
+    std::vector<adapter_copy> copies;
+    for (size_t l = 0; l < plan_.layers.size(); l++) {
+        for (int kind = 0; kind < kind_count; kind++) {
+            const group  &g = plan_.layers[l].of[kind];
+            device_layer &d = weights_.layers[l];
+            bf16 *const   w = d.w[kind] ? d.w[kind] : w_->scratch[kind];
+            d.first_copy[kind] = int(copies.size());
+            if (g.columns > 0) {
+                copies.push_back({g.a, g.columns, g.inputs, w + g.outputs * g.ld(), g.ld(), 1.0f});
+            }
+            for (const part &p : g.parts) {
+                copies.push_back({p.b, p.rows, plan_.rank8, w + p.row * g.ld() + g.inputs + p.column, g.ld(), plan_.scale});
+            }
+            d.n_copies[kind] = int(copies.size()) - d.first_copy[kind];
+        }
+    }
+    for (const adapter_copy &c : copies) {
+        max_copy_ = std::max(max_copy_, c.rows * c.columns);
+    }
+    n_copies_ = int(copies.size());
+    to_device(w_->copies, copies.data(), copies.size() * sizeof(adapter_copy), stream_.get());
+    stream_.wait();
+}
+
+void engine::refresh_adapters() {
+    if (!stale_) {
+        return;
+    }
+    if (plan_.resident && n_copies_ > 0) {
+        copy_adapters(value_, w_->copies, n_copies_, max_copy_, stream_.get());
+    }
+    std::fill(held_, held_ + kind_count, -1);
+    stale_ = false;
+}
+
+void engine::stop_if(std::atomic<bool> &cancelled) {
+    if (cancelled.exchange(false)) {
+        stream_.wait();
+        throw failure(CFT_ERR_CANCELLED, "cancelled");
+    }
+}
+
+// ---- a pack
+
+// Brings the pack's numbers to the device in one copy.
+journey engine::begin(const device_pack &p) {
+    const int64_t t = p.t, n = int64_t(p.rows.size());
+    if (t > plan_.t || n > plan_.n) {
+        throw failure(CFT_ERR_INVALID_ARGUMENT, "the pack is longer, or has more rows, than the trainer was made for");
+    }
+    int32_t *const host = reinterpret_cast<int32_t *>(staging_.data());
+    size_t         used = 0;
+    const auto     put  = [&](const void *words, size_t count) {
+        const size_t at = used;
+        if (at + count > plan_.staging_words) {
+            throw failure(CFT_ERR_INTERNAL, "a pack's numbers take more room than was planned");
+        }
+        if (count > 0) {
+            std::memcpy(host + at, words, count * sizeof(int32_t));
+        }
+        used += (count + 3) / 4 * 4;
+        return w_->numbers + at;
+    };
+    journey j{};
+    j.t         = t;
+    j.n         = n;
+    j.drop      = p.drop;
+    j.tokens    = put(p.tokens, size_t(t));
+    j.positions = put(p.positions, size_t(t));
+    j.rows      = put(p.rows.data(), size_t(n));
+    j.targets   = put(p.targets.data(), p.targets.size());
+    j.weights   = reinterpret_cast<const float *>(put(p.weights.data(), p.weights.size()));
+    const auto view = [&](const int32_t *queries, int64_t n_queries, int window) {
+        const attention_lists lists(p.visible_until, t, queries, n_queries, p.positions, window);
+        j.views.emplace_back(lists, put(lists.words().data(), lists.words().size()));
+    };
+    view(nullptr, t, 0);
+    view(p.rows.data(), n, 0);
+    if (hp_.window > 0 && *std::max_element(p.positions, p.positions + t) >= hp_.window) {
+        view(nullptr, t, hp_.window);
+        view(p.rows.data(), n, hp_.window);
+    }
+    to_device(w_->numbers, host, used * sizeof(int32_t), stream_.get());
+    const int half = hp_.n_rot / 2;
+    rope_table(j.positions, t, w_->frequencies, half, amplitude_, w_->rope, stream_.get());
+    if (w_->rope_local != w_->rope) {
+        rope_table(j.positions, t, w_->frequencies_local, half, amplitude_local_, w_->rope_local, stream_.get());
+    }
+    refresh_adapters();
+    return j;
+}
+
+void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
+    const matrix &e = weights_.token_embd;
+    embed<float>(e.type, e.data, e.row_bytes, j.tokens, j.t, e.columns, hp_.embedding_scale, layers_[0].x, e.columns, stream_.get());
+    for (int layer = 0; layer < hp_.n_layer; layer++) {
+        stop_if(cancelled);
+        layer_forward(j, layer, layer > 0, false);
+    }
+    final_norm(j);
+}
+
+// The normed rows that the head sees, in d_norm.
+void engine::final_norm(const journey &j) {
+    add_rmsnorm<float>(layers_.back().mid, w_->delta, w_->final_x, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->d_norm, hp_.n_embd,
+                       w_->final_rstd, stream_.get());
+}
+
+// Rows [row, row + n) of the head as bf16; those beyond the vocabulary are 0.
+const bf16 *engine::head_rows(int64_t row, int64_t n) {
+    if (weights_.head) {
+        return weights_.head + row * hp_.n_embd;
+    }
+    const matrix &m    = weights_.output;
+    const int64_t real = std::min(n, m.rows - row);
+    dequantize(m.type, m.data + size_t(row) * m.row_bytes, m.row_bytes, real, m.columns, loss_->head, m.columns, stream_.get());
+    zero(loss_->head + real * m.columns, size_t((n - real) * m.columns) * sizeof(bf16), stream_.get());
+    return loss_->head;
+}
+
+// Logits of n rows of d_norm from `begin` on; with backward, their gradients' way back to those rows.
+void engine::head_products(int64_t begin, int64_t n, bool backward) {
+    const int64_t d = hp_.n_embd, ld = plan_.vocab8;
+    bf16 *const   x = w_->d_norm + begin * d;
+    for (int64_t row = 0; row < ld; row += head_step()) {
+        const int64_t     rows = std::min(head_step(), ld - row);
+        const bf16 *const w    = head_rows(row, rows);
+        if (backward) {
+            multiply({n, d, rows, reinterpret_cast<const bf16 *>(loss_->logits) + row, 2 * ld, false, w, d, false, loss_->dh, d, true, 1,
+                      row > 0 ? 1.0f : 0.0f});
+        } else {
+            multiply({n, rows, d, x, d, false, w, d, true, loss_->logits + row, ld, true});
+        }
+    }
+    if (backward) {
+        cast<float, bf16>(loss_->dh, 1, n * d, x, stream_.get());
+    }
+}
+
+// Leaves the sum in sums[0] and, for backward, in d the gradient at the last layer's output.
+void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled) {
+    const int64_t d = hp_.n_embd, ld = plan_.vocab8;
+    for (int64_t begin = 0; begin < j.n; begin += plan_.loss_rows) {
+        stop_if(cancelled);
+        const int64_t n = std::min(plan_.loss_rows, j.n - begin);
+        head_products(begin, n, false);
+        cross_entropy<float>(loss_->logits, ld, n, hp_.n_vocab, ld, j.targets + begin, j.weights + begin, hp_.logit_cap, w_->losses + begin,
+                             backward ? reinterpret_cast<bf16 *>(loss_->logits) : nullptr, 2 * ld, stream_.get());
+        if (backward) {
+            head_products(begin, n, true);
+        }
+    }
+    sum(w_->losses, j.n, false, w_->sums, stream_.get());
+    if (backward) {
+        rmsnorm_backward<float, float>(w_->d_norm, d, w_->final_x, weights_.output_norm, w_->final_rstd, j.n, d, nullptr, w_->d, stream_.get());
+    }
+}
+
+double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) {
+    use_device(device_);
+    const journey j = begin(pack);
+    forward(j, cancelled);
+    loss(j, backward, cancelled);
+    if (backward) {
+        for (int layer = hp_.n_layer - 1; layer >= 0; layer--) {
+            stop_if(cancelled);
+            layer_backward(j, layer);
+        }
+    }
+    double total = 0;
+    to_host(&total, w_->sums, sizeof total, stream_.get());
+    stream_.wait();
+    return total;
+}
+
+void engine::logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) {
+    use_device(device_);
+    const journey j = begin(pack);
+    forward(j, cancelled);
+    const size_t width = size_t(hp_.n_vocab) * sizeof(float);
+    for (int64_t begin = 0; begin < j.n; begin += plan_.loss_rows) {
+        const int64_t n = std::min(plan_.loss_rows, j.n - begin);
+        head_products(begin, n, false);
+        if (hp_.logit_cap > 0) {
+            soft_cap<float>(loss_->logits, n * plan_.vocab8, hp_.logit_cap, stream_.get());
+        }
+        to_host_rows(out + begin * hp_.n_vocab, width, loss_->logits, size_t(plan_.vocab8) * sizeof(float), width, size_t(n), stream_.get());
+    }
+    stream_.wait();
+}
+
+// ---- optimizer and state
+
+double engine::sum_of_squares() {
+    use_device(device_);
+    cft::cuda::sum_of_squares(gradient_, plan_.n_values, w_->partials, w_->sums, stream_.get());
+    double total = 0;
+    to_host(&total, w_->sums, sizeof total, stream_.get());
+    stream_.wait();
+    return total;
+}
+
+void engine::adamw(const adamw_step &step) {
+    use_device(device_);
+    cft::cuda::adamw(step, nullptr, value_, gradient_, moment1_, moment2_, plan_.n_values, stream_.get());
+    stale_ = true;
+    stream_.wait();
+}
+
+void engine::discard() {
+    use_device(device_);
+    zero(gradient_, size_t(plan_.n_values) * sizeof(float), stream_.get());
+    stream_.wait();
+}
+
+engine::place engine::place_of(int layer, int module, bool is_a, cft_slot slot) const {
+    float *const slots[] = {value_, gradient_, moment1_, moment2_};
+    for (const group &g : plan_.layers[size_t(layer)].of) {
+        for (const part &p : g.parts) {
+            if (p.module == module) {
+                float *const from = slots[slot];
+                return is_a ? place{from + p.a, plan_.rank, g.inputs, g.inputs} : place{from + p.b, p.rows, plan_.rank, plan_.rank8};
+            }
+        }
+    }
+    throw failure(CFT_ERR_INTERNAL, "the device has no such tensor");
+}
+
+void engine::read(int layer, int module, bool is_a, cft_slot slot, float *out) {
+    use_device(device_);
+    const place  p     = place_of(layer, module, is_a, slot);
+    const size_t width = size_t(p.columns) * sizeof(float);
+    to_host_rows(out, width, p.at, size_t(p.pitch) * sizeof(float), width, size_t(p.rows), stream_.get());
+    stream_.wait();
+}
+
+void engine::write(int layer, int module, bool is_a, cft_slot slot, const float *data) {
+    use_device(device_);
+    const place  p     = place_of(layer, module, is_a, slot);
+    const size_t width = size_t(p.columns) * sizeof(float);
+    to_device_rows(p.at, size_t(p.pitch) * sizeof(float), data, width, width, size_t(p.rows), stream_.get());
+    stream_.wait();
+    stale_ = true;
+}
+
+} // namespace cft::cuda

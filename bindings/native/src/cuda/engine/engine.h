@@ -1,0 +1,141 @@
+// engine.h - a trainer on a CUDA device: weights and buffers, and a pack's way through the layers and back.
+//
+// All work goes to one stream in program order; the host waits for the loss of a pack and for the norm of a gradient, nowhere
+// else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
+#pragma once
+
+#include "gemm.h"
+#include "plan.h"
+#include "runtime.h"
+
+namespace cft::cuda {
+
+// matrix is a weight on the device, as the file has it.
+struct matrix {
+    ggml_type   type;
+    const char *data = nullptr;
+    int64_t     rows = 0, columns = 0;
+    size_t      row_bytes = 0;
+};
+
+// device_layer is one layer's frozen weights on the device. Vectors that a family lacks are NULL.
+struct device_layer {
+    const float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
+    std::vector<matrix> sources[kind_count]; // one below the other; empty where w is resident
+    bf16               *w[kind_count];       // resident
+    // Copies of adapters in all layers' table: those of this layer's groups.
+    int first_copy[kind_count], n_copies[kind_count];
+};
+
+// weights uploads a model.
+class weights {
+  public:
+    weights(const plan &p, stream &s);
+
+    matrix                    token_embd, output; // output: as the file has it, where weights are not resident
+    bf16                     *head = nullptr;     // [vocab8][n_embd], resident
+    const float              *output_norm = nullptr;
+    std::vector<device_layer> layers;
+
+  private:
+    const float *vector(const std::vector<float> &v);
+    matrix       raw(const weight &w);
+    void         widen(const weight &w, bf16 *to, int64_t ld, char *staging);
+    void         upload_group(const layer_weights &from, size_t layer, int kind, char *staging);
+
+    const plan &plan_;
+    stream     &stream_;
+    memory      memory_;
+    carver      from_;
+};
+
+// journey is one pack on the device.
+struct journey {
+    int64_t        t, n; // tokens, target rows
+    const int32_t *tokens, *positions, *rows, *targets;
+    const float   *weights;
+    cft::dropout   drop;
+    std::vector<attention_view> views; // all, last; with windows that matter all_local, last_local too
+    const attention_view &view(bool local, bool last) const { return views[(local && views.size() > 2 ? 2 : 0) + (last ? 1 : 0)]; }
+};
+
+class engine : public device_trainer {
+  public:
+    engine(const plan &p, int device);
+
+    double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) override;
+    void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) override;
+    double sum_of_squares() override;
+    void   adamw(const adamw_step &step) override;
+    void   discard() override;
+    void   read(int layer, int module, bool is_a, cft_slot slot, float *out) override;
+    void   write(int layer, int module, bool is_a, cft_slot slot, const float *data) override;
+
+  private:
+    // linear is one use of a group: rows [begin, end) of its w, on n rows of x.
+    struct linear {
+        int     layer, kind;
+        int64_t begin, end, n;
+        bf16   *x; // [n] of the group's ld
+    };
+    struct place {
+        float  *at;
+        int64_t rows, columns, pitch; // floats on the device from one row to the next
+    };
+
+    // engine.cpp
+    journey begin(const device_pack &pack);
+    void    forward(const journey &j, std::atomic<bool> &cancelled);
+    void    loss(const journey &j, bool backward, std::atomic<bool> &cancelled);
+    const bf16 *head_rows(int64_t row, int64_t n_rows);
+    void    stop_if(std::atomic<bool> &cancelled);
+    void    place_copies();
+    place   place_of(int layer, int module, bool is_a, cft_slot slot) const;
+    void    refresh_adapters();
+    void    final_norm(const journey &j);
+    void    head_products(int64_t begin, int64_t n, bool backward);
+    int64_t head_step() const { return plan_.resident ? plan_.vocab8 : plan_.head_rows; }
+    size_t  arena_bytes() const;
+
+    // linear.cpp
+    const bf16 *group_weights(int layer, int kind);
+    void        multiply(const product &p) { products_->run(p, stream_.get()); }
+    void        adapter_inputs(const linear &l, const cft::dropout &drop);
+    void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
+    // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n][inputs], NULL: not wanted.
+    void        linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx);
+
+    // layer.cpp
+    struct layer_view;
+    void layer_forward(const journey &j, int layer, bool entered, bool products_only);
+    void layer_backward(const journey &j, int layer);
+    void project(const layer_view &v);
+    void rotate(const layer_view &v, bf16 *q, int64_t ld_q, bf16 *k, int64_t ld_k, int direction);
+    void attend(const layer_view &v);
+    void feed_forward(const layer_view &v, bool products_only);
+    void feed_forward_backward(const layer_view &v);
+    void norm_heads(const layer_view &v);
+    void attention_half_backward(const layer_view &v);
+    void query_backward_of_rows(const layer_view &v);
+    void into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld);
+
+    const plan                      plan_;
+    const hyperparameters          &hp_;
+    stream                          stream_;
+    weights                         weights_;
+    memory                          memory_;
+    std::vector<activations>        layers_;
+    std::unique_ptr<workspace>      w_;
+    std::unique_ptr<loss_space>     loss_;
+    std::unique_ptr<products>       products_;
+    pinned                          staging_;
+    float                          *value_, *gradient_, *moment1_, *moment2_; // plan_.n_values each
+    int                             n_copies_ = 0;
+    int64_t                         max_copy_ = 0;
+    int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
+    int                             device_;
+    float                           amplitude_, amplitude_local_;
+    bool                            stale_ = true; // bf16 copies of the adapter are older than its values
+};
+
+} // namespace cft::cuda

@@ -1,0 +1,215 @@
+// layer.cpp - one transformer layer on a device, forward and backward: the same course as block.h's, with fewer passes over memory.
+// The last layer computes q, attention, output and the feed-forward half for target rows only; of the first, below which
+// nothing is trained, the gradient at its input is not computed.
+#include "engine.h"
+
+#include "../../failure.h"
+
+namespace cft::cuda {
+
+// layer_view is one layer and one pack.
+struct engine::layer_view {
+    const journey        &j;
+    int                   layer;
+    bool                  first, last, post_norms, head_norms, gelu, halves;
+    int64_t               t, n, d, ff, q_width, kv_width; // n: rows that go on after attention
+    const device_layer   &w;
+    const layer_groups   &groups;
+    const activations    &a;
+    cft::dropout          drop;
+    cpu::attention_shape  shape;
+    const attention_view &view;
+    const int32_t        *row_tokens; // NULL: all
+    const float          *rope;
+    bf16                 *q, *k, *v;
+    int64_t               ld_q, ld_kv;
+
+    layer_view(const engine &e, const journey &j_, int layer_)
+        : j(j_), layer(layer_), first(layer_ == 0), last(layer_ == e.hp_.n_layer - 1), post_norms(e.hp_.fam->has(cft::post_norms)),
+          head_norms(e.hp_.fam->has(cft::head_norms)), gelu(e.hp_.fam->has(cft::gelu)), halves(e.hp_.fam->has(rope_halves)), t(j_.t),
+          n(last ? j_.n : j_.t), d(e.hp_.n_embd), ff(e.hp_.n_ff), q_width(e.hp_.q_width()), kv_width(e.hp_.kv_width()),
+          w(e.weights_.layers[size_t(layer_)]), groups(e.plan_.layers[size_t(layer_)]), a(e.layers_[size_t(layer_)]), drop(j_.drop),
+          shape(e.hp_.attention()), view(j_.view(local(e), last)), row_tokens(last ? j_.rows : nullptr),
+          rope(local(e) ? e.w_->rope_local : e.w_->rope) {
+        drop.layer = layer;
+        q          = a.qkv;
+        k          = last ? a.qkv + n * q_width : a.qkv + q_width;
+        ld_q       = last ? q_width : q_width + 2 * kv_width;
+        ld_kv      = last ? 2 * kv_width : ld_q;
+        v          = k + kv_width;
+    }
+    bool local(const engine &e) const { return e.plan_.model->layers[size_t(layer)].local; }
+    int64_t ld(group_kind kind) const { return groups.of[kind].ld(); }
+    int64_t columns(group_kind kind) const { return groups.of[kind].columns; }
+};
+
+void engine::layer_forward(const journey &j, int layer, bool entered, bool products_only) {
+    const layer_view  v(*this, j, layer);
+    const activations &a = v.a;
+    if (entered) { // what the layer before adds to the stream is still in delta
+        add_rmsnorm<float>(layers_[size_t(layer - 1)].mid, w_->delta, a.x, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
+    } else {
+        add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
+    }
+    project(v);
+    attend(v);
+    feed_forward(v, products_only);
+}
+
+// q, k and v, biases included; of the last layer, the target rows of x to mid.
+void engine::project(const layer_view &v) {
+    const activations &a = v.a;
+    const int64_t      all = v.q_width + 2 * v.kv_width;
+    if (v.last) {
+        gather<bf16, bf16>(a.norm, v.ld(kind_qkv), v.j.rows, v.n, v.d, w_->rows_norm, v.ld(kind_qkv), stream_.get());
+        gather<float, float>(a.x, v.d, v.j.rows, v.n, v.d, a.mid, v.d, stream_.get());
+        linear_forward({v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm}, v.drop, v.q, v.ld_q);
+        linear_forward({v.layer, kind_qkv, v.q_width, all, v.t, a.norm}, v.drop, v.k, v.ld_kv);
+    } else {
+        linear_forward({v.layer, kind_qkv, 0, all, v.t, a.norm}, v.drop, a.qkv, all);
+    }
+    if (v.w.q_bias) {
+        add_bias(v.w.q_bias, v.n, v.q_width, v.q, v.ld_q, stream_.get());
+    }
+    if (v.w.k_bias) {
+        add_bias(v.w.k_bias, v.t, v.kv_width, v.k, v.ld_kv, stream_.get());
+    }
+    if (v.w.v_bias) {
+        add_bias(v.w.v_bias, v.t, v.kv_width, v.v, v.ld_kv, stream_.get());
+    }
+    if (!v.head_norms) {
+        rotate(v, v.q, v.ld_q, v.k, v.ld_kv, 1);
+    }
+}
+
+void engine::rotate(const layer_view &v, bf16 *q, int64_t ld_q, bf16 *k, int64_t ld_k, int direction) {
+    rope(q, ld_q, v.n, v.row_tokens, hp_.n_head, hp_.head_dim, hp_.n_rot, v.halves, v.rope, direction, stream_.get());
+    rope(k, ld_k, v.t, nullptr, hp_.n_head_kv, hp_.head_dim, hp_.n_rot, v.halves, v.rope, direction, stream_.get());
+}
+
+// q and k as attention takes them: with norms of heads made from what is kept, in the workspace.
+void engine::norm_heads(const layer_view &v) {
+    if (v.head_norms) {
+        head_rmsnorm(v.q, v.ld_q, v.w.q_norm, v.n, hp_.n_head, hp_.head_dim, hp_.rms_eps, w_->q, v.q_width, w_->q_rstd, stream_.get());
+        head_rmsnorm(v.k, v.ld_kv, v.w.k_norm, v.t, hp_.n_head_kv, hp_.head_dim, hp_.rms_eps, w_->k, v.kv_width, w_->k_rstd, stream_.get());
+        rotate(v, w_->q, v.q_width, w_->k, v.kv_width, 1);
+    }
+}
+
+void engine::attend(const layer_view &v) {
+    const activations &a = v.a;
+    norm_heads(v);
+    attention(v.shape, v.view, v.head_norms ? w_->q : v.q, v.head_norms ? v.q_width : v.ld_q, v.head_norms ? w_->k : v.k,
+              v.head_norms ? v.kv_width : v.ld_kv, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get());
+    linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? a.attn_out : w_->delta, v.d);
+    if (v.post_norms) {
+        add_rmsnorm<bf16>(a.attn_out, nullptr, nullptr, v.w.attn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.attn_rstd, stream_.get());
+    }
+    add_rmsnorm<float>(v.last ? a.mid : a.x, w_->delta, a.mid, v.w.ffn_norm, v.n, v.d, hp_.rms_eps, a.mid_norm, v.ld(kind_gate_up), a.mid_rstd, stream_.get());
+}
+
+// Leaves in delta what the layer adds to the stream. products_only: where the backward pass does not need the last product,
+// it is left out.
+void engine::feed_forward(const layer_view &v, bool products_only) {
+    const activations &a = v.a;
+    linear_forward({v.layer, kind_gate_up, 0, 2 * v.ff, v.n, a.mid_norm}, v.drop, a.gate_up, 2 * v.ff);
+    gated(v.gelu, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
+    linear_forward({v.layer, kind_down, 0, v.d, v.n, a.act}, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
+    if (v.post_norms) {
+        add_rmsnorm<bf16>(a.ffn_out, nullptr, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
+    }
+}
+
+void engine::layer_backward(const journey &j, int layer) {
+    const layer_view v(*this, j, layer);
+    if (plan_.keep == keep_inputs && !v.last) {
+        layer_forward(j, layer, false, true);
+    }
+    feed_forward_backward(v);
+    attention_half_backward(v);
+}
+
+// The stream's gradient as bf16, through the half's own norm where there is one, in rows with room for u.
+void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld) {
+    if (!v.post_norms) {
+        gather<float, bf16>(w_->d, v.d, w_->every_row, v.n, v.d, w_->dy, ld, stream_.get());
+        return;
+    }
+    cast<float, bf16>(w_->d, 1, v.n * v.d, w_->d_norm, stream_.get());
+    rmsnorm_backward<bf16, bf16>(w_->d_norm, v.d, out, w, rstd, v.n, v.d, nullptr, w_->d_norm, stream_.get());
+    gather<bf16, bf16>(w_->d_norm, v.d, w_->every_row, v.n, v.d, w_->dy, ld, stream_.get());
+}
+
+void engine::feed_forward_backward(const layer_view &v) {
+    const activations &a     = v.a;
+    const bool         again = plan_.keep == keep_products;
+    const linear       down = {v.layer, kind_down, 0, v.d, v.n, a.act}, gate_up = {v.layer, kind_gate_up, 0, 2 * v.ff, v.n, a.mid_norm};
+    if (again) {
+        gated(v.gelu, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
+        adapter_inputs(down, v.drop);
+    }
+    const int64_t ld_dy = v.d + v.columns(kind_down), ld_d = 2 * v.ff + v.columns(kind_gate_up);
+    into_dy(v, a.ffn_out, v.w.ffn_post_norm, a.ffn_rstd, ld_dy);
+    linear_backward(down, v.drop, w_->dy, ld_dy, w_->d_act);
+    gated_backward(v.gelu, w_->d_act, v.ff, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, w_->d_gate_up, ld_d, w_->d_gate_up + v.ff,
+                   ld_d, nullptr, 0, stream_.get());
+    if (again) {
+        add_rmsnorm<float>(a.mid, nullptr, nullptr, v.w.ffn_norm, v.n, v.d, hp_.rms_eps, a.mid_norm, v.ld(kind_gate_up), nullptr, stream_.get());
+        adapter_inputs(gate_up, v.drop);
+    }
+    linear_backward(gate_up, v.drop, w_->d_gate_up, ld_d, w_->d_norm);
+    rmsnorm_backward<float, float>(w_->d_norm, v.d, a.mid, v.w.ffn_norm, a.mid_rstd, v.n, v.d, w_->d, w_->d, stream_.get());
+}
+
+void engine::attention_half_backward(const layer_view &v) {
+    const activations &a    = v.a;
+    const int64_t      all  = v.q_width + 2 * v.kv_width, columns = v.columns(kind_qkv), ld_dy = v.d + v.columns(kind_output);
+    into_dy(v, a.attn_out, v.w.attn_post_norm, a.attn_rstd, ld_dy);
+    linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, w_->dy, ld_dy, w_->d_attn);
+    norm_heads(v);
+    bf16 *const   dq = v.last ? w_->d_q : w_->d_qkv, *const dk = v.last ? w_->d_qkv : w_->d_qkv + v.q_width, *const dv = dk + v.kv_width;
+    const int64_t ld_dq = v.last ? v.q_width + columns : all + columns, ld_dkv = v.last ? 2 * v.kv_width + columns : ld_dq;
+    attention_backward(v.shape, v.view,
+                       {v.head_norms ? w_->q : v.q, v.head_norms ? w_->k : v.k, v.v, a.attn, w_->d_attn, a.lse, w_->attn_delta, dq, dk, dv,
+                        v.head_norms ? v.q_width : v.ld_q, v.head_norms ? v.kv_width : v.ld_kv, v.ld_kv, v.ld(kind_output), v.q_width, ld_dq,
+                        ld_dkv, ld_dkv},
+                       stream_.get());
+    rotate(v, dq, ld_dq, dk, ld_dkv, -1);
+    if (v.head_norms) {
+        head_rmsnorm_backward(dq, ld_dq, v.q, v.ld_q, v.w.q_norm, w_->q_rstd, v.n, hp_.n_head, hp_.head_dim, dq, ld_dq, stream_.get());
+        head_rmsnorm_backward(dk, ld_dkv, v.k, v.ld_kv, v.w.k_norm, w_->k_rstd, v.t, hp_.n_head_kv, hp_.head_dim, dk, ld_dkv, stream_.get());
+    }
+    const linear whole = {v.layer, kind_qkv, 0, all, v.t, a.norm}, kv = {v.layer, kind_qkv, v.q_width, all, v.t, a.norm};
+    if (plan_.keep == keep_products) {
+        add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
+        adapter_inputs(whole, v.drop);
+    }
+    bf16 *const dx = v.first ? nullptr : w_->d_norm;
+    if (v.last) {
+        linear_backward(kv, v.drop, w_->d_qkv, ld_dkv, dx);
+        query_backward_of_rows(v);
+    } else {
+        linear_backward(whole, v.drop, w_->d_qkv, ld_dq, dx);
+    }
+    if (!v.first) {
+        rmsnorm_backward<float, float>(w_->d_norm, v.d, a.x, v.w.attn_norm, a.rstd, v.t, v.d, w_->d, w_->d, stream_.get());
+    }
+}
+
+// Adds the rows' part to d_norm and spreads d from the rows to all tokens.
+void engine::query_backward_of_rows(const layer_view &v) {
+    const int64_t ld    = v.ld(kind_qkv);
+    const linear  query = {v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm};
+    gather<bf16, bf16>(v.a.norm, ld, v.j.rows, v.n, v.d, w_->rows_norm, ld, stream_.get());
+    adapter_inputs(query, v.drop);
+    linear_backward(query, v.drop, w_->d_q, v.q_width + v.columns(kind_qkv), v.first ? nullptr : w_->delta);
+    if (v.first) {
+        return;
+    }
+    scatter_add<bf16, bf16>(w_->delta, v.d, v.j.rows, v.n, v.d, w_->d_norm, v.d, stream_.get());
+    zero(w_->d_other, size_t(v.t * v.d) * sizeof(float), stream_.get());
+    scatter<float, float>(w_->d, v.d, v.j.rows, v.n, v.d, w_->d_other, v.d, stream_.get());
+    std::swap(w_->d, w_->d_other);
+}
+
+} // namespace cft::cuda

@@ -1,0 +1,105 @@
+// linear.cpp - linear maps with adapters; plan.h says how a group lies in memory.
+#include "engine.h"
+
+#include "../../failure.h"
+
+#include <algorithm>
+
+namespace cft::cuda {
+
+// w of a group. Where weights are not resident, one layer's groups of a kind are held widened at a time.
+const bf16 *engine::group_weights(int layer, int kind) {
+    const device_layer &d = weights_.layers[size_t(layer)];
+    if (d.w[kind]) {
+        return d.w[kind];
+    }
+    const group &g  = plan_.layers[size_t(layer)].of[kind];
+    bf16 *const  to = w_->scratch[kind];
+    if (held_[kind] != layer) {
+        int64_t row = 0;
+        for (const matrix &m : d.sources[kind]) {
+            dequantize(m.type, m.data, m.row_bytes, m.rows, m.columns, to + row * g.ld(), g.ld(), stream_.get());
+            row += m.rows;
+        }
+        if (d.n_copies[kind] > 0) {
+            copy_adapters(value_, w_->copies + d.first_copy[kind], d.n_copies[kind], max_copy_, stream_.get());
+        }
+        held_[kind] = layer;
+    }
+    return to;
+}
+
+// h = x Aᵀ behind each row of x. With dropout, each module has its own mask of x.
+void engine::adapter_inputs(const linear &l, const cft::dropout &drop) {
+    const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
+    if (g.columns == 0) {
+        return;
+    }
+    const bf16 *const a = group_weights(l.layer, l.kind) + g.outputs * g.ld();
+    if (drop.probability <= 0) {
+        multiply({l.n, g.columns, g.inputs, l.x, g.ld(), false, a, g.ld(), true, l.x + g.inputs, g.ld(), false});
+        return;
+    }
+    for (const part &p : g.parts) {
+        dropout(drop, p.module, l.x, g.ld(), nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
+        multiply({l.n, plan_.rank8, g.inputs, w_->masked, g.inputs, false, a + p.column * g.ld(), g.ld(), true, l.x + g.inputs + p.column,
+                  g.ld(), false});
+    }
+}
+
+void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs) {
+    const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
+    adapter_inputs(l, drop);
+    if (!only_inputs) {
+        multiply({l.n, l.end - l.begin, g.ld(), l.x, g.ld(), false, group_weights(l.layer, l.kind) + l.begin * g.ld(), g.ld(), true, y, ld_y, false});
+    }
+}
+
+void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx) {
+    const group  &g     = plan_.layers[size_t(l.layer)].of[l.kind];
+    const int64_t ld    = g.ld(), width = l.end - l.begin;
+    const bool    whole = width == g.outputs, masked = drop.probability > 0;
+    const bf16 *const w = group_weights(l.layer, l.kind), *const a = w + g.outputs * ld;
+    bf16 *const   u = dy + width;
+    if (g.columns > 0) {
+        multiply({l.n, g.columns, width, dy, ld_dy, false, w + l.begin * ld + g.inputs, ld, false, u, ld_dy, false});
+    }
+    // Columns of h that these outputs have a part in: neighbours.
+    int64_t first = g.columns, last = 0;
+    for (const part &p : g.parts) {
+        const int64_t begin = std::max(l.begin, p.row), end = std::min(l.end, p.row + p.rows);
+        if (begin >= end) {
+            continue;
+        }
+        first = std::min(first, p.column);
+        last  = std::max(last, p.column + plan_.rank8);
+        multiply({end - begin, plan_.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
+                  gradient_ + p.b + (begin - p.row) * plan_.rank8, plan_.rank8, true, plan_.scale, 1});
+    }
+    if (first < last && !masked) {
+        multiply({last - first, g.inputs, l.n, u + first, ld_dy, true, l.x, ld, false, gradient_ + g.a + first * g.inputs, g.inputs, true, 1, 1});
+    }
+    if (dx) {
+        const int64_t k = width + (whole && !masked ? g.columns : 0);
+        multiply({l.n, g.inputs, k, dy, ld_dy, false, w + l.begin * ld, ld, false, dx, g.inputs, false});
+        if (!whole && !masked && g.columns > 0) {
+            multiply({l.n, g.inputs, g.columns, u, ld_dy, false, a, ld, false, dx, g.inputs, false, 1, 1});
+        }
+    }
+    if (!masked) {
+        return;
+    }
+    for (const part &p : g.parts) {
+        if (p.row >= l.end || p.row + p.rows <= l.begin) {
+            continue;
+        }
+        dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
+        multiply({plan_.rank8, g.inputs, l.n, u + p.column, ld_dy, true, w_->masked, g.inputs, false, gradient_ + p.a, g.inputs, true, 1, 1});
+        if (dx) {
+            multiply({l.n, g.inputs, plan_.rank8, u + p.column, ld_dy, false, a + p.column * ld, ld, false, w_->masked_d, g.inputs, false});
+            dropout(drop, p.module, w_->masked_d, g.inputs, nullptr, l.n, g.inputs, true, dx, g.inputs, stream_.get());
+        }
+    }
+}
+
+} // namespace cft::cuda

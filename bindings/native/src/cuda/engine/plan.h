@@ -1,0 +1,145 @@
+// plan.h - what a trainer on a device holds, and how much memory that takes: computed before anything is allocated.
+//
+// A layer's linear maps are four groups, each one matrix to the products. With an adapter of R columns, a group of O outputs and
+// C inputs is kept as w [O + R][C + R]:
+//
+//     w = | W   s B |      y        = [x | h] wᵀ  of rows 0..O,   h = x Aᵀ
+//         | A   -   |      [dy | u] w of columns 0..C = dx,       u = dy (s B)
+//
+// so that adapters cost no passes of their own over y and dx: rows of x end in room for h, those of dy in room for u. B has a
+// block for each adapted module. R is a multiple of 8: ranks are padded with zeros, which stay zeros.
+#pragma once
+
+#include "../../device_trainer.h"
+#include "../kernels.h"
+
+#include <string>
+#include <vector>
+
+namespace cft::cuda {
+
+// carver hands out parts of a device buffer; without a buffer it only counts.
+class carver {
+  public:
+    explicit carver(char *base) : base_(base) {}
+    template <typename T> T *take(int64_t n) {
+        constexpr size_t line = 256;
+        char *const      at   = base_ ? base_ + used_ : nullptr;
+        used_ += (size_t(n) * sizeof(T) + line - 1) / line * line;
+        return reinterpret_cast<T *>(at);
+    }
+    size_t used() const { return used_; }
+
+  private:
+    char  *base_;
+    size_t used_ = 0;
+};
+
+enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
+
+// part is one adapted module of a group: rows of w, columns of h, and where A and B lie among the adapter's values.
+struct part {
+    int     module;
+    int64_t row, rows, column;
+    int64_t a, b; // A: [columns_of_rank][C], B: [rows][columns_of_rank], in floats from the start
+};
+
+struct group {
+    int64_t           inputs = 0, outputs = 0, columns = 0; // C, O, R
+    std::vector<part> parts;
+    int64_t           a = 0; // of the first part; A's of all parts lie together
+    int64_t           ld() const { return inputs + columns; }
+};
+
+struct layer_groups {
+    group of[kind_count];
+};
+
+// What is computed again in the backward pass.
+enum keep_level {
+    keep_everything, // nothing but rotated heads
+    keep_products,   // norms, gated units and h
+    keep_inputs,     // all but a layer's input
+};
+
+struct plan {
+    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, keep_level keep, bool resident);
+
+    const cft_model *model;
+    int64_t          rank, rank8; // as asked for, and padded
+    int64_t          t, n;        // most tokens, most targets
+    bool             dropout;
+    keep_level       keep;
+    bool             resident; // weights as bf16, made once; otherwise as the file has them, widened before each use
+    float            scale;    // of B
+    std::vector<layer_groups> layers;
+    int64_t          n_values = 0; // floats of A and B
+    int64_t          vocab8;       // the vocabulary, padded
+    int64_t          loss_rows, head_rows; // rows of logits, and of the head, at a time
+    size_t           staging_words;        // of one pack's numbers
+    size_t           stage_bytes;          // the largest tensor of the file that is loaded through a buffer
+
+    size_t weight_bytes, adapter_bytes, activation_bytes, workspace_bytes, loss_bytes;
+    size_t total() const { return weight_bytes + 4 * adapter_bytes + activation_bytes + workspace_bytes + loss_bytes; }
+    cft_memory_estimate estimate() const;
+};
+
+// What the forward pass leaves for the backward pass, of one layer. Rows are t or, in the last layer, n.
+struct activations {
+    float *x;                    // [t][n_embd] the layer's input
+    float *rstd, *mid_rstd;      // [t], [rows]
+    bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
+    bf16  *qkv;                  // [t][q + 2 kv]; in the last layer q [n][q], then [t][2 kv]
+    bf16  *attn;                 // [rows] of output's ld
+    float *lse;                  // [n_head][rows]
+    float *mid;                  // [rows][n_embd] after attention
+    bf16  *gate_up;              // [rows][2 n_ff]
+    bf16  *act;                  // [rows] of down's ld
+    bf16  *attn_out, *ffn_out;   // [rows][n_embd] before the norms that post_norms are; otherwise NULL
+    float *attn_rstd, *ffn_rstd; // of those
+};
+
+// activation_memory places the activations of all layers.
+std::vector<activations> place_activations(const plan &p, carver &from);
+
+struct workspace {
+    bf16  *rows_norm;             // [n] of qkv's ld: normed inputs of the target rows
+    bf16  *delta, *d_norm;        // [t][n_embd]
+    bf16  *dy;                    // [t][n_embd + the wider of output's and down's columns]
+    bf16  *d_act, *d_gate_up;     // [t][n_ff], [t][2 n_ff + columns]
+    bf16  *d_attn, *d_qkv, *d_q;  // [t][q], [t][q + 2 kv + columns], [n][q + columns]
+    bf16  *q, *k;                 // [t][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
+    float *q_rstd, *k_rstd, *attn_delta; // [t][n_head], [t][n_head_kv], [n_head][t]
+    bf16  *masked, *masked_d;     // [t][widest input], with dropout; otherwise NULL
+    float *d, *d_other;           // [t][n_embd] the gradient on its way down
+    float *final_x, *final_rstd;  // [n][n_embd], [n]
+    float *rope, *rope_local;     // [t][n_rot]
+    float *frequencies, *frequencies_local;
+    int32_t *numbers;             // a pack's, staging_words
+    int32_t *every_row;           // 0, 1, 2 ...
+    float  *losses;               // [n]
+    double *sums, *partials;      // [2], [norm_partials]
+    void   *products;
+    adapter_copy *copies; // of all layers' groups
+    bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not resident
+
+    workspace(const plan &p, carver &from);
+};
+
+// Buffers of the output head.
+struct loss_space {
+    float *logits; // [loss_rows][vocab8]; the same bytes hold the gradient
+    float *dh;     // [loss_rows][n_embd]
+    bf16  *head;   // [head_rows][n_embd], where weights are not resident
+
+    loss_space(const plan &p, carver &from);
+};
+
+// The plan that keeps the most within so much memory. With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
+plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, size_t memory, bool must_fit,
+                 const std::string &device);
+
+// Throws CFT_ERR_UNSUPPORTED for models that the device does not train.
+void check_model(const cft_model &model);
+
+} // namespace cft::cuda

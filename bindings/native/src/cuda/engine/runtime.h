@@ -1,0 +1,60 @@
+// runtime.h - a device's memory, stream and copies: all that the engine uses of CUDA's runtime beside kernels and products.
+#pragma once
+
+#include "../kernels.h"
+
+namespace cft::cuda {
+
+int  count_devices(); // 0 without a driver
+void describe_device(int device, cft_device *out);
+void use_device(int device); // for the calling thread
+size_t free_bytes(int device);
+
+// memory is one allocation on the device. Throws CFT_ERR_NO_MEMORY.
+class memory {
+  public:
+    explicit memory(size_t bytes);
+    ~memory();
+    memory(const memory &)            = delete;
+    memory &operator=(const memory &) = delete;
+    char   *data() const { return data_; }
+    size_t  size() const { return size_; }
+
+  private:
+    char  *data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// host_memory is memory of the host from which copies need not wait.
+class pinned {
+  public:
+    explicit pinned(size_t bytes);
+    ~pinned();
+    pinned(const pinned &)            = delete;
+    pinned &operator=(const pinned &) = delete;
+    char   *data() const { return data_; }
+
+  private:
+    char *data_ = nullptr;
+};
+
+class stream {
+  public:
+    stream();
+    ~stream();
+    stream(const stream &)            = delete;
+    stream &operator=(const stream &) = delete;
+    cudaStream_t get() const { return stream_; }
+    void         wait() const; // until all work put on it is done; throws what went wrong in it
+
+  private:
+    cudaStream_t stream_ = nullptr;
+};
+
+void to_device(void *to, const void *from, size_t bytes, cudaStream_t stream);
+void to_host(void *to, const void *from, size_t bytes, cudaStream_t stream);
+// Rows of `width` bytes, from and to rows that are so many bytes apart.
+void to_device_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, cudaStream_t stream);
+void to_host_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, cudaStream_t stream);
+
+} // namespace cft::cuda

@@ -1,0 +1,94 @@
+// weights.cpp - a model's way to the device.
+#include "engine.h"
+
+#include "../../failure.h"
+
+namespace cft::cuda {
+namespace {
+
+int64_t device_bytes(const plan &p) { return int64_t(p.weight_bytes); }
+
+} // namespace
+
+weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(size_t(device_bytes(p))), from_(memory_.data()) {
+    const cft_model &m = *p.model;
+    const memory     staging(p.resident ? p.stage_bytes : 0);
+    token_embd  = raw(m.token_embd);
+    output_norm = vector(m.output_norm);
+    for (size_t l = 0; l < m.layers.size(); l++) {
+        const layer_weights &w = m.layers[l];
+        device_layer         d{};
+        d.attn_norm      = vector(w.attn_norm);
+        d.ffn_norm       = vector(w.ffn_norm);
+        d.q_bias         = vector(w.q_bias);
+        d.k_bias         = vector(w.k_bias);
+        d.v_bias         = vector(w.v_bias);
+        d.q_norm         = vector(w.q_norm);
+        d.k_norm         = vector(w.k_norm);
+        d.attn_post_norm = vector(w.attn_post_norm);
+        d.ffn_post_norm  = vector(w.ffn_post_norm);
+        layers.push_back(d);
+        for (int kind = 0; kind < kind_count; kind++) {
+            upload_group(w, l, kind, staging.data());
+        }
+    }
+    if (p.resident) {
+        const int64_t d = m.hp.n_embd;
+        head            = from_.take<bf16>(p.vocab8 * d);
+        zero(head + m.output.rows * d, size_t(p.vocab8 - m.output.rows) * size_t(d) * sizeof(bf16), s.get());
+        widen(m.output, head, d, staging.data());
+    } else {
+        output = m.hp.tied_output ? token_embd : raw(m.output);
+    }
+    if (from_.used() > memory_.size()) {
+        throw failure(CFT_ERR_INTERNAL, "weights take more memory than was planned");
+    }
+    s.wait(); // staging goes
+}
+
+const float *weights::vector(const std::vector<float> &v) {
+    if (v.empty()) {
+        return nullptr;
+    }
+    float *const to = from_.take<float>(int64_t(v.size()));
+    to_device(to, v.data(), v.size() * sizeof(float), stream_.get());
+    return to;
+}
+
+matrix weights::raw(const weight &w) {
+    const size_t bytes = w.row_bytes * size_t(w.rows);
+    char *const  to    = from_.take<char>(int64_t(bytes));
+    to_device(to, w.data, bytes, stream_.get());
+    return {w.type, to, w.rows, w.cols, w.row_bytes};
+}
+
+void weights::widen(const weight &w, bf16 *to, int64_t ld, char *staging) {
+    to_device(staging, w.data, w.row_bytes * size_t(w.rows), stream_.get());
+    dequantize(w.type, staging, w.row_bytes, w.rows, w.cols, to, ld, stream_.get());
+}
+
+void weights::upload_group(const layer_weights &from, size_t layer, int kind, char *staging) {
+    const group  &g  = plan_.layers[layer].of[kind];
+    device_layer &to = layers[layer];
+    to.w[kind]       = plan_.resident ? from_.take<bf16>((g.outputs + g.columns) * g.ld()) : nullptr;
+    if (plan_.resident) { // what no copy of an adapter writes must be 0
+        zero(to.w[kind], size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16), stream_.get());
+    }
+    static const std::vector<int> modules[kind_count] = {
+        {module_q, module_k, module_v, module_qkv}, {module_attn_output}, {module_gate, module_up}, {module_down}};
+    int64_t row = 0;
+    for (int id : modules[kind]) {
+        const weight &w = from.modules[id];
+        if (!w.data) {
+            continue;
+        }
+        if (plan_.resident) {
+            widen(w, to.w[kind] + row * g.ld(), g.ld(), staging);
+        } else {
+            to.sources[kind].push_back(raw(w));
+        }
+        row += w.rows;
+    }
+}
+
+} // namespace cft::cuda

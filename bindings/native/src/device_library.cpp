@@ -1,0 +1,81 @@
+// device_library.cpp - finds and loads libcftune-cuda.so, which lies beside libcftune or where CFT_CUDA_LIBRARY says.
+#include "device_trainer.h"
+
+#include "failure.h"
+#include "library.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <mutex>
+
+namespace cft {
+namespace {
+
+struct opened {
+    const device_library *library = nullptr;
+    std::string           reason;
+};
+
+opened open_library() {
+    const char       *named = std::getenv("CFT_CUDA_LIBRARY");
+    const std::string path  = named && *named ? named : library_folder() + "/libcftune-cuda.so";
+    if (access(path.c_str(), R_OK) != 0) {
+        return {nullptr, path + " is missing (it is built where a CUDA toolkit is: see docs/cuda.md)"};
+    }
+    // Never closed: threads and atexit handlers of CUDA may outlive every trainer.
+    void *const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!handle) {
+        return {nullptr, std::string("loading it failed: ") + dlerror()};
+    }
+    const auto get = reinterpret_cast<cft_device_library_function *>(dlsym(handle, "cft_device_library"));
+    if (!get) {
+        return {nullptr, path + " has no cft_device_library"};
+    }
+    const device_library *const library = get();
+    if (library->model_bytes != sizeof(cft_model) || library->params_bytes != sizeof(cft_trainer_params)) {
+        return {nullptr, path + " was built from other sources than libcftune: build both again"};
+    }
+    return {library, ""};
+}
+
+} // namespace
+
+const device_library *cuda_library(std::string &reason) {
+    static std::mutex           mutex;
+    static opened              *once = nullptr;
+    std::lock_guard<std::mutex> lock(mutex);
+    if (!once) {
+        once = new opened(open_library());
+    }
+    reason = once->reason;
+    return once->library;
+}
+
+device_choice choose_device(const std::string &name) {
+    // auto is the CPU until the device code has been proved on devices (docs/DECISIONS.md).
+    if (name.empty() || name == "auto" || name == "cpu" || name == "CPU") {
+        return {};
+    }
+    const bool plain = name == "cuda" || name == "CUDA";
+    const bool known = plain || name.rfind("cuda:", 0) == 0 || name.rfind("CUDA", 0) == 0;
+    const auto digits = name.find_first_of("0123456789");
+    if (!known || (!plain && (digits == std::string::npos || digits > 5 || name.find_first_not_of("0123456789", digits) != std::string::npos ||
+                              name.size() - digits > 4))) {
+        throw failure(CFT_ERR_DEVICE, "device " + name + " cannot train; cpu, cuda and cuda:1 (the second device) can");
+    }
+    std::string reason;
+    const device_library *const library = cuda_library(reason);
+    if (!library) {
+        throw failure(CFT_ERR_DEVICE, "device " + name + ": " + reason);
+    }
+    const int index = plain ? 0 : std::stoi(name.substr(digits)), count = library->count();
+    if (index >= count) {
+        throw failure(CFT_ERR_DEVICE, "device " + name + ": " + (count == 0 ? "there is no CUDA device here (or no driver for it)"
+                                                                            : std::to_string(count) + " CUDA devices are here, counted from 0"));
+    }
+    return {library, index};
+}
+
+} // namespace cft

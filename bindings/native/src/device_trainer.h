@@ -1,0 +1,68 @@
+// device_trainer.h - training on a device of its own memory: what cft_trainer asks of a library that is loaded when such a device
+// is wanted (libcftune-cuda). Library and engine are built from the same sources, and check that they were.
+#pragma once
+
+#include "ops.h"
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+namespace cft {
+
+// device_pack is one pack on its way: the first t tokens, and the positions whose logits are wanted.
+struct device_pack {
+    const int32_t              *tokens, *positions, *visible_until; // [t]; visible_until at most t
+    int64_t                     t;
+    const std::vector<int32_t> &rows;    // ascending; the last is t - 1
+    const std::vector<int32_t> &targets; // of those; empty for logits
+    const std::vector<float>   &weights; // of those
+    dropout                     drop;    // without the layer
+};
+
+// device_trainer holds weights, adapter, gradient and moments of one trainer on its device. Calls return when the device is
+// done with them.
+class device_trainer {
+  public:
+    virtual ~device_trainer() = default;
+
+    // The weighted sum of losses; with backward, gradients are added. Throws CFT_ERR_CANCELLED soon after `cancelled` is set.
+    virtual double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) = 0;
+    virtual void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) = 0;
+
+    virtual double sum_of_squares() = 0; // of the accumulated gradient
+    virtual void   adamw(const adamw_step &step) = 0;
+    virtual void   discard() = 0; // clears the gradient
+
+    // One tensor of the adapter, as the host lays it out: A [rank][in], B [out][rank].
+    virtual void read(int layer, int module, bool is_a, cft_slot slot, float *out) = 0;
+    virtual void write(int layer, int module, bool is_a, cft_slot slot, const float *data) = 0;
+};
+
+// device_library is what the library's one symbol, cft_device_library, returns.
+struct device_library {
+    // Sizes of what both sides must see alike.
+    size_t model_bytes, params_bytes;
+
+    int (*count)();
+    void (*describe)(int device, cft_device *out);
+    // What a trainer takes. With must_fit, what does not fit the device throws CFT_ERR_NO_MEMORY and says what would.
+    cft_memory_estimate (*estimate)(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device, bool must_fit);
+    device_trainer *(*make)(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device);
+};
+
+// device_choice is where a model is trained: on the CPU where library is NULL.
+struct device_choice {
+    const device_library *library = nullptr;
+    int                   index   = 0;
+};
+
+// "auto" and "cpu" are the CPU; "cuda", "cuda:1" and "CUDA1" a CUDA device. Throws CFT_ERR_DEVICE in words.
+device_choice choose_device(const std::string &name);
+
+// The library, or NULL with the reason.
+const device_library *cuda_library(std::string &reason);
+
+} // namespace cft
+
+extern "C" typedef const cft::device_library *cft_device_library_function();

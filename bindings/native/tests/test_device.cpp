@@ -1,0 +1,367 @@
+// test_device.cpp - training on a CUDA device against the CPU engine, through cft.h: losses, gradients, logits, optimizer steps,
+// state and refusals, of every family and type. CFT_CUDA_LIBRARY names the library under test: without a device it is
+// the engine over the shim (a test double of CUDA that runs on the CPU), on a device the real one.
+#include "engine_fixture.h"
+#include "family_file.h"
+
+#include <cstring>
+
+using namespace checks;
+using namespace tiny;
+
+namespace {
+
+// bf16 rounds each activation to 8 bits. The tiny models' activations are as rough as it gets: nothing averages out.
+constexpr double least_cosine = 0.999, least_tensor_cosine = 0.985, norm_tolerance = 0.01, loss_tolerance = 5e-3, logit_tolerance = 0.03;
+constexpr float  b_spread = 0.02f;
+
+struct opened {
+    cft_model *handle = nullptr;
+    opened(const std::string &path, const std::string &device) {
+        OK(cft_model_load(path.data(), path.size(), device.data(), device.size(), &handle, &err));
+        if (!handle) {
+            std::exit(finish("test_device"));
+        }
+    }
+    ~opened() { cft_model_free(handle); }
+    opened(const opened &)            = delete;
+    opened &operator=(const opened &) = delete;
+};
+
+double cosine(const std::vector<float> &a, const std::vector<float> &b) { return dot(a, b) / std::max(norm(a) * norm(b), 1e-30); }
+
+std::vector<float> flat(const gradients &g) {
+    std::vector<float> all;
+    for (const auto &[name, v] : g) {
+        all.insert(all.end(), v.begin(), v.end());
+    }
+    return all;
+}
+
+void compare_gradients(const gradients &got, const gradients &want) {
+    CHECK(got.size() == want.size());
+    const auto g = flat(got), w = flat(want);
+    const double whole = cosine(g, w);
+    if (!(whole >= least_cosine) || std::getenv("CFT_SHOW")) {
+        std::fprintf(stderr, "%s: cosine %.6f\n", where.c_str(), whole);
+    }
+    CHECK(whole >= least_cosine);
+    CHECK_NEAR(norm(g), norm(w), norm(w), norm_tolerance);
+    const std::string outer = where;
+    for (const auto &[name, v] : want) {
+        where = outer + ", " + name;
+        const double c = cosine(got.at(name), v);
+        if (!(c >= least_tensor_cosine)) {
+            std::fprintf(stderr, "%s: cosine %.6f\n", where.c_str(), c);
+        }
+        CHECK(c >= least_tensor_cosine);
+    }
+    where = outer;
+}
+
+// Values as of an adapter in training: A as it begins, B small. (Large ones make a model in which rounding errors explode.)
+gradients some_values(const trainer &t) {
+    gradients values = t.read(CFT_SLOT_VALUE);
+    for (auto &[name, v] : values) {
+        if (name.find("lora_b") != std::string::npos) {
+            v = random_floats(v.size(), b_spread);
+        }
+    }
+    return values;
+}
+
+// One pack on both, from the same adapter.
+void compare(const std::string &path, const batch &b, const cft_trainer_params &p) {
+    const opened on_cpu(path, "cpu"), on_device(path, "cuda");
+    trainer      cpu(on_cpu.handle, p), device(on_device.handle, p);
+    cpu.write(CFT_SLOT_VALUE, some_values(cpu));
+    device.write(CFT_SLOT_VALUE, cpu.read(CFT_SLOT_VALUE));
+    CHECK(worst_tensor(device.read(CFT_SLOT_VALUE), cpu.read(CFT_SLOT_VALUE)) == 0);
+    const double want = cpu.evaluate(b);
+    CHECK_NEAR(device.evaluate(b), want, std::fabs(want), loss_tolerance);
+    const double trained = cpu.accumulate(b);
+    CHECK_NEAR(device.accumulate(b), trained, std::fabs(trained), loss_tolerance);
+    compare_gradients(device.read(CFT_SLOT_GRADIENT), cpu.read(CFT_SLOT_GRADIENT));
+}
+
+options device_sizes() {
+    options o;
+    o.n_embd = 64, o.n_ff = 96, o.n_head = 2, o.n_head_kv = 1, o.head_dim = 64, o.n_layer = 3, o.gain = 0.5f;
+    return o;
+}
+
+batch segments(int n_vocab) {
+    batch b;
+    b.add_segment(21, n_vocab, 0.5);
+    b.add_segment(40, n_vocab, 0.3);
+    return b;
+}
+
+// A prefix and branches under it, some longer than a window of 6.
+batch tree(int n_vocab) {
+    constexpr int prefix = 9, branch = 8, n_branches = 4;
+    batch         b;
+    b.add_segment(prefix + n_branches * branch, n_vocab, 0.7);
+    for (int i = prefix; i < int(b.size()); i++) {
+        const int of          = (i - prefix) / branch;
+        b.positions[size_t(i)]     = prefix + (i - prefix) % branch;
+        b.visible_until[size_t(i)] = prefix + (of + 1) * branch;
+    }
+    return b;
+}
+
+cft_trainer_params device_params() {
+    cft_trainer_params p = some_params();
+    p.rank = 8, p.alpha = 12; // the host's rank is the device's
+    return p;
+}
+
+void test_llama() {
+    const model m(device_sizes(), "device.gguf");
+    const batch b = segments(m.o.n_vocab);
+    where         = "llama";
+    compare(m.path, b, device_params());
+    where = "llama, tree";
+    compare(m.path, tree(m.o.n_vocab), device_params());
+    where                = "llama, a rank that is padded, rslora";
+    cft_trainer_params p = device_params();
+    p.rank = 3, p.rslora = 1;
+    compare(m.path, b, p);
+    where   = "llama, some targets";
+    p       = device_params();
+    p.targets = CFT_TARGET_ATTN_V | CFT_TARGET_FFN_UP | CFT_TARGET_ATTN_OUTPUT;
+    compare(m.path, b, p);
+    p.targets = CFT_TARGET_FFN_DOWN;
+    compare(m.path, b, p);
+    where     = "llama, dropout";
+    p         = device_params();
+    p.dropout = 0.3f;
+    compare(m.path, b, p);
+    where    = "llama, one layer";
+    options o = device_sizes();
+    o.n_layer = 1, o.tied = false;
+    const model one(o, "device-one.gguf");
+    compare(one.path, b, device_params());
+}
+
+void test_families() {
+    for (const char *name : {"llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
+        const cft::family &f = *cft::family_of(name);
+        tiny::family_sizes sizes;
+        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = f.global_every > 2 ? f.global_every + 1 : 3;
+        const family_file file(f, nullptr, sizes);
+        where = std::string(name) + ", segments";
+        compare(file.path, segments(sizes.n_vocab), device_params());
+        where = std::string(name) + ", tree";
+        compare(file.path, tree(sizes.n_vocab), device_params());
+    }
+}
+
+// Gradients go through the dequantized weights of every type that the engine takes.
+void test_types() {
+    for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+                           GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS}) {
+        options o = device_sizes();
+        o.n_layer = 2, o.n_embd = 256, o.n_ff = 256, o.n_head = 4, o.n_head_kv = 2, o.type = type, o.gain = 0.25f;
+        where     = std::string("type ") + ggml_type_name(type);
+        const model m(o, std::string("device-") + ggml_type_name(type) + ".gguf");
+        batch       b;
+        b.add_segment(24, o.n_vocab, 0.5);
+        compare(m.path, b, device_params());
+    }
+}
+
+void test_logits() {
+    where = "logits";
+    const model  m(device_sizes(), "device-logits.gguf");
+    const batch  b = segments(m.o.n_vocab);
+    const opened on_cpu(m.path, "cpu"), on_device(m.path, "cuda:0");
+    trainer      cpu(on_cpu.handle, device_params()), device(on_device.handle, device_params());
+    const std::vector<int32_t> rows = {0, 5, 20, 33, 50};
+    std::vector<float>         want(rows.size() * size_t(m.o.n_vocab)), got(want.size());
+    for (const auto &[t, out] : {std::pair{&cpu, &want}, std::pair{&device, &got}}) {
+        OK(cft_trainer_logits(t->handle, b.tokens.data(), b.positions.data(), b.visible_until.data(), b.size(), rows.data(), rows.size(),
+                              out->data(), &err));
+    }
+    CHECK(worst(got, want) < logit_tolerance);
+}
+
+// All plans, from the one that keeps most to the one that fits least, give the same bits.
+void test_plans() {
+    where = "plans";
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
+    const model  m(o, "device-plans.gguf");
+    const batch  b = segments(o.n_vocab);
+    const opened on_device(m.path, "cuda");
+    cft_trainer_params p = device_params();
+    gradients          values, want;
+    uint64_t           previous = 0;
+    int                n_plans  = 0, n_layers = 0;
+    bool               small_weights = false;
+    for (;; n_plans++) {
+        p.memory_limit = previous ? previous - 1 : 0;
+        cft_trainer *probe = nullptr;
+        const cft_status status = cft_trainer_new(on_device.handle, &p, &probe, &err);
+        cft_trainer_free(probe);
+        if (status != CFT_OK) {
+            CHECK(status == CFT_ERR_NO_MEMORY && std::strstr(err.message, "train.seq_len") && std::strstr(err.message, "CUDA0"));
+            break;
+        }
+        trainer             t(on_device.handle, p);
+        cft_memory_estimate e, asked;
+        OK(cft_trainer_get_memory(t.handle, &e, &err));
+        OK(cft_memory_estimate_get(on_device.handle, &p, &asked, &err));
+        CHECK(std::memcmp(&e, &asked, sizeof e) == 0);
+        CHECK(e.total == e.weights + e.adapter + e.gradients + e.moments + e.activations + e.workspace + e.loss);
+        CHECK(previous == 0 || e.total < previous);
+        if (n_plans == 0) {
+            values = some_values(t);
+        }
+        t.write(CFT_SLOT_VALUE, values);
+        const gradients g = t.gradient(b);
+        if (n_plans == 0) {
+            want = g;
+        }
+        where = "plan " + std::to_string(n_plans);
+        CHECK(worst_tensor(g, want) == 0);
+        n_layers += e.keep_activations == CFT_KEEP_LAYERS;
+        small_weights = small_weights || e.weights < m.o.n_layer * 20000u;
+        previous = e.total;
+    }
+    where = "plans";
+    CHECK(n_plans >= 4 && n_layers >= 1);
+    p.memory_limit     = 1 << 20;
+    cft_memory_estimate e;
+    OK(cft_memory_estimate_get(on_device.handle, &p, &e, &err)); // what does not fit is told, not refused
+    CHECK(e.total > p.memory_limit);
+}
+
+// Steps as the CPU takes them, and a run that goes on from written state to the same bits.
+void test_steps() {
+    where = "steps";
+    const model  m(device_sizes(), "device-steps.gguf");
+    const opened on_cpu(m.path, "cpu"), on_device(m.path, "cuda");
+    cft_trainer_params p = device_params();
+    p.dropout = 0.1f, p.weight_decay = 0.01f, p.rank = 5;
+    trainer            cpu(on_cpu.handle, p), device(on_device.handle, p), again(on_device.handle, p);
+    const batch        b = segments(m.o.n_vocab), other = tree(m.o.n_vocab);
+    const auto         step = [&](trainer &t) {
+        double length = NAN;
+        t.accumulate(b), t.accumulate(other);
+        OK(cft_trainer_apply(t.handle, 1e-3f, 1.0f, 40, &length, &err));
+        return length;
+    };
+    // B begins at 0, so the first gradient of A is 0 and its moments are rounding errors' size: compare after some steps.
+    for (int i = 0; i < 4; i++) {
+        const double want = step(cpu);
+        CHECK_NEAR(step(device), want, want, norm_tolerance * 2);
+    }
+    const double want = cpu.evaluate(b);
+    CHECK_NEAR(device.evaluate(b), want, want, loss_tolerance);
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        again.write(slot, device.read(slot));
+    }
+    uint64_t steps = 0, micro_batches = 0;
+    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
+    CHECK(steps == 4 && micro_batches == 8);
+    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
+    for (int i = 0; i < 2; i++) {
+        CHECK(step(device) == step(again));
+    }
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        const gradients a = device.read(slot), c = again.read(slot);
+        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
+    }
+    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+    device.accumulate(b);
+    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) > 0);
+    cft_trainer_discard(device.handle);
+    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+}
+
+void test_refusals() {
+    where = "refusals";
+    const model m(device_sizes(), "device-refusals.gguf");
+    cft_model  *none = nullptr;
+    const auto  load = [&](const std::string &device) { return cft_model_load(m.path.data(), m.path.size(), device.data(), device.size(), &none, &err); };
+    for (const char *name : {"cuda:1x", "cuda:", "metal", "cudax", "cuda:99999", "cuda: 0"}) {
+        REFUSED(load(name), CFT_ERR_DEVICE, "cannot train");
+    }
+    REFUSED(load("cuda:99"), CFT_ERR_DEVICE, "counted from 0");
+    CHECK(none == nullptr);
+
+    const opened on_device(m.path, "CUDA0");
+    trainer      t(on_device.handle, device_params());
+    batch        b = segments(m.o.n_vocab);
+    double       loss = -1;
+    size_t       n    = 99;
+    cft_trainer_cancel(t.handle);
+    REFUSED(cft_trainer_accumulate(t.handle, b.tokens.data(), b.targets.data(), b.positions.data(), b.visible_until.data(), nullptr, b.size(), &loss, &n, &err),
+            CFT_ERR_CANCELLED, "cancelled");
+    CHECK(loss == -1 && n == 99);
+    gradients values = t.read(CFT_SLOT_VALUE), broken = values;
+    broken.begin()->second[0] = INFINITY;
+    t.write(CFT_SLOT_VALUE, broken);
+    REFUSED(cft_trainer_accumulate(t.handle, b.tokens.data(), b.targets.data(), b.positions.data(), b.visible_until.data(), nullptr, b.size(), &loss, &n, &err),
+            CFT_ERR_NON_FINITE, "not finite");
+    double length = -1;
+    REFUSED(cft_trainer_apply(t.handle, 1e-3f, 1, 1, &length, &err), CFT_ERR_NON_FINITE, "not finite");
+    cft_trainer_discard(t.handle);
+    t.write(CFT_SLOT_VALUE, values);
+    CHECK(std::isfinite(t.accumulate(b)));
+
+    options o  = device_sizes();
+    o.head_dim = 32;
+    const model  narrow(o, "device-narrow.gguf");
+    const opened on_narrow(narrow.path, "cuda");
+    const auto   p = device_params();
+    cft_trainer *refused = nullptr;
+    REFUSED(cft_trainer_new(on_narrow.handle, &p, &refused, &err), CFT_ERR_UNSUPPORTED, "heads of size 32");
+    const family_file experts(*cft::family_of("qwen3moe"));
+    const opened      on_experts(experts.path, "cuda");
+    REFUSED(cft_trainer_new(on_experts.handle, &p, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
+}
+
+void test_devices() {
+    where = "devices";
+    const char *folder = std::getenv("CFT_BACKEND_DIR");
+    OK(cft_init(folder, folder ? std::strlen(folder) : 0, &err));
+    int n_cuda = 0;
+    for (size_t i = 0; i < cft_device_count(); i++) {
+        cft_device d;
+        OK(cft_device_get(i, &d, &err));
+        n_cuda += std::string(d.name).rfind("CUDA", 0) == 0 && d.can_train && d.memory_total > 0;
+    }
+    CHECK(n_cuda >= 1);
+}
+
+// A whole model of people's, where one is at hand: CFTUNE_MODEL.
+void test_real_model() {
+    const char *path = std::getenv("CFTUNE_MODEL");
+    if (!path) {
+        std::printf("test_device: SKIP the real model: CFTUNE_MODEL is not set\n");
+        return;
+    }
+    where = "real model";
+    batch b;
+    b.add_segment(24, 1000, 0.6);
+    b.add_segment(40, 1000, 0.5);
+    compare(path, b, device_params());
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    const struct {
+        const char *name;
+        void (*run)();
+    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans},
+                 {"steps", test_steps}, {"refusals", test_refusals}, {"devices", test_devices}, {"real", test_real_model}};
+    for (const auto &t : tests) {
+        if (argc < 2 || std::string(argv[1]) == t.name) {
+            t.run();
+        }
+    }
+    return finish("test_device");
+}
