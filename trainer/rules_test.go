@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"trainer/chat":      {"trainer/dataset", "trainer/jinja", "trainer/pack"},
 	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
 	"trainer/evaluate":  {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack", "trainer/objective", "trainer/internal/*"},
+	"trainer/verify":    {"trainer/config", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
 	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
 	// The demo's data set, as records.
 	"trainer/wordforms": {"trainer/dataset"},

@@ -33,6 +33,7 @@ func newRootCommand() *cobra.Command {
 		newCheckCommand(),
 		newRunsCommand(),
 		newDataCommand(),
+		newVerifyCommand(),
 		newDemoCommand(),
 		newGenerateCommand(),
 		newDoctorCommand(),

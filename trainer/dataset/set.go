@@ -168,6 +168,20 @@ func (s *Set) Record(i int) (Record, error) {
 	return s.files[n].record(i - s.first[n])
 }
 
+// Text returns row i as it came: a JSON object.
+func (s *Set) Text(i int) ([]byte, error) {
+	if i < 0 || i >= s.len {
+		panic(fmt.Sprintf("dataset: row %d of %d", i, s.len))
+	}
+	n, _ := slices.BinarySearch(s.first, i+1)
+	n--
+	text, line, err := s.files[n].rows.Row(i - s.first[n])
+	if err != nil {
+		return nil, &Error{File: s.files[n].name, Line: line, Err: err}
+	}
+	return bytes.TrimPrefix(text, byteOrderMark), nil
+}
+
 func (f *file) record(i int) (Record, error) {
 	text, line, err := f.rows.Row(i)
 	if err != nil {
