@@ -51,6 +51,8 @@ var allowed = map[string][]string{
 	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
 	// The demo's data set, as records.
 	"trainer/wordforms": {"trainer/dataset"},
+	// Many runs as one experiment.
+	"trainer/study": {"trainer", "trainer/*"},
 	// Figures as a page; what was measured comes to it ready.
 	"trainer/report": {"trainer/evaluate"},
 	// Stores files by name; what is in them is others' business.

@@ -67,17 +67,17 @@ func TestDemoEndToEnd(t *testing.T) {
 	assert.Equal(t, before.ModTime(), after.ModTime())
 }
 
-func TestDemoBeginsAnewWithoutACheckpoint(t *testing.T) {
+func TestBeginsAnewWithoutACheckpoint(t *testing.T) {
 	var notes bytes.Buffer
-	d := demo{notes: &notes}
+	note := func(text string) { notes.WriteString(text) }
 	dir := t.TempDir()
 	run := filepath.Join(dir, "run")
-	begun, err := d.begun(run)
+	begun, err := runBegun(run, note)
 	require.NoError(t, err)
 	assert.False(t, begun, "no folder")
 	require.NoError(t, os.MkdirAll(run, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(run, checkpoint.ConfigName), []byte("{}"), 0o644))
-	begun, err = d.begun(run)
+	begun, err = runBegun(run, note)
 	require.NoError(t, err)
 	assert.False(t, begun, "no checkpoint")
 	assert.NoDirExists(t, run)

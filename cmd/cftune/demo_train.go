@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -64,7 +62,7 @@ func (d *demo) train(ctx context.Context, arm demoArm) error {
 	}
 	began := time.Now()
 	s := session{out: io.Discard, notes: d.notes}
-	begun, err := d.begun(run.Output)
+	begun, err := runBegun(run.Output, func(text string) { d.note("%s", text) })
 	if err != nil {
 		return err
 	}
@@ -90,27 +88,6 @@ func (d *demo) train(ctx context.Context, arm demoArm) error {
 	}
 	d.note("%s: trained in %s, exported to %s", arm.name, time.Since(began).Round(time.Second), d.adapter(arm.name))
 	return nil
-}
-
-// begun reports whether a run is there to go on with. One that was killed before its first checkpoint has nothing to go
-// on from: what it left is removed.
-func (d *demo) begun(dir string) (bool, error) {
-	_, err := os.Stat(filepath.Join(dir, checkpoint.ConfigName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	steps, err := checkpoint.List(dir)
-	if err != nil || len(steps) > 0 {
-		return true, err
-	}
-	if holder, held := checkpoint.Holder(dir); held {
-		return false, fmt.Errorf("%s is in use by %s", dir, holder)
-	}
-	d.note("%s was ended before its first checkpoint and begins anew", dir)
-	return false, os.RemoveAll(dir)
 }
 
 // curves reads an arm's losses, and the time that its steps took.

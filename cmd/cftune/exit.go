@@ -15,6 +15,7 @@ import (
 	"cftune/trainer/hub"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
+	"cftune/trainer/study"
 )
 
 // The exit codes that engine.go does not have.
@@ -63,7 +64,11 @@ func as[T error](err error) bool {
 // rules are tried in order; errors that none matches have the code that they carry, or codeOther.
 var rules = []rule{
 	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
+	{codeInterrupted, as[*studyInterrupted], "the same command goes on"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
+	{codeUsage, is(study.ErrChanged), "a changed study needs another output: --set output=FOLDER"},
+	{codeUsage, is(study.ErrNone), "without --report-only the study is made"},
+	{codeData, as[*study.DataError], ""},
 	{codeMirror, as[*mirrorBehindError], ""},
 	{codeCheckpoint, is(mirror.ErrAhead), "cftune resume with the mirror's URL goes on from there; --set checkpoint.mirror=URL names another place"},
 	{codeUsage, is(mirror.ErrForeign), "each run needs a place of its own: --set checkpoint.mirror=URL names another"},
@@ -120,7 +125,7 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*mirrorBehindError](err); ok {
 		return fmt.Sprintf("cftune resume %s tries again; until then %s is the only copy", e.run, e.run)
 	}
-	if e, ok := errors.AsType[*trainer.Interrupted](err); ok {
+	if e, ok := errors.AsType[*trainer.Interrupted](err); ok && !as[*studyInterrupted](err) {
 		return fmt.Sprintf("cftune resume %s goes on", e.Run)
 	}
 	if r := ruleFor(err); r != nil {

@@ -35,6 +35,7 @@ func newRootCommand() *cobra.Command {
 		newDataCommand(),
 		newVerifyCommand(),
 		newDemoCommand(),
+		newStudyCommand(),
 		newGenerateCommand(),
 		newDoctorCommand(),
 		newBenchCommand(),

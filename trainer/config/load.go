@@ -133,7 +133,7 @@ func (r *reader) readSets(sets []string) []map[string]any {
 		r.source = func(*yaml.Node) string { return "--set" }
 		t := typeOf(key)
 		if t == nil {
-			r.add(nil, key, "unknown key"+suggestKey("", key))
+			r.add(nil, key, "unknown key"+r.suggest("", key))
 			continue
 		}
 		if layer, ok := r.readValue(key, value, t); ok {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 )
 
@@ -45,13 +46,13 @@ func (p *Problems) Unwrap() []error {
 }
 
 // suggestKey proposes a key for an unknown name below parent: the same name elsewhere, or one spelt alike.
-func suggestKey(parent, name string) string {
-	if list, _, inList := strings.Cut(parent, "["); inList {
+func suggestKey(root reflect.Type, keys []string, parent, name string) string {
+	if at := strings.LastIndexByte(parent, '['); at >= 0 {
 		// parent is "data.sources[0]", or "objective.stages[0].until": any key of the items may be meant.
-		return suggestion(name, listKeys(typeOf(list).Elem(), ""))
+		return suggestion(name, listKeys(typeWithin(root, parent[:at]).Elem(), ""))
 	}
 	var elsewhere []string
-	for _, key := range allKeys {
+	for _, key := range keys {
 		if lastPart(key) == lastPart(name) {
 			elsewhere = append(elsewhere, key)
 		}
@@ -59,7 +60,7 @@ func suggestKey(parent, name string) string {
 	if len(elsewhere) > 0 {
 		return fmt.Sprintf(" (did you mean %s?)", strings.Join(elsewhere, " or "))
 	}
-	return suggestion(join(parent, name), allKeys)
+	return suggestion(join(parent, name), keys)
 }
 
 func lastPart(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }

@@ -20,6 +20,16 @@ type reader struct {
 	source func(*yaml.Node) string
 	// verbatim takes any scalar as text where a field is text: the environment and --set have no quotes.
 	verbatim bool
+	// root is the type of the whole, nil for Run; proposals for unknown keys come from it.
+	root reflect.Type
+}
+
+// suggest proposes a key of the reader's root for an unknown one.
+func (r *reader) suggest(parent, name string) string {
+	if r.root == nil {
+		return suggestKey(reflect.TypeFor[Run](), allKeys, parent, name)
+	}
+	return suggestKey(r.root, listKeys(r.root, ""), parent, name)
 }
 
 func (r *reader) add(n *yaml.Node, key, message string) {
@@ -77,7 +87,7 @@ func (r *reader) readStruct(n *yaml.Node, t reflect.Type, key string) map[string
 		seen[k.Value] = k.Line
 		field, known := fieldOf(t, k.Value)
 		if !known {
-			r.add(k, full, "unknown key"+suggestKey(key, k.Value))
+			r.add(k, full, "unknown key"+r.suggest(key, k.Value))
 			continue
 		}
 		if value, ok := r.read(v, field.Type, full); ok {
@@ -267,10 +277,18 @@ func keysOf(t reflect.Type) []string {
 	return keys
 }
 
-// typeOf returns the type of a dotted key, nil if there is no such key.
+// typeOf returns the type of a dotted key that can be set, nil if there is no such key.
 func typeOf(key string) reflect.Type {
-	t := reflect.TypeFor[Run]()
+	if strings.Contains(key, "[") {
+		return nil // lists are set whole
+	}
+	return typeWithin(reflect.TypeFor[Run](), key)
+}
+
+// typeWithin returns the type of a key within a struct type; the key may go through items of lists.
+func typeWithin(t reflect.Type, key string) reflect.Type {
 	for name := range strings.SplitSeq(key, ".") {
+		name, _, item := strings.Cut(name, "[") // "arms[0].stages"
 		if t.Kind() != reflect.Struct {
 			return nil
 		}
@@ -278,7 +296,9 @@ func typeOf(key string) reflect.Type {
 		if !known {
 			return nil
 		}
-		t = f.Type
+		if t = f.Type; item {
+			t = t.Elem()
+		}
 	}
 	return t
 }

@@ -1,0 +1,184 @@
+package study
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"cftune/trainer/internal/durable"
+	"cftune/trainer/objective"
+)
+
+// FormatVersion is that of study.json.
+const FormatVersion = 1
+
+// Names within a study's output.
+const (
+	StateName = "study.json"
+	lockName  = "LOCK"
+)
+
+// State is study.json: what the study is made from, and what of it is done. With the files under data/ it is all that is
+// needed to make the study again.
+type State struct {
+	Format  int       `json:"format"`
+	Version string    `json:"version"` // of the program that began it
+	Started time.Time `json:"started"`
+	Digest  string    `json:"spec_sha256"`
+	Spec    Spec      `json:"spec"`
+	Model   Model     `json:"model"`
+	Prompts Prompts   `json:"prompts"`
+	// Rule is how claims are decided, in words, as it was when the study began.
+	Rule string `json:"rule"`
+	// Notes tell what was left out of the data, set by set.
+	Notes []string            `json:"notes,omitempty"`
+	Data  map[string]DataFile `json:"data"`
+	Runs  []RunState          `json:"runs"`
+	// Scored are the models whose texts are complete, by key.
+	Scored map[string]Scored `json:"scored"`
+}
+
+// Prompts are the texts that questions are put into, in training and in scoring.
+type Prompts struct {
+	System   string `json:"system"`
+	Answer   string `json:"answer"`
+	Critique string `json:"critique"`
+	Target   string `json:"critique_target"`
+	Refine   string `json:"refine"`
+}
+
+// RunState is a planned run and what became of it.
+type RunState struct {
+	Run
+	Done bool `json:"done"`
+	// Of a run that is done: the checkpoint that is scored, the steps that it took, and what it learned in them.
+	Step    int     `json:"step,omitempty"`
+	Taken   int     `json:"steps_taken,omitempty"`
+	Targets int64   `json:"targets,omitempty"`
+	Tokens  int64   `json:"tokens,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"` // its steps took
+	Adapter string  `json:"adapter_sha256,omitempty"`
+}
+
+// Scored tells how a model's texts were come by.
+type Scored struct {
+	Texts   int     `json:"texts"`
+	Tokens  int     `json:"tokens"`
+	Seconds float64 `json:"seconds"` // of writing, in the call that ended it
+	Digest  string  `json:"digest"`  // of what decides the texts
+	SHA256  string  `json:"sha256"`  // of their file
+}
+
+// ErrChanged is wrapped by errors about a study that was begun from another file, model or data.
+var ErrChanged = errors.New("the study was begun with something else")
+
+// ErrNone is wrapped by the error about a study that was not begun.
+var ErrNone = errors.New("no study is there")
+
+func prompts(spec Spec) Prompts {
+	t := objective.DefaultTemplates()
+	return Prompts{spec.Chat.System, t.AnswerPrompt, t.CritiquePrompt, t.CritiqueTarget, t.RefinePrompt}
+}
+
+// ReadState reads a study's record.
+func ReadState(dir string) (State, error) {
+	text, err := os.ReadFile(filepath.Join(dir, StateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, fmt.Errorf("read study %s: %w", dir, ErrNone)
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read study: %w", err)
+	}
+	var s State
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return State{}, fmt.Errorf("read study %s: %w", filepath.Join(dir, StateName), err)
+	}
+	if s.Format != FormatVersion {
+		return State{}, fmt.Errorf("read study %s: format %d is not %d, the one this version reads", dir, s.Format, FormatVersion)
+	}
+	if s.Scored == nil {
+		s.Scored = map[string]Scored{}
+	}
+	return s, nil
+}
+
+func (s State) save(dir string) error {
+	text, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return fmt.Errorf("save study: %w", err)
+	}
+	_, err = durable.ReplaceFile(durable.OS, filepath.Join(dir, StateName), func(w io.Writer) error {
+		_, err := w.Write(append(text, '\n'))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("save study: %w", err)
+	}
+	return nil
+}
+
+// same refuses to go on with a study that was begun from something else.
+func (s State) same(now State) error {
+	differs := func(what string) error {
+		return fmt.Errorf("%s differs: %w", what, ErrChanged)
+	}
+	switch {
+	case s.Digest != now.Digest:
+		return differs("the file (" + firstDifference(s.Spec, now.Spec) + ")")
+	case s.Model.SHA256 != now.Model.SHA256:
+		return differs("the model")
+	case s.Model.ChatSHA256 != now.Model.ChatSHA256:
+		return differs("the chat template")
+	case s.Prompts != now.Prompts:
+		return differs("the wording of prompts")
+	}
+	for name, f := range now.Data {
+		if s.Data[name].SHA256 != f.SHA256 {
+			return differs("the data file " + name)
+		}
+	}
+	if len(s.Data) != len(now.Data) {
+		return differs("the number of data files")
+	}
+	return nil
+}
+
+// firstDifference names the first section in which two files differ.
+func firstDifference(a, b Spec) string {
+	var was, is map[string]json.RawMessage
+	for _, each := range []struct {
+		spec Spec
+		to   *map[string]json.RawMessage
+	}{{a, &was}, {b, &is}} {
+		text, err := json.Marshal(each.spec)
+		if err == nil {
+			err = json.Unmarshal(text, each.to)
+		}
+		if err != nil {
+			return "what it says"
+		}
+	}
+	for _, key := range []string{
+		"name", "about", "seeds", "budget", "sets", "arms", "claims", "chat", "adapter", "train", "optimizer", "checkpoint", "scoring",
+	} {
+		if !bytes.Equal(was[key], is[key]) {
+			return key
+		}
+	}
+	return "what it says"
+}
+
+func digestOf(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
