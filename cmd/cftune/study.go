@@ -165,4 +165,3 @@ func printPlan(out io.Writer, p study.Plan) error {
 	_, err := fmt.Fprintf(out, "disk: about %s in %s\nclaims: %d, decided by the rule that cftune study --rule shows\n", bytesText(uint64(p.Bytes)), p.Output, p.Claims)
 	return err
 }
-

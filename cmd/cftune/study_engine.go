@@ -247,4 +247,3 @@ func (w *studyWriter) Write(ctx context.Context, prompts []string, maxTokens int
 	}
 	return engineError(err)
 }
-

@@ -123,9 +123,15 @@ type Row struct{ Question, Answer, Label, Critique, Solution, NoisySolution stri
 //go:embed page.html
 var source string
 
+//go:embed style.css
+var style string
+
+// Style is how this package's pages look, for others that are to look alike.
+func Style() template.CSS { return template.CSS(style) } // of our own, not of anybody's input
+
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"percent": percent, "interval": interval, "difference": difference, "curves": curves, "bar": bar, "color": color,
-	"count": count, "cell": ruleCell, "duration": duration, "p": pValue,
+	"style": Style, "count": count, "cell": ruleCell, "duration": duration, "p": pValue,
 }).Parse(source))
 
 // Write writes the page.

@@ -77,7 +77,7 @@ func decideOne(c Claim, measured map[string]measuredSet) Decided {
 	}
 	set, ok := measured[c.Set]
 	if !ok {
-		return none("the set %s was left out", c.Set)
+		return none("the set %s was left out, or has no test rows", c.Set)
 	}
 	a, missing := set.arm(c.Arm)
 	if missing != "" {
@@ -110,6 +110,9 @@ func decideOne(c Claim, measured map[string]measuredSet) Decided {
 	}
 	d := Decided{Claim: c, Word: word(e.Estimate, bound), Effect: &e}
 	d.Because = fmt.Sprintf("%s: %s; the bound is %s", what, pointsText(e.Estimate), points(bound))
+	if e.Low == e.High {
+		d.Because += "; no draw differs, so the interval knows nothing of rare differences"
+	}
 	return d
 }
 

@@ -25,7 +25,7 @@ type openSet struct {
 // openSets makes or reads all sets. Those that are optional and have no path are left out, with a note.
 func openSets(ctx context.Context, spec Spec, o dataset.Options) (sets []openSet, left []string, err error) {
 	for _, s := range spec.Sets {
-		if s.Generator == "" && s.Path == "" && s.Train.Path == "" && s.Optional {
+		if s.Generator == "" && s.Path == "" && s.Train.Path == "" && s.Test.Path == "" && s.Optional {
 			left = append(left, fmt.Sprintf("%s is left out: it has no path (--set sets.%s.path=FILE gives it one)", s.Name, s.Name))
 			continue
 		}
@@ -37,6 +37,9 @@ func openSets(ctx context.Context, spec Spec, o dataset.Options) (sets []openSet
 	}
 	if len(sets) == 0 {
 		return nil, nil, fmt.Errorf("no set is left to study: %s", strings.Join(left, "; "))
+	}
+	if err := apart(sets); err != nil {
+		return nil, nil, err
 	}
 	return sets, left, checkNeeds(spec, sets)
 }
@@ -127,7 +130,7 @@ func testFile(set string) string { return set + ".test.jsonl" }
 func writeData(dir string, spec Spec, sets []openSet) (map[string]DataFile, error) {
 	files := map[string]DataFile{}
 	put := func(name string, items []Item, answers, note string) error {
-		if _, done := files[name]; done {
+		if _, done := files[name]; done || len(items) == 0 {
 			return nil
 		}
 		text, err := lines(items, answers)
@@ -158,10 +161,8 @@ func writeData(dir string, spec Spec, sets []openSet) (map[string]DataFile, erro
 				}
 			}
 		}
-		if len(held) > 0 {
-			if err := put(validationFile(a), held, a.Answers, ""); err != nil {
-				return nil, err
-			}
+		if err := put(validationFile(a), held, a.Answers, ""); err != nil {
+			return nil, err
 		}
 	}
 	return files, nil

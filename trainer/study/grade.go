@@ -1,10 +1,6 @@
 package study
 
 import (
-	"math/big"
-	"regexp"
-	"strings"
-
 	"cftune/trainer/evaluate"
 )
 
@@ -53,27 +49,8 @@ func (s Set) right(answer, gold string) (right, anywhere bool) {
 		m := evaluate.MatchAnswer(answer, gold)
 		return m.Leading, m.Anywhere
 	}
-	return sameAnswer(answer, gold)
-}
-
-var number = regexp.MustCompile(`-?\d[\d,]*(?:\.\d+)?(?:/\d+)?`)
-
-// sameAnswer compares the last number of an answer with the gold one.
-func sameAnswer(answer, gold string) (right, anywhere bool) {
-	want, ok := rational(gold)
-	if !ok {
-		return strings.EqualFold(strings.TrimSpace(answer), strings.TrimSpace(gold)), strings.Contains(strings.ToLower(answer), strings.ToLower(gold))
-	}
-	for _, text := range number.FindAllString(answer, -1) {
-		got, ok := rational(text)
-		right = ok && got.Cmp(want) == 0
-		anywhere = anywhere || right
-	}
-	return right, anywhere
-}
-
-func rational(text string) (*big.Rat, bool) {
-	return new(big.Rat).SetString(strings.ReplaceAll(strings.TrimSpace(text), ",", ""))
+	right = evaluate.GradeAnswer(answer, evaluate.GoldAnswer(gold)).Right
+	return right, right // a value that is somewhere in a calculation says nothing
 }
 
 func cells(hits []bool) []cell {

@@ -59,7 +59,7 @@ func (s Set) open(ctx context.Context, o dataset.Options) (parts, error) {
 			}
 		}
 	}
-	return p, p.apart()
+	return p, nil
 }
 
 func (s Set) generate() (parts, error) {
@@ -170,22 +170,26 @@ func distinct(items []Item) (kept []Item, again int) {
 	return kept, again
 }
 
-// apart refuses test questions that are trained on or validated with.
-func (p parts) apart() error {
+// apart refuses test questions that are trained on or validated with, in whatever set.
+func apart(sets []openSet) error {
 	seen := map[string]string{}
-	for _, i := range slices.Concat(p.train, p.validation) {
-		seen[asked(i.Query)] = i.ID
-	}
-	n, first := 0, ""
-	for _, i := range p.test {
-		if other, both := seen[asked(i.Query)]; both {
-			if n++; n == 1 {
-				first = fmt.Sprintf("row %s asks what row %s asks", i.ID, other)
-			}
+	for _, s := range sets {
+		for _, i := range slices.Concat(s.train, s.validation) {
+			seen[asked(i.Query)] = s.Name + ":" + i.ID
 		}
 	}
-	if n > 0 {
-		return fmt.Errorf("%d of %d test questions are among the training or validation rows, the first: %s", n, len(p.test), first)
+	for _, s := range sets {
+		n, first := 0, ""
+		for _, i := range s.test {
+			if other, both := seen[asked(i.Query)]; both {
+				if n++; n == 1 {
+					first = fmt.Sprintf("row %s asks what row %s asks", i.ID, other)
+				}
+			}
+		}
+		if n > 0 {
+			return fmt.Errorf("set %s: %d of %d test questions are among the training or validation rows, the first: %s", s.Name, n, len(s.test), first)
+		}
 	}
 	return nil
 }

@@ -95,9 +95,14 @@ func (v validator) all() {
 	}
 	v.budget()
 	v.Check(len(s.Sets) > 0, "sets", "missing: at least one set of questions")
+	trains, tests := false, false
 	for i, set := range s.Sets {
 		v.set(i, set)
+		whole := set.Generator != "" || set.Path != "" || set.Optional
+		trains, tests = trains || whole || set.Train.Path != "", tests || whole || set.Test.Path != ""
 	}
+	v.Check(trains || len(s.TrainedArms()) == 0, "sets", "none has training rows")
+	v.Check(tests, "sets", "none has test rows")
 	v.Check(len(s.Arms) > 0, "arms", "missing: at least one")
 	for i, arm := range s.Arms {
 		v.arm(i, arm)
@@ -161,9 +166,9 @@ func (v validator) set(i int, s Set) {
 		v.split(key, s.Split)
 	case parts:
 		v.Check(s.Path == "", key+".path", "either path and split, or train and test, not both")
-		v.part(key+".train", s.Train, true)
-		v.part(key+".validation", s.Validation, false)
-		v.part(key+".test", s.Test, true)
+		v.part(key+".train", s.Train)
+		v.part(key+".validation", s.Validation)
+		v.part(key+".test", s.Test)
 	default:
 		v.Check(divided, key+".path", "missing: path with split, train and test with paths of their own, or generator: %s", generatorWordForms)
 		v.format(key+".format", s.Format)
@@ -177,11 +182,12 @@ func (v validator) split(key string, s Split) {
 	v.Check(s.Test >= 1, key+".split.test", "must be at least 1, got %d", s.Test)
 }
 
-func (v validator) part(key string, p Part, needed bool) {
-	if p.Path == "" && !needed {
+// part may be left out: a set can be one to train on, one to test on, or both.
+func (v validator) part(key string, p Part) {
+	if p.Path == "" {
+		v.Check(p.Format == "" && p.Rows == 0 && len(p.Fields) == 0, key+".path", "missing: a file, a folder, a pattern or a URL")
 		return
 	}
-	v.Check(strings.TrimSpace(p.Path) != "", key+".path", "missing: a file, a folder, a pattern or a URL")
 	v.format(key+".format", p.Format)
 	v.Check(p.Rows >= 0, key+".rows", "must be at least 0 (all), got %d", p.Rows)
 }

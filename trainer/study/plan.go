@@ -175,6 +175,9 @@ func stagesOf(arm Arm, steps int) []config.Stage {
 func (p planner) sources(run *config.Run, arm Arm, seed uint64) {
 	run.Data.Sources = nil
 	for _, s := range p.sets {
+		if len(s.train) == 0 {
+			continue
+		}
 		run.Data.Sources = append(run.Data.Sources, config.Source{
 			Path: filepath.Join(p.data, trainingFile(s.Name, arm, seed)), Format: "cft", Weight: 1, Sample: 1,
 		})
@@ -220,7 +223,7 @@ func (p planner) prompts() (texts, tokens int) {
 
 // judged reports whether the test rows have answers of others' to judge, and say which of them are right.
 func (s openSet) judged() bool {
-	return !slices.ContainsFunc(s.test, func(i Item) bool { return i.Response == "" || i.Label == "" })
+	return len(s.test) > 0 && !slices.ContainsFunc(s.test, func(i Item) bool { return i.Response == "" || i.Label == "" })
 }
 
 // bytesPerRun is about what a finished run takes on the disk: a checkpoint has the adapter and two moments in four bytes

@@ -134,7 +134,7 @@ func notes(sets []openSet, left []string) []string {
 		for _, n := range s.notes {
 			notes = append(notes, s.Name+": "+n)
 		}
-		if !s.judged() {
+		if len(s.test) > 0 && !s.judged() {
 			notes = append(notes, s.Name+": its test rows have no labelled answers of others', so verdicts on those are not measured")
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"cftune/trainer/internal/durable"
@@ -114,7 +115,10 @@ func readTexts(path string) (t texts, digest string, whole int, err error) {
 	}
 }
 
+// add keeps a text. One that ends within a character, at the bound, gets a replacement character there, since JSON and
+// prompts take nothing else.
 func (t *textFile) add(at place, c Completion) error {
+	c.Text = strings.ToValidUTF8(c.Text, "\ufffd")
 	line, err := json.Marshal(scoreLine{at.set, at.kind, at.item, c})
 	if err != nil {
 		return err

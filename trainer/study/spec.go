@@ -47,7 +47,7 @@ type Budget struct {
 }
 
 // Set is one set of questions. Its rows come from a generator, from one source that is divided, or from a source for each
-// part. All sets are trained on together and scored apart.
+// part, of which it need not have all. All sets are trained on together and scored apart.
 type Set struct {
 	Name string `mapstructure:"name" json:"name"`
 	// Generator is empty or wordforms.
