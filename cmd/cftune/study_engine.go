@@ -31,9 +31,13 @@ type studyEngine struct {
 var _ study.Engine = (*studyEngine)(nil)
 
 // Model digests the base model once.
-func (e *studyEngine) Model(_ context.Context, spec study.Spec) (study.Model, error) {
+func (e *studyEngine) Model(ctx context.Context, spec study.Spec) (study.Model, error) {
 	if e.model != nil {
 		return *e.model, nil
+	}
+	var err error
+	if spec.Model, err = findModel(ctx, spec.Model, e.notes); err != nil {
+		return study.Model{}, err
 	}
 	f, err := gguf.Open(spec.Model)
 	if err != nil {
@@ -118,12 +122,16 @@ func (e *studyEngine) session(quiet bool) session {
 
 // Plan looks at a run's data and writes nothing.
 func (e *studyEngine) Plan(ctx context.Context, run config.Run) (trainer.Plan, error) {
-	text, vocab, err := openText(run)
+	local, err := localModel(ctx, run, e.notes)
+	if err != nil {
+		return trainer.Plan{}, err
+	}
+	text, vocab, err := openText(local)
 	if err != nil {
 		return trainer.Plan{}, err
 	}
 	defer vocab.Close()
-	t, err := trainer.Prepare(ctx, e.session(true).options(run, text))
+	t, err := trainer.Prepare(ctx, e.session(true).options(run, local.Model, text))
 	if err != nil {
 		return trainer.Plan{}, err
 	}
@@ -167,7 +175,11 @@ func runBegun(dir string, note func(text string)) (bool, error) {
 }
 
 // OpenWriter opens a model for writing. Its session is made with the first prompts, whose lengths decide its size.
-func (e *studyEngine) OpenWriter(_ context.Context, spec study.Spec, adapter string) (study.Writer, error) {
+func (e *studyEngine) OpenWriter(ctx context.Context, spec study.Spec, adapter string) (study.Writer, error) {
+	var err error
+	if spec.Model, err = findModel(ctx, spec.Model, e.notes); err != nil {
+		return nil, err
+	}
 	vocab, template, err := openChat(spec.Model, spec.Chat.TemplateFile, spec.Chat.System)
 	if err != nil {
 		return nil, err
