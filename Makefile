@@ -8,7 +8,7 @@ OUTPUT ?= demo
 export MODEL JOBS CFTUNE_CACHE LLAMA_CPP_DIR
 
 .DEFAULT_GOAL := build
-.PHONY: help build native deps demo test sanitize soak bench clean
+.PHONY: help build native cuda deps demo test sanitize soak bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,6 +18,9 @@ build: native ## build the native libraries and build/bin/cftune (default)
 
 native: ## build build/native/lib: ggml, libllama and libcftune
 	scripts/build-native
+
+cuda: ## build build/native/lib/libcftune-cuda.so too, with nvcc (fetched if CUDA_HOME does not say where one is)
+	scripts/build-native --cuda
 
 deps: ## install what building and testing needs (Debian, Ubuntu)
 	scripts/install-deps
