@@ -16,6 +16,7 @@ import (
 
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 	"cftune/trainer/hub"
@@ -33,6 +34,13 @@ the first ones of training): loss, first choices, divergence per token, a genera
 file's own template makes of the rows. Beyond a stated limit the export fails and is removed, unless --allow-loss keeps it.
 The result is stored beside the output as NAME.proof.json.
 
+--modelfile writes a Modelfile beside it, which ` + "`ollama create`" + ` makes a model of: the chat template in Ollama's language where it
+lays out probe conversations to the very bytes of the model's own (it is left out otherwise, and that is said), the run's
+system message, the texts that end an answer, and no repeat penalty, which training knew nothing of.
+
+--card writes a model card beside it: base model and data with their digests, configuration, objectives, losses, this proof,
+licences as far as the files tell them, and how to use it.
+
 An output appears whole or not at all; a file that is there is replaced with --force only, a folder never.
 
 Types of merged models: `
@@ -43,6 +51,8 @@ var exportFormats = []string{"adapter", "peft", "merged"}
 type exporter struct {
 	run, which, output, format, kind string
 	model, baseName                  string
+	modelName                        string // what the model is called where that is no path
+	modelfile, card                  string
 	f16, force, allowLoss            bool
 	acceptQuantized                  bool
 	threads, proofRows               int
@@ -91,10 +101,12 @@ func newExportCommand() *cobra.Command {
 	f.StringVar(&e.kind, "type", "F16", "what a merged model's weights are stored as")
 	f.StringVar(&e.which, "checkpoint", "latest", "latest, best (lowest validation loss), or a step")
 	f.StringVar(&e.model, "model", "", "the base model's file (default: the run's)")
-	f.StringVar(&e.baseName, "base-name", "", "peft: what the base model is called where transformers can load it")
+	f.StringVar(&e.baseName, "base-name", "", "peft, card: what the base model is called where transformers can load it")
 	f.BoolVar(&e.f16, "f16", false, "adapter: store 16-bit numbers: half the size, rounded")
 	f.BoolVar(&e.acceptQuantized, "accept-quantized-base", false, "merged: merge into a base whose weights are quantized")
 	f.IntVar(&e.proofRows, "proof-rows", 16, "rows to compare on (0: no proof)")
+	f.StringVar(&e.modelfile, "modelfile", "", "adapter, merged: also write a Modelfile for Ollama")
+	f.StringVar(&e.card, "card", "", "also write a model card: README.md with Hugging Face's front matter")
 	f.BoolVar(&e.allowLoss, "allow-loss", false, "keep an export that fails its proof")
 	f.IntVar(&e.threads, "threads", 0, "threads (0: all that this process may use)")
 	f.BoolVar(&e.force, "force", false, "replace an existing file")
@@ -108,6 +120,9 @@ func newExportCommand() *cobra.Command {
 func (e *exporter) check() error {
 	if !slices.Contains(exportFormats, e.format) {
 		return fmt.Errorf("--format: must be one of %s, got %q", strings.Join(exportFormats, ", "), e.format)
+	}
+	if err := e.checkBeside(); err != nil {
+		return err
 	}
 	if e.proofRows < 0 {
 		return fmt.Errorf("--proof-rows: must be at least 0, got %d", e.proofRows)
@@ -134,6 +149,10 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 			e.model = record.Config.Model // on another machine than the run's
 		}
 	}
+	e.modelName = e.model
+	if e.modelName == record.Model.Path {
+		e.modelName = record.Config.Model
+	}
 	if e.model, err = findModel(ctx, e.model, notes); err != nil {
 		return exported{}, err
 	}
@@ -146,9 +165,29 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 		run.Threads = e.threads
 	}
 	result, served, kind, err := e.write(ctx, c, record, notes)
-	if err != nil || e.proofRows == 0 {
+	if err != nil {
 		return result, err
 	}
+	if e.proofRows > 0 {
+		if result, err = e.prove(ctx, run, c, result, served, kind, notes); err != nil {
+			return result, err
+		}
+	}
+	if e.modelfile != "" {
+		if err := e.writeModelfile(run, result, served, notes); err != nil {
+			return result, fmt.Errorf("export: modelfile: %w", err)
+		}
+	}
+	if e.card != "" {
+		if err := e.writeCard(record, c, result, served); err != nil {
+			return result, fmt.Errorf("export: card: %w", err)
+		}
+	}
+	return result, nil
+}
+
+// prove compares what was written with what was trained, and takes it away where it is not the same.
+func (e *exporter) prove(ctx context.Context, run config.Run, c *checkpoint.Checkpoint, result exported, served servedAs, kind string, notes io.Writer) (exported, error) {
 	proof, err := proveExport(ctx, run, export.AdapterOf(c), served, kind, e.proofRows)
 	if err != nil {
 		return result, errors.Join(fmt.Errorf("export: what was written could not be proved: %w", err), removeUnproven(e.output))
