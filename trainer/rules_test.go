@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
 	"trainer/evaluate":  {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack", "trainer/objective", "trainer/internal/*"},
 	"trainer/verify":    {"trainer/config", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
-	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
+	"trainer/critic":    {"configs/teacher", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
 	// The demo's data set, as records.
 	"trainer/wordforms": {"trainer/dataset"},
 	// Many runs as one experiment.
@@ -73,6 +73,10 @@ var allowed = map[string][]string{
 	// For the tests of every package; writes its files without the packages under test.
 	"internal/testmodel": {},
 	"internal/testlimit": {},
+	// A teacher that misbehaves, for tests of trainer/critic and the program.
+	"internal/faultteacher": {},
+
+	"configs/teacher": {},
 
 	"bindings/engine":        {},
 	"bindings/llama":         {"bindings/engine"},

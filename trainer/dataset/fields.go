@@ -19,6 +19,7 @@ var formatFields = map[string][]string{
 	"messages":          {"messages"},
 	"sharegpt":          {"conversations"},
 	"prompt-completion": {"prompt", "completion"},
+	FormatQuery:         {"query", "gold"},
 	"tokenized":         {"input_ids", "labels", "attention_mask"},
 }
 

@@ -17,17 +17,23 @@ var formats = map[string]format{
 	"messages":          named("messages", messages),
 	"sharegpt":          named("sharegpt", shareGPT),
 	"prompt-completion": named("prompt-completion", promptCompletion),
+	FormatQuery:         named(FormatQuery, query),
 	"tokenized":         named("tokenized", tokenized),
 }
 
-// Formats lists the names of the formats.
-func Formats() []string { return slices.Sorted(maps.Keys(formats)) }
+// Formats lists the names of the formats that can be trained on.
+func Formats() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(formats)), func(name string) bool { return name == FormatQuery })
+}
+
+// FormatQuery is for questions alone. Nothing can be learned from them, so it is not among Formats.
+const FormatQuery = "query"
 
 // named wraps what the formats share: the fields id and weight, and the report.
 func named(name string, read func(*row) Record) format {
 	return func(fields *row) (Record, error) {
 		r := read(fields)
-		r.ID = fields.textOrNumber("id")
+		r.RowID = fields.textOrNumber("id")
 		r.Weight = fields.weight()
 		return r, fields.err(name)
 	}
@@ -44,13 +50,18 @@ func cft(fields *row) Record {
 		Label:    fields.text("label"),
 		Gold:     fields.textOrNumber("gold"),
 	}
-	if r.Critique == "" && r.Solution == "" && r.Label == "" && r.Gold == "" {
-		fields.complain("critique, solution, label and gold are all missing")
+	if r.Response == "" && r.Critique == "" && r.Solution == "" && r.Label == "" && r.Gold == "" {
+		fields.complain("response, critique, solution, label and gold are all missing")
 	}
 	if r.Label != "" && r.Label != "right" && r.Label != "wrong" {
 		fields.complain("label must be right or wrong, is %q", r.Label)
 	}
 	return r
+}
+
+// query: {query, gold}: a question to be answered by sampling or in a test, with nothing to learn.
+func query(fields *row) Record {
+	return Record{Query: fields.needText("query"), Gold: fields.textOrNumber("gold")}
 }
 
 // alpaca: {instruction, input, output}; instruction and input are joined with a newline, as trainers do.

@@ -3,7 +3,9 @@ package dataset
 // Record is one entry of a data file, whatever format it came in.
 type Record struct {
 	// ID names the record in messages: file and line, 1-based ("train.jsonl:17").
-	ID       string
+	ID string
+	// RowID is the row's own id, empty if it has none.
+	RowID    string
 	Query    string
 	Response string // a candidate answer, possibly flawed
 	Critique string

@@ -202,11 +202,10 @@ func (f *file) record(i int) (Record, error) {
 	if err != nil {
 		return fail(err)
 	}
-	id := fmt.Sprintf("%s:%d", f.name, line)
-	if r.ID != "" {
-		id += " (" + r.ID + ")"
+	r.ID = fmt.Sprintf("%s:%d", f.name, line)
+	if r.RowID != "" {
+		r.ID += " (" + r.RowID + ")"
 	}
-	r.ID = id
 	r.Weight *= float32(f.weight)
 	return r, nil
 }

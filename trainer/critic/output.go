@@ -1,0 +1,295 @@
+package critic
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+
+	"cftune/trainer/dataset"
+	"cftune/trainer/evaluate"
+	"cftune/trainer/internal/durable"
+)
+
+// The files that a run writes for its caller.
+const (
+	CritiquesName = "critiques.jsonl"
+	SamplesName   = "samples.jsonl"
+	ReportName    = "report.json"
+)
+
+// Row is a line of the output, in format cft, with where its new text comes from.
+type Row struct {
+	ID       string  `json:"id"` // of the record; a sample adds its number
+	Query    string  `json:"query"`
+	Response string  `json:"response,omitempty"`
+	Critique string  `json:"critique,omitempty"`
+	Solution string  `json:"solution,omitempty"`
+	Label    string  `json:"label,omitempty"`
+	Gold     string  `json:"gold,omitempty"`
+	Weight   float32 `json:"weight,omitempty"`
+
+	Verdict string `json:"verdict,omitempty"` // what the critique concludes; empty if it does not
+	Source  Source `json:"source"`
+}
+
+// Source is where a text comes from.
+type Source struct {
+	Run     string `json:"run"` // id of the run; its run.json has everything else
+	Request int    `json:"request"`
+	Teacher string `json:"teacher"`
+	Model   string `json:"model,omitempty"`  // as the endpoint named it
+	Digest  string `json:"digest,omitempty"` // SHA-256 of a local model
+	Number  int    `json:"number"`           // of the texts that the teacher made about the record, from 0
+	Seed    uint64 `json:"seed"`
+	Finish  string `json:"finish"`
+}
+
+// rowOf begins the row of an answer.
+func (r *Run) rowOf(e Entry) (Row, dataset.Record, error) {
+	at := r.plan.place(e.Job)
+	record, err := r.plan.Records.Record(at.row)
+	if err != nil {
+		return Row{}, record, err
+	}
+	request, err := r.plan.request(e.Job, r.id)
+	if err != nil {
+		return Row{}, record, err
+	}
+	row := Row{
+		ID: record.RowID, Query: record.Query, Response: record.Response, Solution: record.Solution, Label: record.Label, Gold: record.Gold,
+		Source: Source{
+			Run: r.id, Request: e.Job, Teacher: r.plan.Teachers[at.teacher].Name, Model: e.Model, Number: at.number, Seed: request.Seed, Finish: e.Finish,
+		},
+	}
+	if digest, ok := r.plan.Teachers[at.teacher].Describe["sha256"].(string); ok {
+		row.Source.Digest = digest
+	}
+	if record.Weight != 1 {
+		row.Weight = record.Weight
+	}
+	if row.ID == "" {
+		row.ID = fmt.Sprintf("row-%d", at.row+1)
+	}
+	return row, record, nil
+}
+
+// CritiqueCounts are what the critiques of one teacher look like.
+type CritiqueCounts struct {
+	Written   int `json:"written"`
+	Right     int `json:"right"`
+	Wrong     int `json:"wrong"`
+	NoVerdict int `json:"no_verdict"`
+	Empty     int `json:"empty"`    // answered with nothing; not written
+	CutOff    int `json:"cut_off"`  // ended at the bound of tokens; written
+	Headings  int `json:"headings"` // "Critique:" at the beginning, which the layout of training adds itself, taken off
+	// Of rows with a label or a gold answer that the response was graded with: how many verdicts agree.
+	Labelled int `json:"labelled"`
+	Agree    int `json:"agree"`
+}
+
+const critiqueHeading = "Critique:"
+
+// WriteCritiques writes what there is, in the order of the rows, and counts it by teacher. Every answer that says
+// something is written: what to think of it is for verification.
+func (r *Run) WriteCritiques() (map[string]*CritiqueCounts, error) {
+	counts := map[string]*CritiqueCounts{}
+	for _, t := range r.plan.Teachers {
+		counts[t.Name] = &CritiqueCounts{}
+	}
+	err := r.writeRows(CritiquesName, func(e Entry, put func(Row) error) error {
+		row, _, err := r.rowOf(e)
+		if err != nil {
+			return err
+		}
+		c := counts[row.Source.Teacher]
+		text := strings.TrimSpace(e.Text)
+		if rest, found := strings.CutPrefix(text, critiqueHeading); found {
+			text = strings.TrimSpace(rest)
+			c.Headings++
+		}
+		if text == "" {
+			c.Empty++
+			return nil
+		}
+		verdict := evaluate.ParseVerdict(text)
+		switch verdict {
+		case evaluate.Right:
+			c.Right++
+		case evaluate.Wrong:
+			c.Wrong++
+		default:
+			c.NoVerdict++
+		}
+		if e.Finish == FinishLength {
+			c.CutOff++
+		}
+		if row.Label != "" {
+			c.Labelled++
+			if string(verdict) == row.Label {
+				c.Agree++
+			}
+		}
+		c.Written++
+		row.Critique, row.Verdict = text, string(verdict)
+		return put(row)
+	})
+	return counts, err
+}
+
+// FinishLength is how OpenAI's protocol names an end at the bound of tokens.
+const FinishLength = "length"
+
+// writeRows replaces a file by the rows of all answers.
+func (r *Run) writeRows(name string, each func(e Entry, put func(Row) error) error) error {
+	_, err := durable.ReplaceFile(durable.OS, filepath.Join(r.o.Dir, name), func(w io.Writer) error {
+		encoder := json.NewEncoder(w)
+		encoder.SetEscapeHTML(false)
+		return r.journal.answers(func(e Entry) error {
+			return each(e, func(row Row) error { return encoder.Encode(row) })
+		})
+	})
+	return err
+}
+
+// WriteReport writes a value as the run's report.
+func (r *Run) WriteReport(v any) error {
+	_, err := durable.ReplaceFile(durable.OS, filepath.Join(r.o.Dir, ReportName), func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	})
+	return err
+}
+
+// Keep says which samples are written.
+type Keep struct {
+	Right, Wrong bool
+	// Mix, if Some, is the share of wrong ones among those that are written: as many as there can be.
+	Some bool
+	Mix  float64
+	// Distinct leaves out answers that repeat an earlier one to the same question.
+	Distinct bool
+	// Ungraded keeps those that there is no gold answer for.
+	Ungraded bool
+}
+
+// SampleCounts are what became of the samples.
+type SampleCounts struct {
+	Answered int `json:"answered"`
+	Right    int `json:"right"`
+	Wrong    int `json:"wrong"`
+	Ungraded int `json:"ungraded"` // no gold answer
+	Empty    int `json:"empty"`    // never written
+	Repeated int `json:"repeated"` // the same words as an earlier answer to the question
+	CutOff   int `json:"cut_off"`
+	Written  int `json:"written"`
+	// LeftOut by the policy of what to keep.
+	LeftOut int `json:"left_out"`
+}
+
+// WriteSamples grades the answers and writes those that are to be kept, in the order of the rows.
+func (r *Run) WriteSamples(keep Keep, grade func(answer, gold string) bool) (SampleCounts, error) {
+	var (
+		c      SampleCounts
+		labels []evaluate.Verdict // of what passes so far; NoVerdict = ungraded
+	)
+	visit := func(c *SampleCounts, put func(Row, evaluate.Verdict) error) func(Entry) error {
+		row, seen := -1, map[string]bool{}
+		return func(e Entry) error {
+			out, record, err := r.rowOf(e)
+			if err != nil {
+				return err
+			}
+			if at := r.plan.place(e.Job).row; at != row {
+				row, seen = at, map[string]bool{}
+			}
+			text := strings.TrimSpace(e.Text)
+			c.Answered++
+			verdict := evaluate.NoVerdict
+			switch {
+			case text == "":
+				c.Empty++
+				return nil
+			case record.Gold == "":
+				c.Ungraded++
+			default:
+				verdict = evaluate.Of(grade(text, record.Gold))
+				if verdict == evaluate.Right {
+					c.Right++
+				} else {
+					c.Wrong++
+				}
+			}
+			if e.Finish == FinishLength {
+				c.CutOff++
+			}
+			if seen[text] {
+				c.Repeated++
+				if keep.Distinct {
+					return nil
+				}
+			}
+			seen[text] = true
+			out.ID = fmt.Sprintf("%s#%s.%d", out.ID, out.Source.Teacher, out.Source.Number)
+			out.Response, out.Label = text, string(verdict)
+			return put(out, verdict)
+		}
+	}
+	if err := r.journal.answers(visit(&c, func(_ Row, v evaluate.Verdict) error { labels = append(labels, v); return nil })); err != nil {
+		return c, err
+	}
+	chosen := keep.choose(labels, r.plan.Seed)
+	next := 0
+	var again SampleCounts // the same counts, a second time
+	_, err := durable.ReplaceFile(durable.OS, filepath.Join(r.o.Dir, SamplesName), func(w io.Writer) error {
+		encoder := json.NewEncoder(w)
+		encoder.SetEscapeHTML(false)
+		return r.journal.answers(visit(&again, func(row Row, _ evaluate.Verdict) error {
+			next++
+			if !chosen[next-1] {
+				c.LeftOut++
+				return nil
+			}
+			c.Written++
+			return encoder.Encode(row)
+		}))
+	})
+	return c, err
+}
+
+// choose says which of the answers are kept. With a mix, those of the label that there is too much of are drawn.
+func (k Keep) choose(labels []evaluate.Verdict, seed uint64) []bool {
+	chosen := make([]bool, len(labels))
+	byLabel := map[evaluate.Verdict][]int{}
+	for i, v := range labels {
+		byLabel[v] = append(byLabel[v], i)
+		chosen[i] = v == evaluate.Right && k.Right || v == evaluate.Wrong && k.Wrong || v == evaluate.NoVerdict && k.Ungraded
+	}
+	if !k.Some {
+		return chosen
+	}
+	right, wrong := byLabel[evaluate.Right], byLabel[evaluate.Wrong]
+	total := float64(len(right) + len(wrong))
+	if k.Mix > 0 {
+		total = min(total, float64(len(wrong))/k.Mix)
+	}
+	if k.Mix < 1 {
+		total = min(total, float64(len(right))/(1-k.Mix))
+	}
+	nWrong := int(total*k.Mix + 1e-9)
+	nRight := int(total*(1-k.Mix) + 1e-9)
+	rng := rand.New(rand.NewPCG(seed, 0x6b656570))
+	for _, part := range []struct {
+		of   []int
+		most int
+	}{{right, nRight}, {wrong, nWrong}} {
+		for n, i := range rng.Perm(len(part.of)) {
+			chosen[part.of[i]] = n < part.most
+		}
+	}
+	return chosen
+}

@@ -1,0 +1,127 @@
+package critic
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"cftune/trainer/dataset"
+)
+
+// Records are what the requests are about.
+type Records interface {
+	Len() int
+	Record(i int) (dataset.Record, error)
+}
+
+// Teacher is a model that is asked, with what it costs and bears.
+type Teacher struct {
+	Name    string
+	Backend Backend
+	Price   Price
+	// Concurrency is how many requests are in flight at most; RequestsPerMinute and TokensPerMinute bound their rate, 0 = no
+	// bound. A request counts with its prompt's likely tokens and all that it may generate, until the answer tells.
+	Concurrency       int
+	RequestsPerMinute int
+	TokensPerMinute   int
+	// Batch sends requests as files to the endpoint's batch API; Backend must be an *Endpoint then.
+	Batch *BatchOptions
+	// Describe is what a run's record says about the teacher. What is in it must be the same when the run goes on.
+	Describe map[string]any
+}
+
+// Plan is all that decides what is asked.
+type Plan struct {
+	Records  Records
+	Messages func(dataset.Record) ([]dataset.Message, error)
+	Teachers []Teacher
+	PerRow   int // requests for each record and teacher
+	Seed     uint64
+
+	MaxTokens   int
+	Temperature float64
+	TopP        float64
+	Stop        []string
+}
+
+// jobs is the number of requests: they are numbered by row, then teacher, then repetition.
+func (p Plan) jobs() int { return p.Records.Len() * len(p.Teachers) * p.PerRow }
+
+// place is what a request's number stands for.
+type place struct{ row, teacher, number int }
+
+func (p Plan) place(job int) place {
+	each := len(p.Teachers) * p.PerRow
+	return place{job / each, job % each / p.PerRow, job % p.PerRow}
+}
+
+func (p Plan) check() error {
+	switch {
+	case p.Records.Len() == 0:
+		return errors.New("there are no records")
+	case len(p.Teachers) == 0:
+		return errors.New("there is no teacher")
+	case p.PerRow < 1:
+		return fmt.Errorf("requests per record: must be at least 1, got %d", p.PerRow)
+	case p.MaxTokens < 1:
+		return fmt.Errorf("max tokens: must be at least 1, got %d", p.MaxTokens)
+	case p.jobs()/len(p.Teachers)/p.PerRow != p.Records.Len() || p.jobs() > 1<<31:
+		return errors.New("there are too many requests")
+	}
+	names := map[string]bool{}
+	for _, t := range p.Teachers {
+		if t.Name == "" || names[t.Name] {
+			return fmt.Errorf("teacher %q: each needs a name of its own", t.Name)
+		}
+		names[t.Name] = true
+		if t.Concurrency < 1 {
+			return fmt.Errorf("teacher %s: concurrency must be at least 1, got %d", t.Name, t.Concurrency)
+		}
+		if _, endpoint := t.Backend.(*Endpoint); t.Batch != nil && !endpoint {
+			return fmt.Errorf("teacher %s: only an endpoint has a batch API", t.Name)
+		}
+	}
+	return nil
+}
+
+// request makes a job's request. Its seed is a function of the plan's and of the job's number, whatever ran before.
+func (p Plan) request(job int, run string) (Request, error) {
+	at := p.place(job)
+	r, err := p.Records.Record(at.row)
+	if err != nil {
+		return Request{}, err
+	}
+	messages, err := p.Messages(r)
+	if err != nil {
+		return Request{}, &dataset.Error{File: r.ID, Err: err}
+	}
+	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, p.Seed), uint64(job)))
+	key := sha256.Sum256(fmt.Appendf(nil, "%s %d", run, job))
+	return Request{
+		Messages: messages, MaxTokens: p.MaxTokens, Temperature: p.Temperature, TopP: p.TopP, Stop: p.Stop,
+		Seed: binary.LittleEndian.Uint64(sum[:8]), Key: "cftune-" + hex.EncodeToString(key[:16]),
+	}, nil
+}
+
+// Options say how a plan is worked through.
+type Options struct {
+	Dir      string
+	Budget   Money // 0 = none
+	Attempts int   // of each request, by each process
+	Backoff  Backoff
+	// Drain is how long answers that are on their way may take to arrive once ctx has ended.
+	Drain time.Duration
+	// Observe, if set, is told after each answer and each failure, by one goroutine at a time.
+	Observe func(Progress)
+	// Note, if set, gets lines for people.
+	Note func(text string)
+}
+
+// Progress is how far a run is.
+type Progress struct {
+	Jobs  int
+	Tally Tally
+}

@@ -1,0 +1,323 @@
+package critic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cftune/trainer/internal/durable"
+)
+
+// Result is what a run has come to.
+type Result struct {
+	Jobs  int
+	Tally Tally
+	// Stopped is why the run ended before all was answered: ErrBudget, a *Fault of an endpoint that takes nothing more, or
+	// the context's error. Nil with failed requests: they are given up, and the next run tries them again.
+	Stopped error
+}
+
+// Complete says that every request has its answer.
+func (r Result) Complete() bool { return r.Tally.Answered == r.Jobs }
+
+// Run is a plan with its folder, opened.
+type Run struct {
+	plan    Plan
+	o       Options
+	id      string
+	lock    *durable.Lock
+	journal *journal
+	ledger  *ledger
+
+	observing sync.Mutex
+	observed  time.Time
+}
+
+// Open takes a folder for a plan: a new one, or that of an earlier run of the same plan, which it goes on with. settings
+// are what decides the texts, for people and for comparison: a run with others is refused with ErrSettings.
+func Open(plan Plan, o Options, settings Settings) (*Run, error) {
+	if err := plan.check(); err != nil {
+		return nil, err
+	}
+	if o.Attempts < 1 {
+		return nil, fmt.Errorf("attempts: must be at least 1, got %d", o.Attempts)
+	}
+	if err := durable.MkdirAll(durable.OS, o.Dir); err != nil {
+		return nil, err
+	}
+	lock, err := durable.Acquire(filepath.Join(o.Dir, "LOCK"))
+	if err != nil {
+		return nil, err
+	}
+	r := &Run{plan: plan, o: o, lock: lock}
+	if r.id, err = settle(durable.OS, o.Dir, settings); err == nil {
+		r.journal, err = openJournal(durable.OS, o.Dir, plan.jobs())
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
+	t := r.journal.totals()
+	r.ledger = newLedger(o.Budget, t.Spent, t.Possible)
+	return r, nil
+}
+
+// Close gives the folder back.
+func (r *Run) Close() error { return errors.Join(r.journal.close(), r.lock.Release()) }
+
+// Tally is what the journal adds up to.
+func (r *Run) Tally() Tally { return r.journal.totals() }
+
+// Work asks for everything that has no answer yet. An error is of this side: data, disk. What teachers and budgets do is
+// in the result.
+func (r *Run) Work(ctx context.Context) (Result, error) {
+	work, stop := context.WithCancelCause(ctx) // no new request leaves when it has ended
+	defer stop(nil)
+	sent, cut := context.WithCancelCause(context.WithoutCancel(ctx)) // requests on their way end with this one
+	defer cut(nil)
+	done := context.AfterFunc(ctx, func() {
+		time.AfterFunc(r.o.Drain, func() { cut(context.Cause(ctx)) })
+	})
+	defer done()
+	var all sync.WaitGroup
+	for t := range r.plan.Teachers {
+		w := &worker{Run: r, teacher: &r.plan.Teachers[t], index: t, work: work, sent: sent, stop: stop}
+		w.requests = newBucket(w.teacher.RequestsPerMinute)
+		w.tokens = newBucket(w.teacher.TokensPerMinute)
+		if w.teacher.Batch != nil {
+			all.Go(func() {
+				if err := w.batches(); err != nil {
+					w.stop(err)
+				}
+			})
+			continue
+		}
+		for range w.teacher.Concurrency {
+			all.Go(w.loop)
+		}
+	}
+	all.Wait()
+	result := Result{Jobs: r.plan.jobs(), Tally: r.journal.totals()}
+	cause := context.Cause(work)
+	var fault *Fault
+	switch {
+	case work.Err() == nil:
+	case ctx.Err() != nil:
+		result.Stopped = ctx.Err()
+	case errors.Is(cause, ErrBudget), errors.As(cause, &fault):
+		result.Stopped = cause
+	default:
+		return result, cause
+	}
+	r.observe(true)
+	return result, nil
+}
+
+// worker asks one teacher.
+type worker struct {
+	*Run
+	teacher  *Teacher
+	index    int
+	work     context.Context
+	sent     context.Context
+	stop     context.CancelCauseFunc
+	next     atomic.Int64
+	requests *bucket
+	tokens   *bucket
+	pause    pause
+}
+
+// take returns the teacher's next request without an answer; false: there is none.
+func (w *worker) take() (job int, ok bool) {
+	each := w.plan.PerRow
+	for {
+		n := int(w.next.Add(1)) - 1 // among the teacher's own
+		if n >= w.plan.Records.Len()*each {
+			return 0, false
+		}
+		job = (n/each*len(w.plan.Teachers)+w.index)*each + n%each
+		if w.journal.state(job).answer < 0 {
+			return job, true
+		}
+	}
+}
+
+func (w *worker) loop() {
+	for w.work.Err() == nil {
+		job, ok := w.take()
+		if !ok {
+			return
+		}
+		if err := w.ask(job); err != nil {
+			w.stop(err) // the first one counts
+			return
+		}
+	}
+}
+
+// ask sends a request until it is answered or given up. An error ends the whole run.
+func (w *worker) ask(job int) error {
+	request, err := w.plan.request(job, w.id)
+	if err != nil {
+		return err
+	}
+	for attempt := 1; ; attempt++ {
+		fault, err := w.attempt(job, attempt, request)
+		switch {
+		case err != nil:
+			return err
+		case fault == nil:
+			return nil
+		case fault.Kind == FaultDenied:
+			return fmt.Errorf("teacher %s: %w", w.teacher.Name, fault)
+		case fault.Kind == FaultInterrupt || fault.Kind == FaultRefused || attempt == w.o.Attempts:
+			return nil
+		}
+		delay := w.o.Backoff.delay(attempt)
+		if fault.RetryAfter > 0 {
+			w.pause.extend(fault.RetryAfter) // all requests of the teacher share its limits
+			delay = 0
+		}
+		if err := sleep(w.work, delay); err != nil {
+			return nil // told to stop: the journal has the fault, and the next run goes on
+		}
+	}
+}
+
+// attempt sends a request once. fault: it failed in a way that is in the journal.
+func (w *worker) attempt(job, attempt int, request Request) (*Fault, error) {
+	in := worstTokens(request.Messages)
+	worst := w.teacher.Price.Of(in, request.MaxTokens)
+	if err := w.reserve(worst); err != nil {
+		return nil, err
+	}
+	settled := false
+	settle := func(spent, possible Money) {
+		w.ledger.settle(worst, spent, possible)
+		settled = true
+	}
+	defer func() {
+		if !settled {
+			settle(0, 0)
+		}
+	}()
+	likely := float64(likelyTokens(in) + request.MaxTokens)
+	for _, wait := range []func() error{
+		func() error { return w.requests.take(w.work, 1) },
+		func() error { return w.tokens.take(w.work, likely) },
+		func() error { return w.pause.wait(w.work) },
+	} {
+		if err := wait(); err != nil {
+			return &Fault{Kind: FaultInterrupt, Err: err}, nil
+		}
+	}
+	if err := w.journal.append(Entry{Kind: kindIntent, Job: job, Attempt: attempt, Worst: worst}); err != nil {
+		return nil, err
+	}
+	reply, err := w.teacher.Backend.Complete(w.sent, request)
+	if err != nil {
+		w.tokens.giveBack(likely)
+		fault := asFault(w.sent, err)
+		return fault, w.failed(job, attempt, worst, fault, settle)
+	}
+	e := w.answer(job, attempt, request, reply)
+	w.tokens.giveBack(likely - float64(e.In+e.Out))
+	if err := w.journal.append(e); err != nil {
+		return nil, err
+	}
+	settle(e.Cost, 0)
+	w.observe(false)
+	return nil, nil
+}
+
+// failed enters a fault.
+func (w *worker) failed(job, attempt int, worst Money, fault *Fault, settle func(spent, possible Money)) error {
+	final := !fault.passing() && fault.Kind != FaultInterrupt || fault.passing() && attempt == w.o.Attempts
+	e := Entry{
+		Kind: kindFault, Job: job, Attempt: attempt, Fault: fault.Kind, Error: fault.Error(), MayBePaid: fault.MayBePaid,
+		Final: final, Worst: worst,
+	}
+	if err := w.journal.append(e); err != nil {
+		return err
+	}
+	possible := Money(0)
+	if fault.MayBePaid {
+		possible = worst
+	}
+	settle(0, possible)
+	if final {
+		w.note("request %d to %s is given up after %d attempts: %s", job, w.teacher.Name, attempt, fault)
+	}
+	w.observe(false)
+	return nil
+}
+
+// answer is the journal's entry of a reply.
+func (w *worker) answer(job, attempt int, request Request, reply Reply) Entry {
+	e := Entry{
+		Kind: kindAnswer, Job: job, Attempt: attempt, Text: reply.Text, Finish: reply.Finish, Model: reply.Model, In: reply.In, Out: reply.Out,
+	}
+	if e.Out <= 0 || e.In <= 0 {
+		e.Estimated = true
+		e.In, e.Out = 0, likelyTokens(len(reply.Text))
+		for _, m := range request.Messages {
+			e.In += likelyTokens(len(m.Content))
+		}
+	}
+	e.Cost = w.teacher.Price.Of(e.In, e.Out)
+	return e
+}
+
+func asFault(ctx context.Context, err error) *Fault {
+	var f *Fault
+	if errors.As(err, &f) {
+		return f
+	}
+	if ctx.Err() != nil {
+		return &Fault{Kind: FaultInterrupt, Err: err}
+	}
+	return &Fault{Kind: FaultServer, Err: err}
+}
+
+// reserve waits until the budget has room for a request.
+func (w *worker) reserve(worst Money) error {
+	for {
+		wait, err := w.ledger.tryReserve(worst)
+		if err != nil {
+			spent, possible := w.ledger.totals()
+			return fmt.Errorf("%w: of %s, %s are spent and %s may be; one more request can cost %s", err, w.o.Budget, spent, possible, worst)
+		}
+		if wait == nil {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-w.work.Done():
+			return context.Cause(w.work)
+		}
+	}
+}
+
+// observeEvery bounds how often progress is told.
+const observeEvery = 100 * time.Millisecond
+
+func (r *Run) observe(last bool) {
+	if r.o.Observe == nil {
+		return
+	}
+	r.observing.Lock()
+	defer r.observing.Unlock()
+	if now := time.Now(); last || now.Sub(r.observed) >= observeEvery {
+		r.observed = now
+		r.o.Observe(Progress{Jobs: r.plan.jobs(), Tally: r.journal.totals()})
+	}
+}
+
+func (r *Run) note(format string, args ...any) {
+	if r.o.Note != nil {
+		r.o.Note(fmt.Sprintf(format, args...))
+	}
+}

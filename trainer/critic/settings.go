@@ -1,0 +1,151 @@
+package critic
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"cftune/trainer/internal/durable"
+)
+
+// RecordName is the record of a run in its folder: all that is needed to make it again.
+const RecordName = "run.json"
+
+const recordFormat = 1
+
+// Settings are what is written down about a run.
+type Settings struct {
+	Fixed    map[string]any `json:"settings"` // what decides the texts: must be the same when a run goes on
+	Versions map[string]any `json:"versions"` // of the program and its libraries
+	Session  map[string]any `json:"session"`  // what may differ from one process to the next: budget, prices, limits
+}
+
+// record is the file.
+type record struct {
+	Format   int              `json:"format"`
+	ID       string           `json:"id"` // random: idempotency keys of two runs never meet
+	Created  time.Time        `json:"created"`
+	Fixed    map[string]any   `json:"settings"`
+	Sessions []map[string]any `json:"sessions"` // one for each process that worked on the run
+}
+
+// SettingsError says that a folder holds a run with other settings.
+type SettingsError struct {
+	Dir         string
+	Differences []string // "name: has x, not y"
+}
+
+func (e *SettingsError) Error() string {
+	return fmt.Sprintf("%s holds a run with other settings:\n  %s", e.Dir, strings.Join(e.Differences, "\n  "))
+}
+
+// settle writes down a run's settings, or compares them with what is there, and returns the run's id.
+func settle(fs durable.FS, dir string, s Settings) (id string, err error) {
+	path := filepath.Join(dir, RecordName)
+	fixed, err := plain(s.Fixed)
+	if err != nil {
+		return "", fmt.Errorf("record: %w", err)
+	}
+	session, err := plain(map[string]any{"session": s.Session, "versions": s.Versions, "started": time.Now().UTC()})
+	if err != nil {
+		return "", fmt.Errorf("record: %w", err)
+	}
+	var r record
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if _, err := os.Stat(filepath.Join(dir, JournalName)); err == nil {
+			return "", fmt.Errorf("%s: %w: there is a journal but no %s", dir, ErrCorrupt, RecordName)
+		}
+		nonce := make([]byte, 16)
+		rand.Read(nonce) // never fails
+		r = record{Format: recordFormat, ID: hex.EncodeToString(nonce), Created: time.Now().UTC(), Fixed: fixed}
+	case err != nil:
+		return "", fmt.Errorf("record: %w", err)
+	default:
+		if err := decode(text, &r); err != nil {
+			return "", fmt.Errorf("record %s: %w: %w", path, ErrCorrupt, err)
+		}
+		if r.Format != recordFormat {
+			return "", fmt.Errorf("record %s: format %d, this program reads %d", path, r.Format, recordFormat)
+		}
+		if d := differences("", r.Fixed, fixed); len(d) > 0 {
+			return "", &SettingsError{dir, d}
+		}
+	}
+	r.Sessions = append(r.Sessions, session)
+	_, err = durable.ReplaceFile(fs, path, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	})
+	return r.ID, err
+}
+
+func decode(text []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return d.Decode(v)
+}
+
+// plain is a map as it comes back from a file.
+func plain(m map[string]any) (map[string]any, error) {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	var p map[string]any
+	return p, decode(text, &p)
+}
+
+// differences names every value that two maps do not share.
+func differences(prefix string, has, wants map[string]any) []string {
+	var found []string
+	keys := slices.Collect(maps.Keys(has))
+	for k := range wants {
+		if _, both := has[k]; !both {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		a, isMapA := has[k].(map[string]any)
+		b, isMapB := wants[k].(map[string]any)
+		if isMapA && isMapB {
+			found = append(found, differences(prefix+k+".", a, b)...)
+			continue
+		}
+		x, y := show(has[k]), show(wants[k])
+		if x != y {
+			found = append(found, fmt.Sprintf("%s%s: has %s, not %s", prefix, k, brief(x), brief(y)))
+		}
+	}
+	return found
+}
+
+func show(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(text)
+}
+
+func brief(text string) string {
+	const most = 80
+	if r := []rune(text); len(r) > most {
+		return string(r[:most]) + "..."
+	}
+	return text
+}
