@@ -25,6 +25,8 @@ type GenerateOptions struct {
 	Sampling    Sampling // the zero value is greedy
 	StopTokens  []int32  // end an answer, beside the vocabulary's own end tokens
 	StopStrings []string // end an answer where they begin; they are not part of it
+	// Seeds, if set, are the prompts' own instead of Sampling.Seed: an answer then does not depend on the prompt's index.
+	Seeds []uint64
 	// OnText, if set, gets the answers' text as soon as it is certain: whole characters that no stop string takes back.
 	// The parts of an answer make up its Completion's Text. It runs on the caller's goroutine.
 	OnText func(prompt int, text string)
@@ -60,6 +62,9 @@ func (g *Generator) Generate(ctx context.Context, prompts [][]int32, opts Genera
 	}
 	if slices.Contains(opts.StopStrings, "") {
 		return nil, invalid(op, "a stop string is empty")
+	}
+	if opts.Seeds != nil && len(opts.Seeds) != len(prompts) {
+		return nil, invalid(op, fmt.Sprintf("%d seeds for %d prompts", len(opts.Seeds), len(prompts)))
 	}
 	if opts.Sampling == (Sampling{}) {
 		opts.Sampling = Greedy()
@@ -256,7 +261,11 @@ func (r *generation) compose() {
 func (r *generation) draw(seq int32, a *answer) error {
 	// The counter has the prompt's index in its upper half: no draw of a call is the same as another, and none depends
 	// on the order of work.
-	token, err := r.session.Sample(a.row, r.opts.Sampling, uint64(a.prompt)<<32|uint64(len(a.tokens)))
+	sampling, counter := r.opts.Sampling, uint64(a.prompt)<<32|uint64(len(a.tokens))
+	if r.opts.Seeds != nil {
+		sampling.Seed, counter = r.opts.Seeds[a.prompt], uint64(len(a.tokens))
+	}
+	token, err := r.session.Sample(a.row, sampling, counter)
 	if err != nil {
 		return fmt.Errorf("prompt %d: token %d: %w", a.prompt, len(a.tokens), err)
 	}

@@ -23,6 +23,7 @@ const (
 	codeOther       = 1
 	codeCheckpoint  = 4
 	codeMirror      = 7
+	codeShort       = 8
 	codeInterrupted = 130
 )
 
@@ -36,6 +37,7 @@ const exitCodesHelp = `Exit codes:
   5    device or memory
   6    the loss is not finite
   7    the run ended well, but its last checkpoint is not in its mirror
+  8    sample, critique: some requests have no answer: a budget is reached, a teacher takes none, or they are given up
   130  interrupted; a training run has written a checkpoint and can be resumed`
 
 // rule gives errors an exit code and, where there is one to give, advice.
@@ -70,6 +72,8 @@ var rules = []rule{
 	{codeUsage, is(study.ErrNone), "without --report-only the study is made"},
 	{codeData, as[*study.DataError], ""},
 	{codeMirror, as[*mirrorBehindError], ""},
+	{codeInterrupted, func(err error) bool { return as[*shortError](err) && errors.Is(err, context.Canceled) }, "the same command goes on"},
+	{codeShort, as[*shortError], "the same command goes on with what is missing; a higher --budget, or more --attempts, may be needed"},
 	{codeCheckpoint, is(mirror.ErrAhead), "cftune resume with the mirror's URL goes on from there; --set checkpoint.mirror=URL names another place"},
 	{codeUsage, is(mirror.ErrForeign), "each run needs a place of its own: --set checkpoint.mirror=URL names another"},
 	{codeUsage, as[*trainer.MirrorError], "--set checkpoint.mirror= trains without it"},

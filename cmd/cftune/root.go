@@ -34,6 +34,8 @@ func newRootCommand() *cobra.Command {
 		newRunsCommand(),
 		newDataCommand(),
 		newVerifyCommand(),
+		newSampleCommand(),
+		newCritiqueCommand(),
 		newDemoCommand(),
 		newStudyCommand(),
 		newGenerateCommand(),

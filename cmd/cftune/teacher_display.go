@@ -1,0 +1,151 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"cftune/trainer/critic"
+)
+
+// askDisplay shows how far a run is: a line that is drawn over on a terminal, a line now and then elsewhere.
+type askDisplay struct {
+	w        io.Writer
+	kind     string
+	budget   critic.Money
+	terminal bool
+	quiet    bool
+
+	mu       sync.Mutex
+	began    time.Time
+	before   critic.Tally // when this process began
+	said     time.Time
+	drawn    bool
+	lastLine string
+}
+
+// saidEvery is how often a log gets a line.
+const saidEvery = 10 * time.Second
+
+func newAskDisplay(w io.Writer, kind string, budget critic.Money, quiet bool) *askDisplay {
+	f, ok := w.(*os.File)
+	return &askDisplay{w: w, kind: kind, budget: budget, terminal: ok && hasSize(f), quiet: quiet}
+}
+
+func (d *askDisplay) begin(before critic.Tally) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.began, d.before, d.said = time.Now(), before, time.Now()
+	if before.Answered > 0 || before.Unknown > 0 {
+		d.print(fmt.Sprintf("goes on: %d requests are answered already, %s spent, %d unknown after a kill (they may have been paid; asked again under the same keys)",
+			before.Answered, before.Spent, before.Unknown))
+	}
+}
+
+func (d *askDisplay) observe(p critic.Progress) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	line := d.text(p)
+	switch {
+	case d.quiet:
+	case d.terminal:
+		fmt.Fprintf(d.w, "\r%s\x1b[K", line)
+		d.drawn = true
+	case time.Since(d.said) >= saidEvery:
+		d.said = time.Now()
+		fmt.Fprintln(d.w, line)
+	}
+	d.lastLine = line
+}
+
+func (d *askDisplay) text(p critic.Progress) string {
+	t := p.Tally
+	line := fmt.Sprintf("%s: %d/%d", d.kind, t.Answered, p.Jobs)
+	if d.terminal {
+		const width = 24
+		full := width * t.Answered / max(1, p.Jobs)
+		line += fmt.Sprintf(" [%s%s]", stripe('=', full), stripe(' ', width-full))
+	}
+	if n := t.Answered - d.before.Answered; n > 0 {
+		each := time.Since(d.began) / time.Duration(n)
+		line += fmt.Sprintf(", %.1f/s, ETA %s", float64(time.Second)/float64(max(1, each)), (each * time.Duration(p.Jobs-t.Answered)).Round(time.Second))
+	}
+	line += ", " + t.Spent.String()
+	if d.budget > 0 {
+		line += " of " + d.budget.String()
+	}
+	if t.Possible > 0 {
+		line += fmt.Sprintf(" (+%s maybe)", t.Possible)
+	}
+	faults := 0
+	for _, n := range t.Faults {
+		faults += n
+	}
+	if faults > 0 {
+		line += fmt.Sprintf(", %d faults", faults)
+	}
+	return line
+}
+
+func stripe(c byte, n int) []byte {
+	line := make([]byte, n)
+	for i := range line {
+		line[i] = c
+	}
+	return line
+}
+
+func (d *askDisplay) note(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.print(text)
+}
+
+// print shows a line of its own. The caller has the lock.
+func (d *askDisplay) print(text string) {
+	if d.quiet {
+		return
+	}
+	if d.drawn {
+		fmt.Fprint(d.w, "\r\x1b[K")
+		d.drawn = false
+	}
+	fmt.Fprintln(d.w, text)
+}
+
+// end leaves the last line standing.
+func (d *askDisplay) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.quiet || d.lastLine == "" {
+		return
+	}
+	if d.drawn {
+		fmt.Fprintln(d.w)
+	} else {
+		fmt.Fprintln(d.w, d.lastLine)
+	}
+	d.drawn = false
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// fileDigest is a file's SHA-256.
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("digest %s: %w", path, err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}

@@ -1,0 +1,429 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cftune/trainer/chat"
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
+	"cftune/trainer/critic"
+	"cftune/trainer/dataset"
+)
+
+// askFlags are what `sample` and `critique` have in common.
+type askFlags struct {
+	format      string
+	fields      map[string]string
+	rows        int
+	output      string
+	perRow      int
+	maxTokens   int
+	temperature float64
+	topP        float64
+	stops       []string
+	seed        uint64
+	concurrency int
+	budget      string
+	attempts    int
+	parallel    int
+	context     int
+	threads     int
+	gpuLayers   int
+	asJSON      bool
+	quiet       bool
+}
+
+func (f *askFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.format, "format", "cft", "format of DATA, as in a configuration's data.sources, or query for questions alone")
+	flags.StringToStringVar(&f.fields, "fields", nil, "where the format's fields come from: query=problem,gold=answer")
+	flags.IntVar(&f.rows, "rows", 0, "take the first so many records (0 = all)")
+	flags.StringVar(&f.output, "output", "", "folder of the run, a new one or one to go on with (required)")
+	flags.Float64Var(&f.temperature, "temperature", f.temperature, "randomness (0 = the most likely token)")
+	flags.Float64Var(&f.topP, "top-p", f.topP, "draw from the best tokens that have this share of the probability")
+	flags.IntVar(&f.maxTokens, "max-tokens", f.maxTokens, "most tokens of an answer")
+	flags.StringArrayVar(&f.stops, "stop", nil, "end an answer where this text begins (repeatable)")
+	flags.Uint64Var(&f.seed, "seed", 42, "seed of all draws; each request has one of its own made of it")
+	flags.IntVar(&f.concurrency, "concurrency", 16, "requests at a time to an endpoint")
+	flags.StringVar(&f.budget, "budget", "", "most money to spend, over all processes that work on the run; the run stops before it could be exceeded")
+	flags.IntVar(&f.attempts, "attempts", 6, "how often a request is tried before it is given up")
+	flags.IntVar(&f.parallel, "parallel", 8, "answers that a local model generates at once")
+	flags.IntVar(&f.context, "context", 0, "tokens of a local model's cache for all answers at once (0 = what the prompts need)")
+	flags.IntVar(&f.threads, "threads", 0, "CPU threads of a local model (0 = all that the process may use)")
+	flags.IntVar(&f.gpuLayers, "gpu-layers", 0, "layers of a local model to put on a GPU")
+	flags.BoolVar(&f.asJSON, "json", false, "print the report as one JSON object")
+	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
+	if err := cmd.MarkFlagRequired("output"); err != nil {
+		panic(err) // the flag is defined above
+	}
+}
+
+func (f *askFlags) check() error {
+	switch {
+	case f.perRow < 1:
+		return fmt.Errorf("-n: must be at least 1, got %d", f.perRow)
+	case f.maxTokens < 1:
+		return fmt.Errorf("--max-tokens: must be at least 1, got %d", f.maxTokens)
+	case !(f.temperature >= 0) || math.IsInf(f.temperature, 0):
+		return fmt.Errorf("--temperature: must be 0 or more, got %v", f.temperature)
+	case !(f.topP > 0 && f.topP <= 1):
+		return fmt.Errorf("--top-p: must be above 0 and at most 1, got %v", f.topP)
+	case f.rows < 0:
+		return fmt.Errorf("--rows: must be 0 or more, got %d", f.rows)
+	case f.concurrency < 1:
+		return fmt.Errorf("--concurrency: must be at least 1, got %d", f.concurrency)
+	case f.attempts < 1:
+		return fmt.Errorf("--attempts: must be at least 1, got %d", f.attempts)
+	case f.parallel < 1:
+		return fmt.Errorf("--parallel: must be at least 1, got %d", f.parallel)
+	case f.context < 0:
+		return fmt.Errorf("--context: must be 0 or more, got %d", f.context)
+	case f.perRow > 1 && f.temperature == 0:
+		return fmt.Errorf("-n %d: with --temperature 0 all answers to a record are the same", f.perRow)
+	}
+	for _, stop := range f.stops {
+		if stop == "" {
+			return errors.New("--stop: is empty")
+		}
+	}
+	return nil
+}
+
+// firstRows are the first records of a set.
+type firstRows struct {
+	*dataset.Set
+	rows int
+}
+
+func (r firstRows) Len() int {
+	if r.rows > 0 {
+		return min(r.rows, r.Set.Len())
+	}
+	return r.Set.Len()
+}
+
+// asking is an opened run of a command, with what must be closed after it.
+type asking struct {
+	run     *critic.Run
+	plan    critic.Plan
+	display *askDisplay
+	cleanup []func()
+}
+
+func (a *asking) close() {
+	for i := len(a.cleanup) - 1; i >= 0; i-- {
+		a.cleanup[i]()
+	}
+}
+
+// open checks everything and opens the run. kind is the command's name; fixed has its own settings.
+func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []teacherSpec, fixed map[string]any,
+	messages func(dataset.Record) ([]dataset.Message, error)) (_ *asking, err error) {
+	budget := critic.Money(0)
+	if f.budget != "" {
+		if budget, err = critic.ParseMoney(f.budget); err != nil || budget == 0 {
+			return nil, codedError{fmt.Errorf("--budget: must be an amount above 0, got %q", f.budget), codeUsage}
+		}
+		for _, s := range specs {
+			if s.gguf == "" && (s.price.In == 0 || s.price.Out == 0) {
+				return nil, codedError{fmt.Errorf("--budget: teacher %s has no price_in and price_out", s.name), codeUsage}
+			}
+		}
+	}
+	a := &asking{}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	records, err := f.openData(cmd.Context(), data, a)
+	if err != nil {
+		return nil, err
+	}
+	a.plan = critic.Plan{
+		Records: records, Messages: messages, PerRow: f.perRow, Seed: f.seed,
+		MaxTokens: f.maxTokens, Temperature: f.temperature, TopP: f.topP, Stop: f.stops,
+	}
+	if err := checkMessages(records, messages); err != nil {
+		return nil, err
+	}
+	teachers, session := map[string]any{}, map[string]any{}
+	for _, s := range specs {
+		t, err := f.teacher(s, a)
+		if err != nil {
+			return nil, err
+		}
+		a.plan.Teachers = append(a.plan.Teachers, t)
+		teachers[s.name] = t.Describe
+		session[s.name] = map[string]any{"price": t.Price, "concurrency": t.Concurrency, "rpm": t.RequestsPerMinute, "tpm": t.TokensPerMinute, "batch": s.batch}
+	}
+	fixed["command"], fixed["teachers"], fixed["per_row"], fixed["seed"] = kind, teachers, f.perRow, f.seed
+	fixed["max_tokens"], fixed["temperature"], fixed["top_p"], fixed["stop"] = f.maxTokens, f.temperature, f.topP, f.stops
+	fixed["data"] = map[string]any{"sha256": records.Digest(), "format": f.format, "fields": f.fields, "records": records.Len()}
+	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, f.quiet)
+	o := critic.Options{
+		Dir: f.output, Budget: budget, Attempts: f.attempts, Backoff: critic.Backoff{First: time.Second, Most: time.Minute}, Drain: 30 * time.Second,
+		Observe: a.display.observe, Note: a.display.note,
+	}
+	a.run, err = critic.Open(a.plan, o, critic.Settings{
+		Fixed: fixed, Versions: map[string]any{"cftune": newVersionReport()},
+		Session: map[string]any{"data": data, "teachers": session, "budget": f.budget, "attempts": f.attempts},
+	})
+	if err != nil {
+		return nil, askError(err)
+	}
+	a.cleanup = append(a.cleanup, func() {
+		if closeErr := a.run.Close(); closeErr != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "cftune: error: %v\n", closeErr)
+		}
+	})
+	return a, nil
+}
+
+func (f *askFlags) openData(ctx context.Context, data []string, a *asking) (firstRows, error) {
+	var sources []config.Source
+	for _, path := range data {
+		sources = append(sources, config.Source{Path: path, Format: f.format, Weight: 1, Fields: f.fields})
+	}
+	set, err := dataset.Open(ctx, sources, dataset.Options{})
+	if err != nil {
+		var fault *dataset.Error
+		if errors.As(err, &fault) {
+			return firstRows{}, err
+		}
+		return firstRows{}, codedError{err, codeUsage}
+	}
+	a.cleanup = append(a.cleanup, func() { _ = set.Close() }) // only read from
+	if set.Len() == 0 {
+		return firstRows{}, codedError{fmt.Errorf("%s: has no records", strings.Join(data, ", ")), codeData}
+	}
+	return firstRows{set, f.rows}, nil
+}
+
+// mostFaults is how many faults of the data are spelled out.
+const mostFaults = 20
+
+// checkMessages makes all prompts once, before anything is asked or paid: faults are told together.
+func checkMessages(records firstRows, messages func(dataset.Record) ([]dataset.Message, error)) error {
+	var errs []error
+	faults := 0
+	for i := range records.Len() {
+		r, err := records.Record(i)
+		if err == nil {
+			_, err = messages(r)
+		}
+		if err != nil {
+			if faults++; faults <= mostFaults {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if more := faults - mostFaults; more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more of %d records", more, records.Len()))
+	}
+	if len(errs) > 0 {
+		return codedError{errors.Join(errs...), codeData}
+	}
+	return nil
+}
+
+// teacher opens a teacher.
+func (f *askFlags) teacher(s teacherSpec, a *asking) (critic.Teacher, error) {
+	if s.gguf != "" {
+		return f.localTeacher(s, a)
+	}
+	concurrency := s.concurrency
+	if concurrency == 0 {
+		concurrency = f.concurrency
+	}
+	e, err := s.endpoint(concurrency)
+	if err != nil {
+		return critic.Teacher{}, codedError{err, codeUsage}
+	}
+	a.cleanup = append(a.cleanup, e.Close)
+	t := critic.Teacher{
+		Name: s.name, Backend: e, Price: s.price, Concurrency: concurrency, RequestsPerMinute: s.requests, TokensPerMinute: s.tokens, Describe: e.Describe(),
+	}
+	if s.batch > 0 {
+		t.Batch = &critic.BatchOptions{Requests: s.batch, Poll: s.poll}
+	}
+	return t, nil
+}
+
+// localTeacher opens a GGUF with a cache for the longest prompts.
+func (f *askFlags) localTeacher(s teacherSpec, a *asking) (critic.Teacher, error) {
+	vocab, template, err := openChat(s.gguf, s.templateFile, "")
+	if err != nil {
+		return critic.Teacher{}, err
+	}
+	describe := map[string]any{"gguf": fileName(s.gguf), "parallel": f.parallel}
+	for key, path := range map[string]string{"sha256": s.gguf, "adapter_sha256": s.adapter, "template_sha256": s.templateFile} {
+		if path != "" {
+			if describe[key], err = fileDigest(path); err != nil {
+				vocab.Close()
+				return critic.Teacher{}, codedError{err, codeUsage}
+			}
+		}
+	}
+	size := f.context
+	if size == 0 {
+		longest, err := longestPrompt(a.plan, template)
+		if err != nil {
+			vocab.Close()
+			return critic.Teacher{}, codedError{err, codeData}
+		}
+		size = f.parallel * (longest + f.maxTokens)
+	}
+	local, err := openLocalTeacher(localOptions{
+		model: s.gguf, adapter: s.adapter, adapterScale: 1, parallel: f.parallel, context: size, threads: f.threads, gpuLayers: f.gpuLayers,
+	}, vocab, template)
+	if err != nil {
+		vocab.Close()
+		return critic.Teacher{}, err
+	}
+	a.cleanup = append(a.cleanup, local.Close)
+	return critic.Teacher{Name: s.name, Backend: local, Concurrency: localTogether * f.parallel, Describe: describe}, nil
+}
+
+func longestPrompt(p critic.Plan, template *chat.Template) (int, error) {
+	longest := 0
+	for i := range p.Records.Len() {
+		r, err := p.Records.Record(i)
+		if err != nil {
+			return 0, err
+		}
+		messages, err := p.Messages(r)
+		if err != nil {
+			return 0, err
+		}
+		prompt, err := template.EncodePrompt(messages)
+		if err != nil {
+			return 0, fmt.Errorf("record %s: %w", r.ID, err)
+		}
+		longest = max(longest, len(prompt))
+	}
+	return longest, nil
+}
+
+func fileName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
+
+// askError gives an error of trainer/critic its exit code.
+func askError(err error) error {
+	var (
+		settings *critic.SettingsError
+		held     *checkpoint.HeldError
+	)
+	switch {
+	case errors.As(err, &settings), errors.As(err, &held), errors.Is(err, critic.ErrCorrupt):
+		return codedError{err, codeCheckpoint}
+	}
+	return err
+}
+
+// work asks for everything; what was answered is there for writing whatever the outcome.
+func (a *asking) work(ctx context.Context) (critic.Result, error) {
+	a.display.begin(a.run.Tally())
+	result, err := a.run.Work(ctx)
+	a.display.end()
+	if err != nil {
+		var fault *dataset.Error
+		if errors.As(err, &fault) {
+			return result, codedError{err, codeData}
+		}
+		return result, askError(err)
+	}
+	return result, nil
+}
+
+// shortError says that not everything was asked or answered.
+type shortError struct {
+	result critic.Result
+}
+
+func (e *shortError) Error() string {
+	t := e.result.Tally
+	text := fmt.Sprintf("%d of %d requests are answered, %d given up", t.Answered, e.result.Jobs, t.Failed)
+	switch stopped := e.result.Stopped; {
+	case errors.Is(stopped, context.Canceled):
+		text += ": interrupted"
+	case stopped != nil:
+		text += ": " + stopped.Error()
+	}
+	return text
+}
+
+func (e *shortError) Unwrap() error { return e.result.Stopped }
+
+// askReport is report.json, and what --json prints.
+type askReport struct {
+	Command  string                            `json:"command"`
+	Output   string                            `json:"output"` // the file of rows
+	Requests int                               `json:"requests"`
+	Tally    critic.Tally                      `json:"tally"`
+	Stopped  string                            `json:"stopped,omitempty"`
+	Critique map[string]*critic.CritiqueCounts `json:"critiques,omitempty"`
+	Samples  *critic.SampleCounts              `json:"samples,omitempty"`
+}
+
+// finish writes the report, prints it, and says what is missing.
+func (a *asking) finish(cmd *cobra.Command, r critic.Result, report askReport, asJSON bool) error {
+	report.Requests, report.Tally = r.Jobs, r.Tally
+	if r.Stopped != nil {
+		report.Stopped = r.Stopped.Error()
+	}
+	if err := a.run.WriteReport(report); err != nil {
+		return err
+	}
+	var err error
+	if asJSON {
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
+	} else {
+		err = report.print(cmd.OutOrStdout())
+	}
+	if err != nil || r.Complete() {
+		return err
+	}
+	return &shortError{r}
+}
+
+func (r askReport) print(w io.Writer) error {
+	t := r.Tally
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d requests answered, %d given up; %d sent in all, %d answers lost, %d unknown after a kill\n",
+		t.Answered, r.Requests, t.Failed, t.Requests, t.Lost, t.Unknown)
+	for _, kind := range sortedKeys(t.Faults) {
+		fmt.Fprintf(&b, "  %-12s %d\n", kind, t.Faults[kind])
+	}
+	fmt.Fprintf(&b, "%d tokens in, %d out; %s spent", t.TokensIn, t.TokensOut, t.Spent)
+	if t.Possible > 0 {
+		fmt.Fprintf(&b, ", at most %s more may have been for answers that did not arrive", t.Possible)
+	}
+	if t.Estimated > 0 {
+		fmt.Fprintf(&b, "; of %d answers the endpoint did not tell the tokens: estimated", t.Estimated)
+	}
+	b.WriteString("\n")
+	for _, name := range sortedKeys(r.Critique) {
+		c := r.Critique[name]
+		fmt.Fprintf(&b, "%s: %d critiques: %d right, %d wrong, %d without a verdict; %d cut off, %d empty (left out)", name, c.Written, c.Right, c.Wrong, c.NoVerdict, c.CutOff, c.Empty)
+		if c.Labelled > 0 {
+			fmt.Fprintf(&b, "; %d of %d labels agree", c.Agree, c.Labelled)
+		}
+		b.WriteString("\n")
+	}
+	if s := r.Samples; s != nil {
+		fmt.Fprintf(&b, "%d answers: %d right, %d wrong, %d without a gold answer; %d repeat another, %d cut off, %d empty; %d written, %d left out\n",
+			s.Answered, s.Right, s.Wrong, s.Ungraded, s.Repeated, s.CutOff, s.Empty, s.Written, s.LeftOut)
+	}
+	fmt.Fprintln(&b, r.Output)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
