@@ -268,7 +268,7 @@ func (f *askFlags) localTeacher(s teacherSpec, a *asking) (critic.Teacher, error
 	describe := map[string]any{"gguf": fileName(s.gguf), "parallel": f.parallel}
 	for key, path := range map[string]string{"sha256": s.gguf, "adapter_sha256": s.adapter, "template_sha256": s.templateFile} {
 		if path != "" {
-			if describe[key], err = fileDigest(path); err != nil {
+			if describe[key], _, err = fileDigest(path); err != nil {
 				vocab.Close()
 				return critic.Teacher{}, codedError{err, codeUsage}
 			}
