@@ -325,8 +325,6 @@ void test_refusals() {
 
 void test_devices() {
     where = "devices";
-    const char *folder = std::getenv("CFT_BACKEND_DIR");
-    OK(cft_init(folder, folder ? std::strlen(folder) : 0, &err));
     int n_cuda = 0;
     for (size_t i = 0; i < cft_device_count(); i++) {
         cft_device d;

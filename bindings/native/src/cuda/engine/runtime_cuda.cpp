@@ -36,7 +36,7 @@ void describe_device(int device, cft_device *out) {
     check(cudaGetDeviceProperties(&p, device), "properties of a device");
     *out = {};
     std::snprintf(out->name, sizeof out->name, "CUDA%d", device);
-    std::snprintf(out->description, sizeof out->description, "%s, compute capability %d.%d", p.name, p.major, p.minor);
+    std::snprintf(out->description, sizeof out->description, "%.150s, compute capability %d.%d", p.name, p.major, p.minor);
     out->memory_total = p.totalGlobalMem;
     out->memory_free  = free_bytes(device);
     out->can_train    = p.major >= 8; // bf16 on tensor cores

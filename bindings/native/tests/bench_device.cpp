@@ -1,0 +1,357 @@
+// bench_device.cpp - measures training steps through cft.h on a device, or the CPU, with random weights in the shape of a published
+// model, and prints one JSON line. It needs no model file: the GGUF is written to a folder and removed again.
+//
+// With --compare 1 it computes one pack's gradient on the device and on the CPU instead, and fails where they differ.
+//
+// usage: bench_device --shape qwen3-0.6b --type bf16|q8_0|q4_k_m --device cuda --tokens 16384 --segment 2048 --targets 1.0
+//                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --compare 0
+#include "cft.h"
+
+#include "ggml.h"
+#include "gguf.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct shape {
+    int n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab;
+    bool tied;
+};
+// From the models' published configurations; heads are 128 wide.
+const std::map<std::string, shape> shapes = {
+    {"qwen3-0.6b", {28, 1024, 3072, 16, 8, 151936, true}}, {"qwen3-1.7b", {28, 2048, 6144, 16, 8, 151936, true}},
+    {"qwen3-8b", {36, 4096, 12288, 32, 8, 151936, false}}, {"tiny", {2, 256, 512, 2, 1, 512, true}}};
+constexpr int head_dim = 128;
+
+std::map<std::string, std::string> options = {
+    {"shape", "qwen3-0.6b"}, {"type", "bf16"}, {"device", "cuda"}, {"tokens", "16384"}, {"segment", "2048"}, {"targets", "1.0"}, {"steps", "8"},
+    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}};
+
+std::string path_to_remove;
+
+[[noreturn]] void fail(const std::string &what) {
+    std::remove(path_to_remove.c_str());
+    std::fprintf(stderr, "bench_device: %s\n", what.c_str());
+    std::exit(1);
+}
+int number(const char *name) { return std::atoi(options.at(name).c_str()); }
+
+cft_error err;
+void ok(cft_status status) {
+    if (status != CFT_OK) {
+        fail(err.message);
+    }
+}
+
+// Type of a matrix: as llama.cpp's Q4_K_M has it, v and down of some layers and the head are Q6_K.
+ggml_type type_of(const std::string &name, int layer, int n_layer) {
+    if (options.at("type") == "bf16") {
+        return GGML_TYPE_BF16;
+    }
+    if (options.at("type") == "q8_0") {
+        return GGML_TYPE_Q8_0;
+    }
+    const bool more = layer < n_layer / 8 || layer >= 7 * n_layer / 8 || (layer - n_layer / 8) % 3 == 2;
+    if (name.find("token_embd") == 0 || name.find("output.weight") == 0 ||
+        (more && (name.find("attn_v") != std::string::npos || name.find("ffn_down") != std::string::npos))) {
+        return GGML_TYPE_Q6_K;
+    }
+    return GGML_TYPE_Q4_K;
+}
+
+// Writes random rows of a type: some thousand of them, again and again.
+class random_rows {
+  public:
+    const std::vector<char> &of(ggml_type type, int64_t columns) {
+        auto &bytes = rows_[{type, columns}];
+        if (bytes.empty()) {
+            const int64_t      n = 997; // prime, so that layers differ
+            std::vector<float> values(static_cast<size_t>(n * columns));
+            for (float &v : values) {
+                v = normal_(bits_) / std::sqrt(float(columns));
+            }
+            bytes.resize(ggml_row_size(type, columns) * size_t(n));
+            ggml_quantize_chunk(type, values.data(), bytes.data(), 0, n, columns, nullptr);
+        }
+        return bytes;
+    }
+
+  private:
+    std::mt19937                                              bits_{1};
+    std::normal_distribution<float>                           normal_;
+    std::map<std::pair<ggml_type, int64_t>, std::vector<char>> rows_;
+};
+
+struct tensor {
+    std::string name;
+    ggml_type   type;
+    int64_t     columns, rows; // rows 0: a vector of ones
+};
+
+std::vector<tensor> tensors_of(const shape &s) {
+    const int64_t d = s.n_embd, q = int64_t(s.n_head) * head_dim, kv = int64_t(s.n_head_kv) * head_dim;
+    std::vector<tensor> all;
+    const auto add = [&](const std::string &name, int64_t columns, int64_t rows, int layer) {
+        all.push_back({name, rows > 0 ? type_of(name.substr(name.find("attn") != std::string::npos ? name.find("attn") : 0), layer, s.n_layer) : GGML_TYPE_F32, columns, rows});
+    };
+    add("token_embd.weight", d, s.n_vocab, 0);
+    add("output_norm.weight", d, 0, 0);
+    if (!s.tied) {
+        add("output.weight", d, s.n_vocab, 0);
+    }
+    for (int i = 0; i < s.n_layer; i++) {
+        const std::string b = "blk." + std::to_string(i) + ".";
+        add(b + "attn_norm.weight", d, 0, i), add(b + "ffn_norm.weight", d, 0, i);
+        add(b + "attn_q_norm.weight", head_dim, 0, i), add(b + "attn_k_norm.weight", head_dim, 0, i);
+        add(b + "attn_q.weight", d, q, i), add(b + "attn_k.weight", d, kv, i), add(b + "attn_v.weight", d, kv, i);
+        add(b + "attn_output.weight", q, d, i);
+        add(b + "ffn_gate.weight", d, s.n_ff, i), add(b + "ffn_up.weight", d, s.n_ff, i), add(b + "ffn_down.weight", s.n_ff, d, i);
+    }
+    return all;
+}
+
+void write_model(const shape &s, const std::string &path) {
+    gguf_context *g = gguf_init_empty();
+    gguf_set_val_str(g, "general.architecture", "qwen3");
+    const auto set = [&](const char *key, int value) { gguf_set_val_u32(g, (std::string("qwen3.") + key).c_str(), uint32_t(value)); };
+    set("block_count", s.n_layer), set("context_length", 40960), set("embedding_length", s.n_embd), set("feed_forward_length", s.n_ff);
+    set("attention.head_count", s.n_head), set("attention.head_count_kv", s.n_head_kv), set("attention.key_length", head_dim);
+    set("attention.value_length", head_dim);
+    gguf_set_val_f32(g, "qwen3.attention.layer_norm_rms_epsilon", 1e-6f);
+    gguf_set_val_f32(g, "qwen3.rope.freq_base", 1e6f);
+    const std::vector<tensor> all = tensors_of(s);
+    ggml_context *ctx = ggml_init({ggml_tensor_overhead() * (all.size() + 1), nullptr, true});
+    for (const tensor &t : all) {
+        ggml_tensor *made = t.rows > 0 ? ggml_new_tensor_2d(ctx, t.type, t.columns, t.rows) : ggml_new_tensor_1d(ctx, t.type, t.columns);
+        ggml_set_name(made, t.name.c_str());
+        gguf_add_tensor(g, made);
+    }
+    if (!gguf_write_to_file(g, path.c_str(), true)) {
+        fail("cannot write " + path);
+    }
+    FILE *file = std::fopen(path.c_str(), "ab");
+    random_rows source;
+    for (const tensor &t : all) {
+        size_t bytes = 0;
+        if (t.rows == 0) {
+            const std::vector<float> ones(size_t(t.columns), 1.0f);
+            bytes = std::fwrite(ones.data(), 1, ones.size() * sizeof(float), file);
+        } else {
+            const std::vector<char> &rows = source.of(t.type, t.columns);
+            const size_t             total = ggml_row_size(t.type, t.columns) * size_t(t.rows);
+            while (bytes < total) {
+                const size_t n = std::fwrite(rows.data(), 1, std::min(rows.size(), total - bytes), file);
+                if (n == 0) {
+                    fail("the disk is full: " + path);
+                }
+                bytes += n;
+            }
+        }
+        const std::vector<char> gap((32 - bytes % 32) % 32);
+        std::fwrite(gap.data(), 1, gap.size(), file);
+    }
+    if (std::fclose(file) != 0) {
+        fail("cannot write " + path);
+    }
+    ggml_free(ctx);
+    gguf_free(g);
+}
+
+struct pack {
+    std::vector<int32_t> tokens, targets, positions, until;
+    size_t               n_targets = 0;
+};
+
+// Segments side by side: all of one length or, mixed, of lengths between a sixteenth of it and all of it. Each has its targets at
+// the end.
+pack make_pack(int n_tokens, int n_vocab) {
+    pack         p;
+    std::mt19937 bits(7);
+    const int    longest = number("segment");
+    const double share   = std::atof(options.at("targets").c_str());
+    while (int(p.tokens.size()) < n_tokens) {
+        const int want  = number("mixed") ? int(longest / 16 + bits() % uint32_t(longest - longest / 16)) : longest;
+        const int n     = std::min(want, n_tokens - int(p.tokens.size()));
+        const int begin = int(p.tokens.size());
+        for (int i = 0; i < n; i++) {
+            p.tokens.push_back(int32_t(bits() % uint32_t(n_vocab)));
+            const bool target = i < n - 1 && i >= int(double(n) * (1 - share));
+            p.targets.push_back(target ? int32_t(bits() % uint32_t(n_vocab)) : CFT_IGNORE_TARGET);
+            p.n_targets += target;
+            p.positions.push_back(i);
+            p.until.push_back(begin + n);
+        }
+    }
+    return p;
+}
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+uint64_t free_on_device() {
+    for (size_t i = 0; i < cft_device_count(); i++) {
+        cft_device d;
+        if (cft_device_get(i, &d, &err) == CFT_OK && std::strncmp(d.name, "CUDA", 4) == 0) {
+            return d.memory_free;
+        }
+    }
+    return 0;
+}
+
+cft_trainer_params trainer_params(const pack &p) {
+    cft_trainer_params params{};
+    params.rank = number("rank"), params.alpha = 32, params.targets = CFT_TARGET_ALL_LINEAR, params.seed = 1;
+    params.keep_activations = options.at("keep") == "all" ? CFT_KEEP_ALL : options.at("keep") == "layers" ? CFT_KEEP_LAYERS : CFT_KEEP_AUTO;
+    params.max_tokens   = int32_t(p.tokens.size());
+    params.max_targets  = int32_t(p.n_targets);
+    params.memory_limit = uint64_t(number("memory")) << 20;
+    params.beta1 = 0.9f, params.beta2 = 0.999f, params.eps = 1e-8f;
+    return params;
+}
+
+// Loss and gradient of one pack, from an adapter whose B is small and random.
+double gradient_on(const std::string &path, const std::string &device, const pack &p, std::vector<float> &all) {
+    cft_model   *model   = nullptr;
+    cft_trainer *trainer = nullptr;
+    ok(cft_model_load(path.data(), path.size(), device.data(), device.size(), &model, &err));
+    const cft_trainer_params params = trainer_params(p);
+    ok(cft_trainer_new(model, &params, &trainer, &err));
+    std::mt19937                    bits(5);
+    std::normal_distribution<float> normal(0, 0.02f);
+    double                          loss = 0;
+    size_t                          n    = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < cft_trainer_tensor_count(trainer); i++) {
+            cft_tensor_info info;
+            ok(cft_trainer_tensor_info(trainer, i, &info, &err));
+            std::vector<float> v(info.rows * info.cols);
+            if (pass == 1) {
+                ok(cft_trainer_tensor_read(trainer, i, CFT_SLOT_GRADIENT, v.data(), v.size(), &err));
+                all.insert(all.end(), v.begin(), v.end());
+            } else if (std::strstr(info.name, "lora_b")) {
+                for (float &x : v) {
+                    x = normal(bits);
+                }
+                ok(cft_trainer_tensor_write(trainer, i, CFT_SLOT_VALUE, v.data(), v.size(), &err));
+            }
+        }
+        if (pass == 0) {
+            ok(cft_trainer_accumulate(trainer, p.tokens.data(), p.targets.data(), p.positions.data(), p.until.data(), nullptr, p.tokens.size(), &loss, &n, &err));
+        }
+    }
+    cft_trainer_free(trainer);
+    cft_model_free(model);
+    return loss / double(n);
+}
+
+void compare(const shape &s, const std::string &path) {
+    constexpr double   least_cosine = 0.999, loss_tolerance = 5e-3; // of bf16 activations
+    const pack         p = make_pack(number("tokens"), s.n_vocab);
+    std::vector<float> got, again, want;
+    const double       loss = gradient_on(path, options.at("device"), p, got), loss_again = gradient_on(path, options.at("device"), p, again);
+    const double       expected = gradient_on(path, "cpu", p, want);
+    double             gw = 0, gg = 0, ww = 0;
+    for (size_t i = 0; i < want.size(); i++) {
+        gw += double(got[i]) * double(want[i]), gg += double(got[i]) * double(got[i]), ww += double(want[i]) * double(want[i]);
+    }
+    const double cosine = gw / std::sqrt(gg * ww);
+    const bool   same   = loss == loss_again && got.size() == again.size() && std::memcmp(got.data(), again.data(), got.size() * sizeof(float)) == 0;
+    std::printf("{\"tool\":\"compare\",\"shape\":\"%s\",\"type\":\"%s\",\"layers\":%d,\"tokens\":%zu,\"targets\":%zu,\"cosine\":%.7f,\"norm_ratio\":%.6f,"
+                "\"loss\":%.6f,\"loss_cpu\":%.6f,\"two_runs_equal\":%s}\n",
+                options.at("shape").c_str(), options.at("type").c_str(), s.n_layer, p.tokens.size(), p.n_targets, cosine, std::sqrt(gg / ww), loss, expected,
+                same ? "true" : "false");
+    if (!(cosine >= least_cosine) || !(std::fabs(loss - expected) <= loss_tolerance * expected) || !same) {
+        fail("device and CPU differ, or two runs on the device do");
+    }
+}
+
+void measure(const shape &s, const std::string &path, double written) {
+    const std::string device = options.at("device");
+    const double      t0     = now();
+    cft_model        *model  = nullptr;
+    ok(cft_model_load(path.data(), path.size(), device.data(), device.size(), &model, &err));
+    const pack p = make_pack(number("tokens"), s.n_vocab);
+    const cft_trainer_params params = trainer_params(p);
+    const uint64_t free_before = free_on_device();
+    cft_trainer   *trainer     = nullptr;
+    ok(cft_trainer_new(model, &params, &trainer, &err));
+    const double loaded = now() - t0;
+    const auto   step   = [&] {
+        double loss = 0, length = 0;
+        size_t n = 0;
+        for (int i = 0; i < number("accumulate"); i++) {
+            ok(cft_trainer_accumulate(trainer, p.tokens.data(), p.targets.data(), p.positions.data(), p.until.data(), nullptr, p.tokens.size(), &loss, &n, &err));
+        }
+        ok(cft_trainer_apply(trainer, 1e-4f, 1.0f, double(n) * number("accumulate"), &length, &err));
+        return loss / double(n);
+    };
+    double first = 0, last = 0;
+    for (int i = 0; i < number("warmup"); i++) {
+        last = step();
+        first = i == 0 ? last : first;
+    }
+    std::vector<double> seconds;
+    for (int i = 0; i < number("steps"); i++) {
+        const double begin = now();
+        last               = step();
+        seconds.push_back(now() - begin);
+    }
+    const uint64_t      free_after = free_on_device();
+    std::vector<double> sorted     = seconds;
+    std::sort(sorted.begin(), sorted.end());
+    const double        tokens = double(p.tokens.size()) * number("accumulate"), middle = sorted[sorted.size() / 2];
+    cft_memory_estimate e;
+    ok(cft_trainer_get_memory(trainer, &e, &err));
+    std::printf("{\"tool\":\"cftune\",\"shape\":\"%s\",\"type\":\"%s\",\"device\":\"%s\",\"tokens\":%zu,\"segment\":%d,\"mixed\":%d,\"targets\":%zu,"
+                "\"accumulate\":%d,\"rank\":%d,\"layers\":%d,\"tokens_per_s\":%.1f,\"tokens_per_s_best\":%.1f,\"loss_first\":%.5f,\"loss_last\":%.5f,"
+                "\"planned_mib\":%.0f,\"taken_mib\":%.0f,\"weights_mib\":%.0f,\"activations_mib\":%.0f,\"keep\":%d,\"load_s\":%.2f,\"write_s\":%.2f}\n",
+                options.at("shape").c_str(), options.at("type").c_str(), device.c_str(), p.tokens.size(), number("segment"), number("mixed"), p.n_targets,
+                number("accumulate"), number("rank"), s.n_layer, tokens / middle, tokens / sorted.front(), first, last, double(e.total) / 1048576,
+                double(free_before - free_after) / 1048576, double(e.weights) / 1048576, double(e.activations) / 1048576, int(e.keep_activations), loaded,
+                written);
+    cft_trainer_free(trainer);
+    cft_model_free(model);
+    if (!std::isfinite(last)) {
+        fail("the loss is not finite");
+    }
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const std::string name = std::strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : "";
+        if (!options.count(name)) {
+            fail(std::string("unknown option ") + argv[i]);
+        }
+        options[name] = argv[i + 1];
+    }
+    if (argc % 2 == 0 || !shapes.count(options.at("shape"))) {
+        fail("options are pairs, and --shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b or tiny");
+    }
+    if (number("tokens") < 2 || number("segment") < 16 || number("steps") < 1 || number("accumulate") < 1) {
+        fail("--tokens, --segment, --steps and --accumulate are too small");
+    }
+    shape s = shapes.at(options.at("shape"));
+    s.n_layer = number("layers") > 0 ? number("layers") : s.n_layer;
+    const std::string path  = options.at("folder") + "/bench_device." + std::to_string(now()) + ".gguf";
+    const double      begin = now();
+    path_to_remove          = path;
+    write_model(s, path);
+    const double written = now() - begin;
+    if (number("compare")) {
+        compare(s, path);
+    } else {
+        measure(s, path, written);
+    }
+    std::remove(path.c_str());
+}
