@@ -244,6 +244,11 @@ void test_masks() {
         in_both_orders(name + ", some queries", [&, u = until] { run({shape_of(2, 2, 64), u, every(u.size(), 3, u.size() > 1 ? 1 : 0)}); });
         in_both_orders(name + ", window", [&, u = until] { run({shape_of(1, 1, 64), u, every(u.size(), 1), 37}); });
     }
+    in_both_orders("keys that no query sees", [&] {
+        const auto until = segments({100, 100});
+        run({shape_of(2, 1, 64), until, every(until.size(), 1, 150)});
+        run({shape_of(2, 1, 64), until, {}}); // gradients are 0 all the same
+    });
     in_both_orders("tree", [&] {
         const auto until = tree(250);
         run({shape_of(4, 2, 64), until, every(until.size(), 1)});

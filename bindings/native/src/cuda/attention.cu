@@ -121,7 +121,6 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) att
         __syncthreads(); // the values are there
         multiply_scores(out, s, v_tile, 0, 0, stride);
     }
-    copy_async_wait<0>();
 
     const float total_above = row_sum(sum[0]), total_below = row_sum(sum[1]);
     if (threadIdx.x % 4 == 0) {

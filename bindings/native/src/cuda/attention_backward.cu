@@ -99,8 +99,6 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) que
             }
         }
     }
-    copy_async_wait<0>();
-    __syncwarp();
     store_rows<head_dim>(dq, 1.0f, 1.0f, q_tile + warp * warp_rows * stride, a.m.dq + head * head_dim, a.m.ld_dq, first_query + warp * warp_rows,
                          a.view.n_queries);
 }
@@ -164,6 +162,7 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) key
             }
         }
     }
+    // Keys that no query sees: their copies must not arrive in what is written now.
     copy_async_wait<0>();
     __syncthreads();
     const int64_t row = first_key + warp * warp_rows;

@@ -1,6 +1,7 @@
 // cuda_shim.cpp - blocks of fibers; see cuda_shim.h.
 #include "cuda_shim.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -176,6 +177,28 @@ void enter(fiber &f) {
     FIBER_ARRIVES(b.scheduler_fake, nullptr, nullptr);
 }
 
+// Runs a warp's threads until all of them wait or are done; gives whether any moved, and takes those that are done off left.
+bool run_warp(unsigned warp_index, dim3 size, unsigned &left) {
+    const unsigned begin = warp_index * warp_size, end = std::min<unsigned>(begin + warp_size, unsigned(b.fibers.size()));
+    bool           any   = false;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (unsigned k = 0; k < end - begin; k++) {
+            const unsigned i = descending ? end - 1 - k : begin + k;
+            fiber         &f = b.fibers[i];
+            if (f.done || (f.waits_for && f.waits_for->round == f.round)) {
+                continue;
+            }
+            f.waits_for  = nullptr;
+            thread_index = dim3(i % size.x, i / size.x % size.y, i / size.x / size.y);
+            enter(f);
+            any = moved = true;
+            left -= f.done;
+        }
+    }
+    return any;
+}
+
 void run_block(const char *name, dim3 size, char *shared, size_t shared_bytes) {
     const unsigned n = size.x * size.y * size.z;
     b.fibers.assign(n, fiber());
@@ -198,19 +221,13 @@ void run_block(const char *name, dim3 size, char *shared, size_t shared_bytes) {
     }
     std::memset(shared, fresh_byte, shared_bytes);
     std::memset(shared + shared_bytes, guard_byte, guard_bytes);
+    // One warp goes as far as it can before the next moves: what is missing between warps then shows.
+    const unsigned n_warps = unsigned(b.warps.size());
     for (unsigned left = n; left > 0;) {
         bool moved = false;
-        for (unsigned k = 0; k < n; k++) {
-            const unsigned i = descending ? n - 1 - k : k;
-            fiber         &f = b.fibers[i];
-            if (f.done || (f.waits_for && f.waits_for->round == f.round)) {
-                continue;
-            }
-            f.waits_for  = nullptr;
-            thread_index = dim3(i % size.x, i / size.x % size.y, i / size.x / size.y);
-            enter(f);
-            moved = true;
-            left -= f.done;
+        for (unsigned k = 0; k < n_warps; k++) {
+            const bool     ran = run_warp(descending ? n_warps - 1 - k : k, size, left);
+            moved              = moved || ran;
         }
         if (!moved) {
             stop(name, "its threads wait for one another forever");
@@ -244,7 +261,19 @@ void block_barrier() {
     wait(b.all);
 }
 
-void copy_later(void *to, const void *from, size_t bytes) { b.current->copies.push_back({to, from, bytes}); }
+namespace {
+
+void make(const later_copy &c) { c.from ? (void)std::memcpy(c.to, c.from, c.bytes) : (void)std::memset(c.to, 0, c.bytes); }
+
+} // namespace
+
+void copy_later(void *to, const void *from, size_t bytes) {
+    if (descending) {
+        make({to, from, bytes});
+    } else {
+        b.current->copies.push_back({to, from, bytes});
+    }
+}
 
 void end_copy_group() { b.current->group_ends.push_back(b.current->copies.size()); }
 
@@ -255,8 +284,7 @@ void finish_copies(size_t pending) {
     }
     const size_t groups = f.group_ends.size() - pending, n = f.group_ends[groups - 1];
     for (size_t i = 0; i < n; i++) {
-        const later_copy &c = f.copies[i];
-        c.from ? (void)std::memcpy(c.to, c.from, c.bytes) : (void)std::memset(c.to, 0, c.bytes);
+        make(f.copies[i]);
     }
     f.copies.erase(f.copies.begin(), f.copies.begin() + std::ptrdiff_t(n));
     f.group_ends.erase(f.group_ends.begin(), f.group_ends.begin() + std::ptrdiff_t(groups));

@@ -2,8 +2,9 @@
 // the place of cuda_runtime.h where the compiler is not nvcc.
 //
 // A launch runs its blocks one after the other on the calling thread, each thread of a block as a fiber that runs until it
-// reaches a barrier or a warp's exchange. Blocks and threads run in ascending or descending order (shim::descending), so
-// that a kernel which needs one of the two is found by running it in both. Memory is the host's, a stream is nothing,
+// reaches a barrier or a warp's exchange; a warp goes as far as it can before the next one moves. Blocks, warps and threads run
+// in ascending or descending order (shim::descending), so that a kernel which needs one of the two is found by running it in
+// both; asynchronous copies happen as late as they may in the former, at once in the latter. Memory is the host's, a stream is nothing,
 // everything has happened when a call returns. It shows wrong sums, wrong indices, missing barriers; not speed, and not
 // races that need real parallelism.
 #pragma once
@@ -59,7 +60,7 @@ struct warp_values {
 const warp_values &exchange(const void *value, size_t bytes);
 int                lane();
 
-// Copies to shared memory that happen no sooner than the thread waits for them (from NULL: zeros).
+// Copies to shared memory that happen at once, or no sooner than the thread waits for them (from NULL: zeros).
 void copy_later(void *to, const void *from, size_t bytes);
 void end_copy_group();
 void finish_copies(size_t pending_groups); // all but the newest so many groups
