@@ -11,6 +11,7 @@ import (
 
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/gguf"
 	"cftune/trainer/internal/durable"
 )
 
@@ -34,27 +35,33 @@ type Record struct {
 
 // ModelFile identifies the base model's file.
 type ModelFile struct {
-	Path     string    `json:"path"` // absolute
+	Path     string    `json:"path"` // absolute; the first one of a model in shards
 	Bytes    int64     `json:"bytes"`
 	Modified time.Time `json:"modified"`
 	SHA256   string    `json:"sha256"`
 }
 
-// identify digests the base model's file, unless it is the known one by path, size and time.
-func identify(path string, known ModelFile) (ModelFile, error) {
-	absolute, err := filepath.Abs(path)
+// identify digests the base model's files, all its shards, unless they are the known ones by path, size and time.
+func identify(base *gguf.File, known ModelFile) (ModelFile, error) {
+	absolute, err := filepath.Abs(base.Path)
 	if err != nil {
 		return ModelFile{}, fmt.Errorf("base model: %w", err)
 	}
-	info, err := os.Stat(absolute)
-	if err != nil {
-		return ModelFile{}, fmt.Errorf("base model: %w", err)
+	m := ModelFile{Path: absolute}
+	for _, path := range base.Shards {
+		info, err := os.Stat(path)
+		if err != nil {
+			return ModelFile{}, fmt.Errorf("base model: %w", err)
+		}
+		m.Bytes += info.Size()
+		if t := info.ModTime().UTC(); t.After(m.Modified) {
+			m.Modified = t // of the newest
+		}
 	}
-	m := ModelFile{Path: absolute, Bytes: info.Size(), Modified: info.ModTime().UTC()}
 	if m.Path == known.Path && m.Bytes == known.Bytes && m.Modified.Equal(known.Modified) && known.SHA256 != "" {
 		return known, nil
 	}
-	written, err := durable.Digest(absolute)
+	written, err := durable.Digest(base.Shards...)
 	if err != nil {
 		return ModelFile{}, fmt.Errorf("base model: %w", err)
 	}

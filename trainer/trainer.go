@@ -154,7 +154,7 @@ func (t *Trainer) prepare(ctx context.Context) error {
 		return fmt.Errorf("base model: %w", err)
 	}
 	t.architecture = base.Architecture()
-	if t.record.Model, err = identify(t.modelFile(), ModelFile{}); err != nil {
+	if t.record.Model, err = identify(base, ModelFile{}); err != nil {
 		return err
 	}
 	if t.warm, t.record.WarmStart, err = readWarmStart(t.run, base); err != nil {
@@ -411,7 +411,7 @@ func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
 		return fmt.Errorf("base model: %w", err)
 	}
 	t.architecture = base.Architecture()
-	if t.record.Model, err = identify(t.modelFile(), was.Model); err != nil {
+	if t.record.Model, err = identify(base, was.Model); err != nil {
 		return err
 	}
 	if err := t.openData(ctx); err != nil {

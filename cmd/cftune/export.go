@@ -242,7 +242,7 @@ func (e *exporter) merge(ctx context.Context, c *checkpoint.Checkpoint, record t
 	if o.Type, err = export.ParseFileType(e.kind); err != nil {
 		return export.Merged{}, 0, err
 	}
-	if o.Base, err = export.Digest(e.model); err != nil {
+	if o.Base, err = export.Digest(base.Shards...); err != nil {
 		return export.Merged{}, 0, err
 	}
 	if file := record.Config.Chat.TemplateFile; file != "" {

@@ -39,6 +39,8 @@ type inspection struct {
 	Types    []inspectedType   `json:"types"`
 	Tensors  []inspectedTensor `json:"tensors"`
 	Template string            `json:"chat_template,omitempty"`
+
+	files []string // of a model in shards, all of them
 }
 
 type inspectedEntry struct {
@@ -79,8 +81,11 @@ func newInspectCommand() *cobra.Command {
 				return err
 			}
 			if digest {
-				file := gguf.AdapterFile(path)
-				if x.SHA256, err = export.Digest(file); err != nil {
+				files := x.files
+				if files == nil {
+					files = []string{gguf.AdapterFile(path)}
+				}
+				if x.SHA256, err = export.Digest(files...); err != nil {
 					return err
 				}
 			}
@@ -131,7 +136,10 @@ func inspectGGUF(path string) (inspection, error) {
 	if err != nil {
 		return inspection{}, err
 	}
-	x := inspection{Path: path, Kind: fmt.Sprintf("GGUF %d", f.Version), Bytes: f.Size, Template: f.ChatTemplate()}
+	x := inspection{Path: path, Kind: fmt.Sprintf("GGUF %d", f.Version), Bytes: f.Size, Template: f.ChatTemplate(), files: f.Shards}
+	if n := len(f.Shards); n > 1 {
+		x.Kind += fmt.Sprintf(", %d shards", n)
+	}
 	for _, e := range f.Entries() {
 		if e.Key != "tokenizer.chat_template" {
 			x.Metadata = append(x.Metadata, inspectEntry(e))

@@ -61,7 +61,7 @@ func newMergeCommand() *cobra.Command {
 				return err
 			}
 			if a.ModelDigest != "" {
-				if o.Base, err = export.Digest(model); err != nil {
+				if o.Base, err = export.Digest(base.Shards...); err != nil {
 					return err
 				}
 			}

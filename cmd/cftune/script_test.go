@@ -47,7 +47,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptModel writes a tiny model: model FILE [nan] [f32] [architecture=NAME] [seed=N] [embd=N] [layers=N], or one of
+// scriptModel writes a tiny model: model FILE [nan] [f32] [architecture=NAME] [seed=N] [embd=N] [layers=N] [shards=N], or one of
 // testdata/families: model FILE family=NAME
 func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
@@ -71,7 +71,7 @@ func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 			o.Type = testmodel.F32
 		case "architecture":
 			o.Architecture = value
-		case "seed", "embd", "layers":
+		case "seed", "embd", "layers", "shards":
 			n, err := strconv.Atoi(value)
 			ts.Check(err)
 			switch key {
@@ -81,6 +81,8 @@ func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 				o.Embd = n
 			case "layers":
 				o.Layers = n
+			case "shards":
+				o.Shards = n
 			}
 		default:
 			ts.Fatalf("model: unknown option %s", arg)

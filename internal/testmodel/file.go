@@ -3,12 +3,15 @@ package testmodel
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"os"
+	"strings"
 )
 
 // GGUF's numbers for the value types used here.
 const (
+	typeUint16  = 2
 	typeUint32  = 4
 	typeInt32   = 5
 	typeFloat32 = 6
@@ -25,6 +28,7 @@ type file struct {
 	keys, tensors uint64
 	meta, infos   bytes.Buffer
 	data          bytes.Buffer
+	added         []func(*file) // the tensors once more, for writing them to several files
 }
 
 func newFile() *file { return &file{} }
@@ -48,6 +52,11 @@ func (f *file) key(name string, valueType uint32) {
 func (f *file) str(name, v string) {
 	f.key(name, typeString)
 	putString(&f.meta, v)
+}
+
+func (f *file) u16(name string, v uint16) {
+	f.key(name, typeUint16)
+	put(&f.meta, v)
 }
 
 func (f *file) u32(name string, v uint32) {
@@ -90,6 +99,7 @@ func (f *file) array(name string, elementType uint32, n int) {
 
 // tensor adds a tensor; shape is in GGUF's order, the contiguous dimension first.
 func (f *file) tensor(name string, t Type, shape []int, data []byte) {
+	f.added = append(f.added, func(to *file) { to.tensor(name, t, shape, data) })
 	f.tensors++
 	putString(&f.infos, name)
 	put(&f.infos, uint32(len(shape)))
@@ -101,6 +111,34 @@ func (f *file) tensor(name string, t Type, shape []int, data []byte) {
 	f.data.Write(data)
 	pad(&f.data)
 }
+
+// writeShards writes the model to n files, as llama.cpp's gguf-split does: path is the first one's and must be named so.
+func (f *file) writeShards(path string, n int) error {
+	prefix, ok := strings.CutSuffix(path, shardSuffix(0, n))
+	if !ok || n > len(f.added) {
+		return fmt.Errorf("%s: want a name that ends in %s, and no more shards than tensors", path, shardSuffix(0, n))
+	}
+	for i := range n {
+		part := newFile()
+		if i == 0 {
+			part.keys = f.keys
+			part.meta.Write(f.meta.Bytes())
+		}
+		part.u16("split.no", uint16(i))
+		part.u16("split.count", uint16(n))
+		part.key("split.tensors.count", typeInt32)
+		put(&part.meta, int32(len(f.added)))
+		for _, add := range f.added[len(f.added)*i/n : len(f.added)*(i+1)/n] {
+			add(part)
+		}
+		if err := part.write(prefix + shardSuffix(i, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func shardSuffix(i, n int) string { return fmt.Sprintf("-%05d-of-%05d.gguf", i+1, n) }
 
 func pad(b *bytes.Buffer) {
 	for b.Len()%alignment != 0 {

@@ -46,6 +46,8 @@ type Options struct {
 
 	// Architecture is written in the place of llama, to make files that are refused.
 	Architecture string
+	// Shards, if above 1, divides the model: path must end in -00001-of-0000N.gguf, the others are written beside it.
+	Shards int
 	// NaN makes one weight of the first layer's ffn_down not a number, so that every loss is.
 	NaN bool
 }
@@ -102,7 +104,11 @@ func Write(path string, o Options) error {
 	if err := o.tensors(f); err != nil {
 		return fmt.Errorf("write test model: %w", err)
 	}
-	if err := f.write(path); err != nil {
+	write := f.write
+	if o.Shards > 1 {
+		write = func(path string) error { return f.writeShards(path, o.Shards) }
+	}
+	if err := write(path); err != nil {
 		return fmt.Errorf("write test model: %w", err)
 	}
 	return nil

@@ -241,7 +241,7 @@ func (m *merger) replacements() map[string]gguf.Replacement {
 
 // write merges a tensor, some rows at a time.
 func (m *merger) write(w io.Writer, p pair) error {
-	in, err := os.Open(m.base.Path)
+	in, err := os.Open(m.base.Shards[p.weight.Shard])
 	if err != nil {
 		return err
 	}

@@ -161,9 +161,9 @@ func writeFloats(w io.Writer, x []float32) error {
 	return nil
 }
 
-// Digest is the SHA-256 of a file, hex.
-func Digest(path string) (string, error) {
-	written, err := durable.Digest(path)
+// Digest is the SHA-256 of a file, hex; of several, the shards of a model, as if they were one.
+func Digest(paths ...string) (string, error) {
+	written, err := durable.Digest(paths...)
 	if err != nil {
 		return "", fmt.Errorf("digest: %w", err)
 	}

@@ -52,6 +52,8 @@ type TensorInfo struct {
 	Shape  []uint64
 	Type   TensorType
 	Offset uint64 // from the start of the file
+	// Shard is the number, from 0, of the file that it lies in; 0 unless the model is in shards.
+	Shard int
 }
 
 // elements returns the number of elements. Open has made sure that it does not overflow.
@@ -83,11 +85,12 @@ func (t TensorInfo) Cols() uint64 {
 	return t.Shape[0]
 }
 
-// File is what the head of a GGUF file says.
+// File is what the head of a GGUF file says, or those of a model's shards.
 type File struct {
 	Path    string
+	Shards  []string // the paths of all files, Path first; only itself unless the model is in shards
 	Version uint32
-	Size    int64 // of the whole file, in bytes
+	Size    int64 // of all files, in bytes
 	Tensors []TensorInfo
 
 	values map[string]value
@@ -122,8 +125,21 @@ const (
 	alignmentKey   = "general.alignment"
 )
 
-// Open reads the head of the file at path: metadata and tensor descriptions. Errors about its content wrap ErrFormat.
+// Open reads the head of the file at path: metadata and tensor descriptions. Of a model in shards, path names the first
+// one, and the others are read with it; the metadata is the first one's. Errors about their content wrap ErrFormat.
 func Open(path string) (*File, error) {
+	file, err := openOne(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := file.openShards(); err != nil {
+		return nil, fmt.Errorf("open gguf %s: %w", path, err)
+	}
+	return file, nil
+}
+
+// openOne reads one file's head.
+func openOne(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open gguf: %w", err)
@@ -140,7 +156,7 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open gguf %s: %w", path, err)
 	}
-	file.Path = path
+	file.Path, file.Shards = path, []string{path}
 	return file, nil
 }
 

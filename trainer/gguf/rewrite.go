@@ -17,13 +17,17 @@ type Replacement struct {
 
 // Rewrite writes a copy of the file to w with other contents for some tensors (by name; the shapes stay) and with other or
 // more metadata: values are string, bool, uint32, uint64, float32 or float64. Everything else is copied as it lies; memory does
-// not grow with the file.
+// not grow with the file. A model in shards becomes one file.
 func (f *File) Rewrite(w io.Writer, replace map[string]Replacement, metadata map[string]any) error {
-	in, err := os.Open(f.Path)
-	if err != nil {
-		return fmt.Errorf("rewrite gguf: %w", err)
+	var in []io.ReaderAt
+	for _, path := range f.Shards {
+		file, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("rewrite gguf: %w", err)
+		}
+		defer file.Close()
+		in = append(in, file)
 	}
-	defer in.Close()
 	if err := f.rewrite(w, in, replace, metadata); err != nil {
 		return fmt.Errorf("rewrite gguf %s: %w", f.Path, err)
 	}
@@ -50,15 +54,18 @@ func (f *File) WriteNew(w io.Writer, tensors []NewTensor, metadata map[string]an
 	return made.Rewrite(w, replace, metadata)
 }
 
-func (f *File) rewrite(w io.Writer, in io.ReaderAt, replace map[string]Replacement, metadata map[string]any) error {
+func (f *File) rewrite(w io.Writer, in []io.ReaderAt, replace map[string]Replacement, metadata map[string]any) error {
 	e := &encoder{w: bufio.NewWriterSize(w, 1<<20)}
 	e.write([]byte("GGUF"))
 	e.u32(f.Version)
 	e.u64(uint64(len(f.Tensors)))
-	kept := slices.DeleteFunc(slices.Clone(f.spans), func(s span) bool { _, other := metadata[s.key]; return other })
+	kept := slices.DeleteFunc(slices.Clone(f.spans), func(s span) bool {
+		_, other := metadata[s.key]
+		return other || aboutShards(s.key)
+	})
 	e.u64(uint64(len(kept) + len(metadata)))
 	for _, s := range kept {
-		e.copy(io.NewSectionReader(in, s.begin, s.end-s.begin))
+		e.copy(io.NewSectionReader(in[0], s.begin, s.end-s.begin))
 	}
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
 		e.key(key, metadata[key])
@@ -83,7 +90,7 @@ func (f *File) rewrite(w io.Writer, in io.ReaderAt, replace map[string]Replaceme
 	}
 	e.padTo(align)
 	for i, t := range infos {
-		from := io.Reader(io.NewSectionReader(in, int64(f.Tensors[i].Offset), int64(t.Bytes())))
+		from := io.Reader(io.NewSectionReader(in[t.Shard], int64(f.Tensors[i].Offset), int64(t.Bytes())))
 		before := e.at
 		if r, replaced := replace[t.Name]; replaced {
 			if err := r.Write(e); err != nil {

@@ -259,7 +259,9 @@ void need_array(const std::string &path, const gguf_outline &outline, const std:
 
 } // namespace
 
-gguf_outline check_gguf_file(const std::string &path) {
+namespace {
+
+gguf_outline check_one_file(const std::string &path) {
     reader in(path);
     char   magic[4] = {};
     if (in.size() < sizeof magic) {
@@ -283,11 +285,71 @@ gguf_outline check_gguf_file(const std::string &path) {
         read_value(in, path, outline);
     }
     read_tensors(in, path, n_tensors, outline);
-    const gguf_value *split = find(outline, "split.count");
-    if (split && split->number > 1) {
-        throw failure(CFT_ERR_UNSUPPORTED, path + ": one of " + std::to_string(split->number) + " parts; merge them with llama.cpp's gguf-split");
-    }
+    outline.parts = {path};
     return outline;
+}
+
+uint64_t number_of(const gguf_outline &outline, const char *key) {
+    const gguf_value *v = find(outline, key);
+    return v && v->type != GGUF_TYPE_STRING && v->type != GGUF_TYPE_ARRAY ? v->number : 0;
+}
+
+// shard_name is "-00002-of-00003.gguf" for i = 1 of 3.
+std::string shard_name(uint64_t i, uint64_t count) {
+    char text[64];
+    std::snprintf(text, sizeof text, "-%05d-of-%05d.gguf", int(i + 1), int(count));
+    return text;
+}
+
+// add_shard checks a further file of a model and adds its tensors.
+void add_shard(gguf_outline &all, const std::string &path, uint64_t i, uint64_t count, std::unordered_set<std::string> &names) {
+    struct stat st;
+    if (stat(path.c_str(), &st) != 0 && errno == ENOENT) {
+        damaged(all.parts[0], "shard " + std::to_string(i + 1) + " of " + std::to_string(count) + " is missing: " + path);
+    }
+    const gguf_outline one = check_one_file(path);
+    if (number_of(one, "split.no") != i || number_of(one, "split.count") != count) {
+        damaged(path, "it says that it is shard " + std::to_string(number_of(one, "split.no") + 1) + " of " + std::to_string(number_of(one, "split.count")));
+    }
+    for (gguf_tensor t : one.tensors) {
+        if (!names.insert(t.name).second) {
+            damaged(path, "tensor " + t.name + " is in another shard as well");
+        }
+        t.part = i;
+        all.tensors.push_back(std::move(t));
+    }
+    all.parts.push_back(path);
+}
+
+} // namespace
+
+gguf_outline check_gguf_file(const std::string &path) {
+    gguf_outline   all   = check_one_file(path);
+    const uint64_t count = number_of(all, "split.count");
+    if (count <= 1) {
+        return all;
+    }
+    const std::string suffix = shard_name(number_of(all, "split.no"), count);
+    const bool        named  = path.size() > suffix.size() && path.compare(path.size() - suffix.size(), suffix.size(), suffix) == 0;
+    if (count > UINT16_MAX || !named) {
+        damaged(path, "one of " + std::to_string(count) + " shards, whose name should end in " + suffix);
+    }
+    const std::string prefix = path.substr(0, path.size() - suffix.size());
+    if (number_of(all, "split.no") != 0) {
+        damaged(path, "not the first of " + std::to_string(count) + " shards: name " + prefix + shard_name(0, count));
+    }
+    std::unordered_set<std::string> names;
+    for (const gguf_tensor &t : all.tensors) {
+        names.insert(t.name);
+    }
+    for (uint64_t i = 1; i < count; i++) {
+        add_shard(all, prefix + shard_name(i, count), i, count, names);
+    }
+    if (find(all, "split.tensors.count") && number_of(all, "split.tensors.count") != all.tensors.size()) {
+        damaged(path, "its shards have " + std::to_string(all.tensors.size()) + " tensors, split.tensors.count says " +
+                          std::to_string(number_of(all, "split.tensors.count")));
+    }
+    return all;
 }
 
 void check_vocabulary(const std::string &path, const gguf_outline &outline) {
@@ -335,6 +397,9 @@ void check_model_keys(const std::string &path, const gguf_outline &outline) {
 }
 
 void check_adapter(const std::string &path, const gguf_outline &outline) {
+    if (outline.parts.size() > 1) {
+        damaged(path, "an adapter in shards: llama.cpp loads the first one only");
+    }
     const std::string type = text_of(path, outline, "general.type");
     if (type != "adapter" || text_of(path, outline, "adapter.type") != "lora") {
         damaged(path, "not a LoRA adapter: general.type is '" + type + "', adapter.type is '" +

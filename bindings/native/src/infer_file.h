@@ -22,17 +22,19 @@ struct gguf_tensor {
     int32_t     type; // ggml_type
     int64_t     ne[4];
     uint64_t    bytes;
+    size_t      part = 0; // of the model's files, the one that it lies in
 };
 
 struct gguf_outline {
-    std::map<std::string, gguf_value> values;
-    std::vector<gguf_tensor>          tensors;
+    std::map<std::string, gguf_value> values; // of the first file
+    std::vector<gguf_tensor>          tensors; // of all files
+    std::vector<std::string>          parts;   // paths: one, or those of all shards in their order
     bool                              duplicate_tokens = false; // in tokenizer.ggml.tokens
 };
 
 // check_gguf_file walks the whole header of the file at path and throws failure where it cannot be opened
-// (CFT_ERR_IO), is no GGUF, is damaged or is cut off (CFT_ERR_FORMAT), or is one part of several (CFT_ERR_UNSUPPORTED).
-// After it, every key, string, array and tensor lies within the file.
+// (CFT_ERR_IO), is no GGUF, is damaged or is cut off (CFT_ERR_FORMAT). Of a model in shards path is the first one; the others are
+// checked with it. After it, every key, string, array and tensor lies within its file.
 gguf_outline check_gguf_file(const std::string &path);
 
 // check_vocabulary throws CFT_ERR_FORMAT where libllama would abort on the vocabulary.

@@ -209,8 +209,11 @@ using namespace cft;
 
 cft_model::cft_model(const std::string &path) : cft_model(path, check_gguf_file(path)) {}
 
-cft_model::cft_model(const std::string &path, const gguf_outline &outline) : file(path) {
-    model_file in(path, outline, file);
+cft_model::cft_model(const std::string &path, const gguf_outline &outline) {
+    for (const std::string &part : outline.parts) {
+        files.emplace_back(part);
+    }
+    model_file in(path, outline, files);
     architecture            = in.architecture();
     const family *const fam = family_of(architecture);
     if (!fam) {

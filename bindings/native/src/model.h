@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <string>
+#include <deque>
 #include <vector>
 
 namespace cft {
@@ -105,7 +106,7 @@ class mapping {
 struct cft_model {
     explicit cft_model(const std::string &path); // throws failure
 
-    cft::mapping                    file;
+    std::deque<cft::mapping>        files; // one, or the shards in their order
     cft::hyperparameters            hp;
     std::string                     architecture;
     cft::weight                     token_embd, output; // output is token_embd where they are tied

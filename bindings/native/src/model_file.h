@@ -7,6 +7,7 @@
 
 #include "gguf.h"
 
+#include <deque>
 #include <memory>
 #include <set>
 #include <string>
@@ -16,9 +17,9 @@ namespace cft {
 
 class model_file {
   public:
-    // path has passed check_gguf_file, which made outline, since ggml aborts on some of what that refuses; mapped is the file
-    // mapped, in which weights lie. Both outlive this object.
-    model_file(const std::string &path, const gguf_outline &outline, const mapping &mapped);
+    // path has passed check_gguf_file, which made outline, since ggml aborts on some of what that refuses; mapped are the
+    // files mapped, in which weights lie. Both outlive this object.
+    model_file(const std::string &path, const gguf_outline &outline, const std::deque<mapping> &mapped);
 
     [[noreturn]] void unsupported(const std::string &what) const;
     [[noreturn]] void damaged(const std::string &what) const;
@@ -56,14 +57,26 @@ class model_file {
         void operator()(ggml_context *c) const { ggml_free(c); }
     };
 
+    // part is one of the model's files: the only one, or a shard.
+    struct part {
+        std::unique_ptr<gguf_context, free_gguf> gguf;
+        std::unique_ptr<ggml_context, free_ggml> tensors;
+        const mapping                           &file;
+    };
+    struct found {
+        const part        *in = nullptr;
+        const ggml_tensor *tensor = nullptr;
+    };
+
+    void    open_part(const std::string &path, const mapping &mapped);
+    found   locate(const std::string &tensor) const; // NULLs where it is missing
     int64_t find(const std::string &key);
     weight  tensor(const std::string &name, int64_t cols, int64_t rows, int64_t n);
 
     std::string                              path_, architecture_;
     const gguf_outline                      &outline_;
-    std::unique_ptr<gguf_context, free_gguf> gguf_;
-    std::unique_ptr<ggml_context, free_ggml> tensors_;
-    const mapping                           &file_;
+    std::vector<part>                        parts_;
+    const gguf_context                      *gguf_ = nullptr; // of the first part, which has the metadata
     std::set<std::string>                    used_; // names of tensors, full names of keys
 };
 

@@ -407,7 +407,7 @@ void test_vocabulary_damage() {
                 gguf_set_arr_str(g, "tokenizer.ggml.tokens", twice, 3);
             }), &v), CFT_ERR_FORMAT, "twice");
     REFUSED(load_vocab(write_model("v5.gguf", [](gguf_context *g) { gguf_set_val_str(g, "tokenizer.ggml.model", "morse"); }), &v), CFT_ERR_FORMAT, "unknown tokenizer: 'morse'");
-    REFUSED(load_vocab(write_model("v6.gguf", [](gguf_context *g) { gguf_set_val_u16(g, "split.count", 3); }), &v), CFT_ERR_UNSUPPORTED, "one of 3 parts");
+    REFUSED(load_vocab(write_model("v6.gguf", [](gguf_context *g) { gguf_set_val_u16(g, "split.count", 3); }), &v), CFT_ERR_FORMAT, "one of 3 shards, whose name should end in -00001-of-00003.gguf");
     cft_session *s = nullptr;
     REFUSED(new_session(write_model("m1.gguf", [](gguf_context *g) { gguf_set_val_str(g, "llama.rope.scaling.type", "spiral"); }), "", usual, &s), CFT_ERR_FORMAT, "spiral");
     REFUSED(new_session(write_model("m2.gguf", [](gguf_context *g) { gguf_set_val_u32(g, "llama.expert_used_count", 2); }), "", usual, &s), CFT_ERR_FORMAT, "experts");

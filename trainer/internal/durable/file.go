@@ -156,17 +156,21 @@ func RemoveTemp(fs FS, dir string) error {
 	return nil
 }
 
-// Digest returns size and SHA-256 of a file.
-func Digest(path string) (Written, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Written{}, fmt.Errorf("digest: %w", err)
-	}
-	defer f.Close()
+// Digest returns size and SHA-256 of a file, or of several as if they were one.
+func Digest(paths ...string) (Written, error) {
 	sum := sha256.New()
-	n, err := io.Copy(sum, f)
-	if err != nil {
-		return Written{}, fmt.Errorf("digest %s: %w", path, err)
+	total := int64(0)
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return Written{}, fmt.Errorf("digest: %w", err)
+		}
+		n, err := io.Copy(sum, f)
+		f.Close()
+		if err != nil {
+			return Written{}, fmt.Errorf("digest %s: %w", path, err)
+		}
+		total += n
 	}
-	return Written{Bytes: n, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+	return Written{Bytes: total, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
 }
