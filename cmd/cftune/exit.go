@@ -13,6 +13,7 @@ import (
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 	"cftune/trainer/hub"
+	"cftune/trainer/launch"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
 	"cftune/trainer/study"
@@ -86,6 +87,10 @@ var rules = []rule{
 	{codeUsage, is(export.ErrQuantizedBase), "merge into the unquantized original if there is one; --accept-quantized-base goes on all the same"},
 	{codeUsage, is(export.ErrWrongBase), "name the model that the adapter was trained on; where it is the same model in another file, --any-base takes it"},
 	{codeUsage, as[*checkpoint.OutputError], ""},
+	{codeUsage, as[*launch.UsageError], ""},
+	{codeOther, as[*launch.HostKeyError], ""},
+	{codeDevice, as[*launch.PreflightError], ""},
+	{codeOther, as[*launch.RunError], ""},
 	{codeUsage, as[*config.Problems], ""},
 	{codeUsage, as[*trainer.AdapterError], "the adapter section must say what the adapter is; --set adapter.rank=... and the like change it"},
 	{codeData, as[*trainer.DataError], ""},
@@ -131,6 +136,12 @@ func hintFor(err error) string {
 	}
 	if e, ok := errors.AsType[*trainer.Interrupted](err); ok && !as[*studyInterrupted](err) {
 		return fmt.Sprintf("cftune resume %s goes on", e.Run)
+	}
+	if e, ok := errors.AsType[*launch.HostKeyError](err); ok {
+		return e.Hint()
+	}
+	if e, ok := errors.AsType[*launch.RunError](err); ok {
+		return fmt.Sprintf("cftune launch resume %s starts it again, from its newest checkpoint; cftune launch fetch %s brings what there is", e.Name, e.Name)
 	}
 	if r := ruleFor(err); r != nil {
 		return r.hint

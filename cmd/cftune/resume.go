@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cftune/trainer"
+	"cftune/trainer/config"
 	"cftune/trainer/mirror"
 )
 
@@ -99,6 +100,12 @@ func (s session) resume(ctx context.Context, dir string, sets []string) (trainer
 		return trainer.Result{}, codedError{err, codeUsage}
 	}
 	run.Output = dir
+	return s.goOn(ctx, run)
+}
+
+// goOn takes up the run in a configuration's output with that configuration.
+func (s session) goOn(ctx context.Context, run config.Run) (trainer.Result, error) {
+	dir := run.Output
 	local, err := localModel(ctx, run, s.notes)
 	if err != nil {
 		return trainer.Result{}, err

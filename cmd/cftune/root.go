@@ -32,6 +32,7 @@ func newRootCommand() *cobra.Command {
 		newPullCommand(),
 		newCheckCommand(),
 		newRunsCommand(),
+		newLaunchCommand(),
 		newDataCommand(),
 		newVerifyCommand(),
 		newSampleCommand(),

@@ -57,6 +57,10 @@ With checkpoint.mirror each checkpoint is also copied to a second place while th
 run, also by an interrupt, waits for the last copy (checkpoint.mirror_wait, 5m). A mirror that fails does not end a run: it is
 told, and if the last checkpoint is not there in the end, the exit code is 7.
 
+--or-resume makes the command one that can be given again and again, as hosts that may be taken away need it: where the run has
+a checkpoint, in its directory or in its mirror, it goes on from the newest that is whole, and a finished run says so. What was
+passed over is told; a directory that is behind its mirror is kept beside it (OUTPUT.behind-STEP). The configuration must be the run's.
+
 `
 
 func newTrainCommand() *cobra.Command {
@@ -64,6 +68,7 @@ func newTrainCommand() *cobra.Command {
 		f            trainFlags
 		path, output string
 		dryRun       bool
+		orResume     bool
 	)
 	cmd := &cobra.Command{
 		Use:   "train",
@@ -86,7 +91,11 @@ func newTrainCommand() *cobra.Command {
 			if dryRun {
 				return s.dryRun(cmd.Context(), run, f.asJSON)
 			}
-			result, err := s.train(cmd.Context(), run)
+			begin := s.train
+			if orResume {
+				begin = s.trainOrResume
+			}
+			result, err := begin(cmd.Context(), run)
 			if err != nil {
 				return err
 			}
@@ -95,6 +104,7 @@ func newTrainCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&path, "config", "", "configuration of the run, a YAML file (required)")
 	cmd.Flags().StringVar(&output, "output", "", "the run directory, instead of the configuration's output")
+	cmd.Flags().BoolVar(&orResume, "or-resume", false, "where the run has a checkpoint, in its directory or its mirror, go on from the newest that is whole")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "look at configuration, model and data, show the plan, and write nothing")
 	f.add(cmd)
 	if err := cmd.MarkFlagRequired("config"); err != nil {

@@ -143,6 +143,14 @@ func (r *Run) Clear() error {
 	return nil
 }
 
+// RemoveUnbegun removes the folder of checkpoints, which must be empty.
+func (r *Run) RemoveUnbegun() error {
+	if err := os.Remove(r.checkpoints()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("clear run: %w", err)
+	}
+	return nil
+}
+
 // Dir is the run's folder.
 func (r *Run) Dir() string { return r.dir }
 

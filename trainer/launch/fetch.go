@@ -1,0 +1,165 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"cftune/trainer/internal/durable"
+)
+
+// Names in run directories, as package checkpoint has them.
+const (
+	runConfig      = "config.json"
+	runCheckpoints = "checkpoints"
+	stepPrefix     = "step-"
+)
+
+// runFiles are fetched beside the checkpoints, where they are.
+var runFiles = []string{"metrics.jsonl", "journal.jsonl", "mirror-state.json"}
+
+// Fetch brings a run directory from a target to dir: its record and metrics, and its newest checkpoint or all. What is here
+// already is not fetched again; a folder of another run is refused. It returns the steps that are here then. The caller
+// verifies the run as any other.
+func Fetch(ctx context.Context, t Target, name, dir string, all bool, say func(format string, args ...any)) ([]string, error) {
+	h := t.Host()
+	job, err := readJobOf(h, JobDir(t, name))
+	if err != nil {
+		return nil, err
+	}
+	if job == nil {
+		return nil, usage("there is no run %s on %s", name, h.Name())
+	}
+	if here, err := filepath.Abs(dir); err == nil && h == (localHost{}) && here == job.Run {
+		return nil, nil // it was made there
+	}
+	if err := sameRun(h, job.Run, dir); err != nil {
+		return nil, err
+	}
+	steps, err := farSteps(h, job.Run)
+	if err != nil {
+		return nil, err
+	}
+	if len(steps) == 0 {
+		return nil, fmt.Errorf("fetch %s: the run has no checkpoint yet", name)
+	}
+	if !all {
+		steps = steps[len(steps)-1:]
+	}
+	if err := os.MkdirAll(filepath.Join(dir, runCheckpoints), privateDir); err != nil {
+		return nil, err
+	}
+	for _, step := range steps {
+		if err := fetchStep(ctx, h, job.Run, dir, step, say); err != nil {
+			return nil, err
+		}
+	}
+	// After the checkpoints: metrics may have more steps than they, never fewer.
+	for _, file := range append([]string{runConfig}, runFiles...) {
+		err := fetchGrowing(h, path.Join(job.Run, file), filepath.Join(dir, file))
+		if err != nil && (file == runConfig || !errors.Is(err, fs.ErrNotExist)) {
+			return nil, fmt.Errorf("fetch %s: %w", file, err)
+		}
+	}
+	return steps, nil
+}
+
+// sameRun refuses a folder that holds another run.
+func sameRun(h Host, run, dir string) error {
+	far, err := readSmall(h, path.Join(run, runConfig), maxOutput)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the run has not begun: %s on %s has no %s", run, h.Name(), runConfig)
+	}
+	if err != nil {
+		return err
+	}
+	here, err := os.ReadFile(filepath.Join(dir, runConfig))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a, errA := startedOf(far)
+	b, errB := startedOf(here)
+	if err := errors.Join(errA, errB); err != nil {
+		return err
+	}
+	if !a.Equal(b) {
+		return usage("%s holds another run, which began at %s, not %s: --output names another folder", dir, b.Format(time.RFC3339), a.Format(time.RFC3339))
+	}
+	return nil
+}
+
+func startedOf(text []byte) (time.Time, error) {
+	var record struct {
+		Started time.Time `json:"started"`
+	}
+	if err := json.Unmarshal(text, &record); err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", runConfig, err)
+	}
+	return record.Started, nil
+}
+
+// farSteps are the names of a run's checkpoints, oldest first.
+func farSteps(h Host, run string) ([]string, error) {
+	infos, err := h.ReadDir(path.Join(run, runCheckpoints))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var steps []string
+	for _, info := range infos {
+		if n := info.Name(); info.IsDir() && strings.HasPrefix(n, stepPrefix) && !strings.HasSuffix(n, durable.TempSuffix) {
+			steps = append(steps, n)
+		}
+	}
+	slices.Sort(steps) // numbers have leading zeros
+	return steps, err
+}
+
+// fetchStep fetches a checkpoint, which appears whole.
+func fetchStep(ctx context.Context, h Host, run, dir, step string, say func(format string, args ...any)) error {
+	final := filepath.Join(dir, runCheckpoints, step)
+	if _, err := os.Lstat(final); err == nil {
+		return nil // it never changes
+	}
+	temp := final + durable.TempSuffix
+	if err := os.MkdirAll(temp, privateDir); err != nil {
+		return err
+	}
+	from := path.Join(run, runCheckpoints, step)
+	infos, err := h.ReadDir(from)
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", step, err)
+	}
+	for _, info := range infos {
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		say("fetching %s/%s (%s)", step, info.Name(), sizeText(uint64(info.Size())))
+		if err := get(ctx, h, path.Join(from, info.Name()), filepath.Join(temp, filepath.Base(info.Name()))); err != nil {
+			return err
+		}
+	}
+	return durable.Commit(durable.OS, temp, final)
+}
+
+// fetchGrowing fetches a small file that may grow meanwhile: whole lines as they are now.
+func fetchGrowing(h Host, remote, local string) error {
+	text, err := readSmall(h, remote, 1<<30)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(local, ".jsonl") {
+		text = text[:strings.LastIndexByte(string(text), '\n')+1]
+	}
+	return putText(localHost{}, local, text, privateFile)
+}

@@ -1,0 +1,181 @@
+package launch
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"cftune/trainer/config"
+	"cftune/trainer/internal/durable"
+)
+
+// JobFormat is the version of the job folder.
+const JobFormat = 1
+
+// Names in a job folder.
+const (
+	jobName    = "job.json"
+	configName = "run.json"
+	stateName  = "state.json"
+	logName    = "log.txt"
+	runName    = "run"
+	lockName   = "SUPERVISOR"
+	scriptName = "job.sh"
+	slurmName  = "slurm-job"
+)
+
+// Job is what a job folder says about its run.
+type Job struct {
+	Format  int    `json:"format"`
+	Name    string `json:"name"`
+	Program string `json:"program"` // of the build to use
+	// Run is the run directory.
+	Run    string    `json:"run"`
+	Digest string    `json:"config_sha256"`
+	Made   time.Time `json:"made"`
+
+	Retries int               `json:"retries"`
+	Backoff time.Duration     `json:"backoff"`
+	Env     map[string]string `json:"env,omitempty"`
+	// Secrets are names; the values come in the supervisor's environment.
+	Secrets []string `json:"secrets,omitempty"`
+	// Requeue asks Slurm for another turn when the time is up.
+	Requeue bool `json:"requeue,omitempty"`
+}
+
+// upload is a file of this machine that a run needs there.
+type upload struct {
+	key     string // of the configuration
+	local   string
+	remote  string
+	written durable.Written
+}
+
+// shipped is a configuration as it is sent, with the files that it needs.
+type shipped struct {
+	run     config.Run
+	text    []byte
+	digest  string
+	uploads []upload
+}
+
+// shipConfig says what the paths of a configuration are on a target. root is its folder there; here says that the target
+// is this machine, where files stay where they are.
+func shipConfig(run config.Run, t TargetConfig, root, output string, here bool) (*shipped, error) {
+	s := &shipped{run: run}
+	var problems []error
+	move := func(key string, p *string) {
+		if *p == "" {
+			return
+		}
+		to, err := s.place(key, *p, t, root, here)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", key, err))
+			return
+		}
+		*p = to
+	}
+	s.run.Data.Sources = slices.Clone(run.Data.Sources)
+	move("model", &s.run.Model)
+	for i := range s.run.Data.Sources {
+		move(fmt.Sprintf("data.sources[%d].path", i), &s.run.Data.Sources[i].Path)
+	}
+	move("data.validation.path", &s.run.Data.Validation.Path)
+	move("chat.template_file", &s.run.Chat.TemplateFile)
+	move("adapter.init_from", &s.run.Adapter.InitFrom)
+	if len(problems) > 0 {
+		return nil, &UsageError{errors.Join(problems...)}
+	}
+	s.run.Output = output
+	var err error
+	if s.text, err = json.MarshalIndent(s.run, "", "  "); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	s.text = append(s.text, '\n')
+	sum := sha256.Sum256(s.text)
+	s.digest = hex.EncodeToString(sum[:])
+	return s, nil
+}
+
+// place returns where a path of the configuration is on the target, and notes what must be sent.
+func (s *shipped) place(key, p string, t TargetConfig, root string, here bool) (string, error) {
+	if err := checkPath(p); err != nil {
+		return "", err
+	}
+	if strings.Contains(p, "://") {
+		return p, nil
+	}
+	if p == "-" {
+		return "", errors.New("standard input does not outlive a connection: put the rows into a file")
+	}
+	if to, ok := mapped(p, t.Paths); ok {
+		return to, nil
+	}
+	if here {
+		return filepath.Abs(p)
+	}
+	info, err := os.Stat(p)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("%s is not here, and paths of target %s does not say where it is there", p, t.name)
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%s is no plain file, and only such are sent: put it there, and name it in paths of target %s", p, t.name)
+	}
+	written, err := durable.Digest(p)
+	if err != nil {
+		return "", err
+	}
+	u := upload{key: key, local: p, remote: path.Join(root, "files", written.SHA256[:digestPrefix], filepath.Base(p)), written: written}
+	if !slices.ContainsFunc(s.uploads, func(o upload) bool { return o.remote == u.remote }) {
+		s.uploads = append(s.uploads, u)
+	}
+	return u.remote, nil
+}
+
+// mapped finds a path, or the longest beginning of it, among those that are there already.
+func mapped(p string, paths map[string]string) (string, bool) {
+	if to, ok := paths[p]; ok {
+		return to, true
+	}
+	best := ""
+	for from := range paths {
+		if strings.HasSuffix(from, "/") && strings.HasPrefix(p, from) && len(from) > len(best) {
+			best = from
+		}
+	}
+	if best == "" {
+		return "", false
+	}
+	return paths[best] + p[len(best):], true
+}
+
+func parseJob(text []byte) (Job, error) {
+	var j Job
+	if err := json.Unmarshal(text, &j); err != nil {
+		return j, fmt.Errorf("%s: %w", jobName, err)
+	}
+	if j.Format != JobFormat {
+		return j, fmt.Errorf("%s: format %d is not %d, the one this version reads", jobName, j.Format, JobFormat)
+	}
+	return j, nil
+}
+
+// ReadJob reads the job in a folder of this machine.
+func ReadJob(dir string) (Job, error) {
+	text, err := os.ReadFile(filepath.Join(dir, jobName))
+	if err != nil {
+		return Job{}, fmt.Errorf("read job: %w", err)
+	}
+	return parseJob(text)
+}

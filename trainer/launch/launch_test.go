@@ -1,0 +1,337 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"cftune/trainer/config"
+	"cftune/trainer/internal/durable"
+)
+
+func TestExampleOfTargetsIsRead(t *testing.T) {
+	text, err := os.ReadFile("../../configs/launch/hosts.example.yaml")
+	require.NoError(t, err)
+	targets, err := ParseHosts(text)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"cluster", "gpu1", "here"}, sortedKeys(targets))
+	assert.Equal(t, 120, targets["cluster"].Slurm.stopBefore())
+}
+
+func TestTargetsAreStrict(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown key", "targets: {a: {kind: local, foldr: x}}", "unknown key foldr"},
+		{"no kind", "targets: {a: {folder: x}}", "targets.a.kind: missing"},
+		{"wrong kind", "targets: {a: {kind: docker}}", `kind: "docker" is not local, ssh or slurm`},
+		{"ssh without host", "targets: {a: {kind: ssh}}", "host: missing"},
+		{"a host that is an option", "targets: {a: {kind: ssh, host: -oProxyCommand=x}}", "is no name of one"},
+		{"a line break in a path", `targets: {a: {kind: local, folder: "x\ny"}}`, "line break"},
+		{"a secret's value in the file", "targets: {a: {kind: local, env: {TOKEN: x}, secrets: [TOKEN]}}", "env.TOKEN: it is among the secrets"},
+		{"a variable that is none", "targets: {a: {kind: local, secrets: ['A; rm']}}", "is no name of a variable"},
+		{"a partition that is a line", `targets: {a: {kind: slurm, slurm: {partition: "p\n#SBATCH --uid=0"}}}`, "partition"},
+		{"several nodes", "targets: {a: {kind: slurm, slurm: {nodes: 2}}}", "nodes: a run trains on one node"},
+		{"slurm elsewhere", "targets: {a: {kind: local, slurm: {gpus: 1}}}", "only a target of kind slurm"},
+		{"a name that is a path", "targets: {../a: {kind: local}}", "is no name"},
+		{"a target twice", "targets: {a: {kind: local}, a: {kind: local}}", "already defined"},
+		{"two documents", "targets: {a: {kind: local}}\n---\n{}", "one YAML document"},
+		{"nothing", "", "there are none"},
+		{"all at once", "targets: {a: {kind: ssh, port: 70000}}", "host: missing\ntargets.a.port"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := ParseHosts([]byte(c.text))
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+// What is quoted comes out of a shell as it was, and does nothing there.
+func TestQuotedWordsPassAShell(t *testing.T) {
+	for _, word := range []string{"plain", "two words", `it's "both"`, "$(touch pwned)", "`touch pwned`", "a;touch pwned", "-n", "", `back\slash`, "*", "~", "é"} {
+		out, err := exec.Command("/bin/sh", "-c", "printf %s "+quote(word)).Output()
+		require.NoError(t, err)
+		assert.Equal(t, word, string(out))
+	}
+	for _, path := range []string{"a\nb", "a\rb", "a\x00b", "a\x7fb"} {
+		assert.Error(t, checkPath(path), "%q", path)
+	}
+}
+
+func TestEnvironmentComesAheadOfInput(t *testing.T) {
+	script, input := withEnvironment(`printf '%s|' "$B" "$A"; cat`, []byte("the input\n"), map[string]string{"A": `x 'y" $(z)\`, "B": " padded "})
+	out, err := localHost{}.Run(t.Context(), script, input, nil)
+	require.NoError(t, err)
+	assert.Equal(t, ` padded |x 'y" $(z)\|the input`+"\n", string(out))
+	assert.NotContains(t, script, "x 'y")
+}
+
+func TestSSHConfigBasics(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config")
+	require.NoError(t, os.WriteFile(path, []byte("# mine\nHost gpu !gpu9 gpu?\n  HostName %h.example.org\n  Port=2222\n  IdentityFile \"~/my key\"\nMatch all\n  User nobody\nHost *\n  User me\n  Port 1\n  ProxyJump bastion\n"), 0o600))
+	s, err := readSSHConfig(path, "gpu1")
+	require.NoError(t, err)
+	assert.Equal(t, sshSettings{HostName: "gpu1.example.org", Port: 2222, User: "me", ProxyJump: "bastion", Identity: []string{"~/my key"}}, s)
+	s, err = readSSHConfig(path, "gpu9")
+	require.NoError(t, err)
+	assert.Equal(t, "", s.HostName)
+	s, err = readSSHConfig(path+".missing", "gpu1")
+	require.NoError(t, err)
+	assert.Equal(t, sshSettings{}, s)
+}
+
+// countingHost counts what is written and can fail in the middle.
+type countingHost struct {
+	localHost
+	written int
+	failAt  int // bytes of one call; 0 = never
+}
+
+type countingWriter struct {
+	io.WriteCloser
+	h    *countingHost
+	here int
+}
+
+func (h *countingHost) WriteFrom(path string, offset int64) (io.WriteCloser, error) {
+	w, err := h.localHost.WriteFrom(path, offset)
+	return &countingWriter{WriteCloser: w, h: h}, err
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	if w.h.failAt > 0 && w.here+len(p) > w.h.failAt {
+		return 0, errors.New("the line is cut")
+	}
+	n, err := w.WriteCloser.Write(p)
+	w.here += n
+	w.h.written += n
+	return n, err
+}
+
+func TestAnInterruptedUploadGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	const size = 24 << 20
+	content := make([]byte, size)
+	for i := range content {
+		content[i] = byte(i * 7 >> 3)
+	}
+	local, remote := filepath.Join(dir, "file"), filepath.Join(dir, "far", "file")
+	require.NoError(t, os.WriteFile(local, content, 0o600))
+	want, err := durable.Digest(local)
+	require.NoError(t, err)
+
+	h := &countingHost{failAt: 16 << 20}
+	require.ErrorContains(t, put(t.Context(), h, local, remote, want, privateFile), "the line is cut")
+	assert.NoFileExists(t, remote, "a file has its name when it is whole")
+	before := h.written
+	require.Greater(t, before, stepBack)
+	h.failAt = 0
+	require.NoError(t, put(t.Context(), h, local, remote, want, privateFile))
+	assert.Equal(t, size-before+stepBack, h.written-before, "what was there is not sent again, but for the last part")
+	have, err := durable.Digest(remote)
+	require.NoError(t, err)
+	assert.Equal(t, want, have)
+
+	// It is there: nothing is sent. Damaged, or a part of something else, it is sent anew.
+	h.written = 0
+	require.NoError(t, put(t.Context(), h, local, remote, want, privateFile))
+	assert.Zero(t, h.written)
+	require.NoError(t, os.Remove(remote))
+	require.NoError(t, os.WriteFile(remote+partSuffix, make([]byte, size), 0o600))
+	require.NoError(t, put(t.Context(), h, local, remote, want, privateFile))
+	have, err = durable.Digest(remote)
+	require.NoError(t, err)
+	assert.Equal(t, want, have)
+	assert.NoFileExists(t, remote+partSuffix)
+
+	back := filepath.Join(dir, "back")
+	require.NoError(t, os.WriteFile(back+partSuffix, content[:1000], 0o600))
+	require.NoError(t, get(t.Context(), h, remote, back))
+	have, err = durable.Digest(back)
+	require.NoError(t, err)
+	assert.Equal(t, want, have)
+}
+
+func TestPathsOfConfigurations(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, name := range []string{"m.gguf", "d.jsonl"} {
+		require.NoError(t, os.WriteFile(name, []byte(name), 0o600))
+	}
+	require.NoError(t, os.Mkdir("folder", 0o700))
+	run, err := config.Parse([]byte("model: m.gguf\noutput: o\ndata: {sources: [{path: d.jsonl, format: cft}, {path: 's3://b/x.jsonl', format: cft}, {path: there/x/y.jsonl, format: cft}]}"), nil, nil)
+	require.NoError(t, err)
+	target := TargetConfig{Paths: map[string]string{"there/": "/data/", "there/x/": "/fast/"}, name: "far"}
+	s, err := shipConfig(run, target, "/root", "/root/runs/o/run", false)
+	require.NoError(t, err)
+	assert.Len(t, s.uploads, 2)
+	assert.Equal(t, s.uploads[0].remote, s.run.Model)
+	assert.Equal(t, "s3://b/x.jsonl", s.run.Data.Sources[1].Path)
+	assert.Equal(t, "/fast/y.jsonl", s.run.Data.Sources[2].Path, "the longest beginning counts")
+	assert.Equal(t, "d.jsonl", run.Data.Sources[0].Path, "the caller's configuration stays")
+	again, err := config.Parse(s.text, nil, nil)
+	require.NoError(t, err, "what is sent is a configuration")
+	assert.Equal(t, s.run, again)
+
+	run.Model = "missing.gguf"
+	run.Data.Sources[0].Path = "-"
+	run.Data.Sources[1].Path = "folder"
+	_, err = shipConfig(run, target, "/root", "/root/runs/o/run", false)
+	assert.ErrorContains(t, err, "model: missing.gguf is not here")
+	assert.ErrorContains(t, err, "data.sources[0].path: standard input")
+	assert.ErrorContains(t, err, "data.sources[1].path: folder is no plain file")
+}
+
+// supervised runs a job whose program is a shell script.
+func supervised(t *testing.T, script string, job Job, ask func(dir string, asks chan<- Ask)) (State, int) {
+	t.Helper()
+	dir := t.TempDir()
+	job.Format, job.Name, job.Program = JobFormat, "test", filepath.Join(dir, "program")
+	require.NoError(t, os.WriteFile(job.Program, []byte("#!/bin/sh\n"+script), 0o700))
+	text, err := json.Marshal(job)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, jobName), text, 0o600))
+	asks := make(chan Ask)
+	if ask != nil {
+		go ask(dir, asks)
+	}
+	code, err := Supervise(dir, asks)
+	require.NoError(t, err)
+	state, err := readState(dir)
+	require.NoError(t, err)
+	return state, code
+}
+
+func TestSupervisorTriesAgainWhatMayPass(t *testing.T) {
+	again := Job{Retries: 2, Backoff: time.Millisecond}
+	for _, c := range []struct {
+		name, script string
+		job          Job
+		phase        string
+		attempts     int
+		code         int
+	}{
+		{"done at once", "exit 0", again, PhaseDone, 1, 0},
+		{"done the second time", "[ -e once ] && exit 0; touch once; exit 5", again, PhaseDone, 2, 0},
+		{"killed by somebody, then done", "[ -e once ] && exit 0; touch once; kill -9 $$", again, PhaseDone, 2, 0},
+		{"a wrong configuration stays wrong", "exit 2", again, PhaseFailed, 1, 2},
+		{"damaged checkpoints stay so", "exit 4", again, PhaseFailed, 1, 4},
+		{"there is an end to it", "exit 1", again, PhaseFailed, 3, 1},
+		{"no retries", "exit 1", Job{}, PhaseFailed, 1, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, code := supervised(t, c.script, c.job, nil)
+			assert.Equal(t, c.phase, s.Phase, s.Message)
+			assert.Len(t, s.Attempts, c.attempts)
+			assert.Equal(t, c.code, code)
+		})
+	}
+}
+
+func TestSupervisorStopsWhenAsked(t *testing.T) {
+	s, code := supervised(t, "trap 'exit 130' TERM; touch began; while :; do sleep 0.01; done", Job{Retries: 5}, func(dir string, asks chan<- Ask) {
+		for {
+			if _, err := os.Stat(filepath.Join(dir, "began")); err == nil {
+				asks <- AskStop
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	assert.Equal(t, PhaseStopped, s.Phase)
+	assert.Equal(t, 130, code)
+	assert.Len(t, s.Attempts, 1)
+
+	s, _ = supervised(t, "exit 1", Job{Retries: 5, Backoff: time.Hour}, func(_ string, asks chan<- Ask) { asks <- AskStop })
+	assert.Equal(t, PhaseStopped, s.Phase, "a pause is ended too")
+}
+
+func TestSupervisorWantsItsSecrets(t *testing.T) {
+	dir := t.TempDir()
+	text, err := json.Marshal(Job{Format: JobFormat, Name: "test", Program: "/bin/true", Secrets: []string{"NOT_SET_IN_TESTS"}})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, jobName), text, 0o600))
+	_, err = Supervise(dir, nil)
+	require.ErrorContains(t, err, "NOT_SET_IN_TESTS")
+	s, err := readState(dir)
+	require.NoError(t, err)
+	assert.Equal(t, PhaseFailed, s.Phase)
+}
+
+func TestASupervisorThatIsGoneMakesALostRun(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, jobName), []byte(`{"format": 1}`), 0o600))
+	s := State{Phase: PhaseRunning}
+	require.NoError(t, s.identify())
+	require.NoError(t, writeState(dir, s))
+	a, err := farStatus(dir)
+	require.NoError(t, err)
+	assert.Equal(t, PhaseRunning, a.State.Phase, "this process is alive")
+	s.Began += "0" // the number was given to another process since
+	require.NoError(t, writeState(dir, s))
+	a, err = farStatus(dir)
+	require.NoError(t, err)
+	assert.Equal(t, PhaseLost, a.State.Phase)
+	assert.Contains(t, a.State.Message, "gone without a word")
+}
+
+func TestSlurmScript(t *testing.T) {
+	yes := true
+	c := &slurm{&direct{root: "/far", config: TargetConfig{Kind: KindSlurm, Slurm: Slurm{
+		Partition: "gpu", Account: "lab", QOS: "low", Constraint: "a100&nvlink", GPUs: 1, CPUs: 8, Mem: "32G", Time: "12:00:00", Requeue: &yes, ArrayLimit: 2,
+	}}}}
+	script, err := c.Script([]Placed{
+		{Job: Job{Name: "a", Program: "/far/it's/cftune"}, Dir: "/far/runs/$(touch pwned)"}, {Job: Job{Name: "b", Program: "/far/cftune"}, Dir: "/far/runs/b"},
+	})
+	require.NoError(t, err)
+	want, err := os.ReadFile(filepath.Join("testdata", "array.sh"))
+	require.NoError(t, err)
+	assert.Equal(t, string(want), script)
+	// A shell reads it as it is meant.
+	script = strings.ReplaceAll(script, "cd -- ", "echo ")
+	cmd := exec.Command("/bin/sh", "-c", script)
+	cmd.Env = []string{"SLURM_ARRAY_TASK_ID=0", "PATH=" + os.Getenv("PATH")}
+	out, _ := cmd.CombinedOutput() // the program is not there
+	assert.Contains(t, string(out), "/far/runs/$(touch pwned)\n")
+	assert.NoFileExists(t, "pwned")
+}
+
+func TestStatesOfSlurm(t *testing.T) {
+	for _, c := range []struct {
+		was, line, want, message string
+	}{
+		{PhaseNew, "JobId=7 JobState=PENDING Reason=Resources", PhasePending, "pending: Resources"},
+		{PhaseNew, "JobId=7 JobState=RUNNING NodeList=n1", PhaseRunning, "running on n1"},
+		{PhaseRetrying, "JobId=7 JobState=RUNNING NodeList=n1", PhaseRetrying, ""},
+		{PhaseStopped, "JobId=7 JobState=PENDING Reason=BeginTime", PhasePending, "BeginTime"},
+		{PhaseDone, "JobId=7 JobState=COMPLETED", PhaseDone, ""},
+		{PhaseRunning, "JobId=7 JobState=TIMEOUT ExitCode=0:15 NodeList=n1", PhaseFailed, "time was up"},
+		{PhaseRunning, "JobId=7 JobState=NODE_FAIL", PhaseFailed, "the node failed"},
+		{PhaseRunning, "JobId=7 JobState=OUT_OF_MEMORY", PhaseFailed, "more memory than slurm.mem"},
+		{PhaseStopped, "JobId=7 JobState=PREEMPTED", PhaseStopped, "preempted"},
+		{PhaseNew, "JobId=7 JobState=COMPLETED", PhaseLost, "never began"},
+		{PhaseNew, "JobId=7 JobState=FAILED ExitCode=127:0", PhaseFailed, "127:0"},
+		{PhaseFailed, "JobId=7 JobState=FAILED", PhaseFailed, "own words"},
+	} {
+		got := layOver(State{Phase: c.was, SlurmJob: "7", Message: "own words"}, parseSlurmJob(c.line+"\n"))
+		assert.Equal(t, c.want, got.Phase, c.line)
+		assert.Contains(t, got.Message, c.message, c.line)
+	}
+	assert.Equal(t, PhaseLost, layOver(State{Phase: PhaseRunning}, slurmState{}).Phase)
+	assert.Equal(t, PhaseDone, layOver(State{Phase: PhaseDone}, slurmState{}).Phase)
+}
+
+func TestFollowingNothingIsAnError(t *testing.T) {
+	f := &Follower{Name: "none", Log: io.Discard, Say: t.Logf, Open: func(ctx context.Context) (Target, error) {
+		return OpenTarget(ctx, TargetConfig{Kind: KindLocal, Folder: t.TempDir()})
+	}}
+	_, err := f.Follow(t.Context())
+	assert.ErrorContains(t, err, "there is no run none")
+}

@@ -1,0 +1,12 @@
+package launch
+
+import "syscall"
+
+// parentDeath makes the kernel end the program, with a checkpoint, when its supervisor is killed: a run without one would go
+// on unknown.
+func parentDeath() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+}
+
+// detached makes a process that a closing connection does not end.
+func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }

@@ -1,0 +1,140 @@
+package launch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"cftune/trainer/internal/durable"
+)
+
+// Phases of a run on a target.
+const (
+	PhaseNew      = "new"      // not started yet
+	PhasePending  = "pending"  // waits in a queue
+	PhaseRunning  = "running"  // trains
+	PhaseRetrying = "retrying" // failed, and waits to be started again
+	PhaseRequeued = "requeued" // its time was up; it waits for another turn
+	PhaseDone     = "done"
+	PhaseFailed   = "failed"
+	PhaseStopped  = "stopped" // interrupted with a checkpoint
+	PhaseLost     = "lost"    // nothing runs, and nobody wrote down why
+)
+
+// State is what the supervisor writes down about a run.
+type State struct {
+	Phase string `json:"phase"`
+	// Message tells people more.
+	Message string `json:"message,omitempty"`
+	// ExitCode is that of the last attempt that ended; -1 after a signal.
+	ExitCode int       `json:"exit_code"`
+	Attempts []Attempt `json:"attempts"`
+	Updated  time.Time `json:"updated"`
+
+	// The supervisor, known beyond a reused process number by when it began and on which boot of which host.
+	Host  string `json:"host"`
+	Pid   int    `json:"pid"`
+	Began string `json:"began"` // ticks since boot
+	Boot  string `json:"boot"`
+	// SlurmJob is the job that it runs in.
+	SlurmJob string `json:"slurm_job,omitempty"`
+}
+
+// Attempt is one start of the program.
+type Attempt struct {
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Code    int       `json:"code"`
+	Signal  string    `json:"signal,omitempty"`
+}
+
+// Over reports whether nothing more happens without another start.
+func Over(phase string) bool {
+	switch phase {
+	case PhasePending, PhaseRunning, PhaseRetrying, PhaseRequeued:
+		return false
+	}
+	return true
+}
+
+func parseState(text []byte) (State, error) {
+	var s State
+	if err := json.Unmarshal(text, &s); err != nil {
+		return s, fmt.Errorf("%s: %w", stateName, err)
+	}
+	return s, nil
+}
+
+// readState returns the state in a job folder of this machine; without one it is new.
+func readState(dir string) (State, error) {
+	text, err := os.ReadFile(filepath.Join(dir, stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{Phase: PhaseNew}, nil
+	}
+	if err != nil {
+		return State{}, err
+	}
+	return parseState(text)
+}
+
+func writeState(dir string, s State) error {
+	s.Updated = time.Now().UTC()
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = durable.ReplaceFile(durable.OS, filepath.Join(dir, stateName), func(w io.Writer) error {
+		_, err := w.Write(append(text, '\n'))
+		return err
+	})
+	return err
+}
+
+// identify fills in which process this is.
+func (s *State) identify() error {
+	var err error
+	if s.Host, err = os.Hostname(); err != nil {
+		return err
+	}
+	s.Pid, s.Boot = os.Getpid(), bootID()
+	s.Began = processBegan(s.Pid)
+	return nil
+}
+
+// alive reports whether the supervisor runs, on this machine.
+func (s *State) alive() bool {
+	return s.Pid > 0 && s.Boot == bootID() && s.Began != "" && s.Began == processBegan(s.Pid)
+}
+
+// bootID names this boot of this machine; empty where it cannot be told.
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// processBegan returns when a process began, in ticks since boot; empty if there is no such process, or only what is left
+// of one.
+func processBegan(pid int) string {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return ""
+	}
+	// The name in parentheses may hold anything; the fields behind it are counted.
+	_, rest, ok := strings.Cut(string(text[strings.LastIndexByte(string(text), '(')+1:]), ")")
+	fields := strings.Fields(rest)
+	const state, began = 0, 19
+	if !ok || len(fields) <= began || fields[state] == "Z" {
+		return ""
+	}
+	return fields[began]
+}
