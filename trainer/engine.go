@@ -34,10 +34,10 @@ type State struct {
 	MicroBatches uint64 // micro-batches accumulated: the counter of the dropout generator
 }
 
-// Tensor is one A or B matrix with its moments, row-major. Name is llama.cpp's ("blk.0.attn_q.weight.lora_a").
+// Tensor is one A or B matrix or a magnitude, with its moments, row-major. Name is llama.cpp's ("blk.0.attn_q.weight.lora_a").
 type Tensor struct {
 	Name             string
-	Rows, Cols       int // A is [rank][in], B is [out][rank]
+	Rows, Cols       int // A is [rank][in], B [out][rank], a magnitude [out][1]; see gguf.TokenEmbd for the embedding's
 	Value            []float32
 	Moment1, Moment2 []float32 // nil where only values are known (a warm start)
 }

@@ -486,7 +486,7 @@ func (t *Trainer) save(engine Engine) error {
 		Step: t.done, Cursor: checkpoint.Cursor(t.cursor), Seed: t.run.Seed,
 		ConfigDigest: identity(t.run).Digest(), ModelDigest: t.record.Model.SHA256, DataDigest: t.record.DataDigest,
 		Counters: t.counters, ValidatedStep: t.validated, Best: t.best, Objective: (*checkpoint.Objective)(t.courseState()),
-	}, contents(t.run, t.architecture, t.record.Model.SHA256, state))
+	}, contents(t.adapterHead(state.Steps), state))
 	if err != nil {
 		return err
 	}

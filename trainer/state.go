@@ -9,7 +9,6 @@ import (
 	"os"
 
 	"cftune/trainer/checkpoint"
-	"cftune/trainer/config"
 	"cftune/trainer/gguf"
 )
 
@@ -30,13 +29,18 @@ const (
 // headSpace is about what names and metadata take beside the numbers, for one tensor.
 const headSpace = 256
 
-// contents are the files of a checkpoint.
-func contents(run config.Run, architecture, modelDigest string, s State) []checkpoint.Content {
-	numbers := int64(0)
-	a := gguf.Adapter{
-		Architecture: architecture, Rank: run.Adapter.Rank, Alpha: run.Adapter.Alpha, RSLoRA: run.Adapter.RSLoRA,
-		ModelDigest: modelDigest, Step: s.Steps,
+// adapterHead is the adapter's file without its tensors.
+func (t *Trainer) adapterHead(steps uint64) gguf.Adapter {
+	a := t.run.Adapter
+	return gguf.Adapter{
+		Architecture: t.architecture, Alpha: a.Alpha, RSLoRA: a.RSLoRA, DoRA: a.DoRA, Alphas: alphasOf(t.run, t.modules),
+		ModelDigest: t.record.Model.SHA256, Step: steps,
 	}
+}
+
+// contents are the files of a checkpoint.
+func contents(a gguf.Adapter, s State) []checkpoint.Content {
+	numbers := int64(0)
 	for _, t := range s.Tensors {
 		numbers += int64(len(t.Value))
 		a.Tensors = append(a.Tensors, gguf.Tensor{Name: t.Name, Rows: t.Rows, Cols: t.Cols, Data: t.Value})

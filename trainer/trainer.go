@@ -70,6 +70,7 @@ type Trainer struct {
 	held         []held
 	warm         *gguf.Adapter
 	architecture string
+	modules      []config.Module // that get an adapter
 
 	dir     *checkpoint.Run
 	mirror  *mirroring             // nil where there is none
@@ -153,11 +154,13 @@ func (t *Trainer) prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("base model: %w", err)
 	}
-	t.architecture = base.Architecture()
+	if err := t.openBase(base); err != nil {
+		return err
+	}
 	if t.record.Model, err = identify(base, ModelFile{}); err != nil {
 		return err
 	}
-	if t.warm, t.record.WarmStart, err = readWarmStart(t.run, base); err != nil {
+	if t.warm, t.record.WarmStart, err = readWarmStart(t.run, base, t.modules); err != nil {
 		return err
 	}
 	if from := t.record.WarmStart; from != nil && from.ModelSHA256 != "" && from.ModelSHA256 != t.record.Model.SHA256 {
@@ -167,6 +170,14 @@ func (t *Trainer) prepare(ctx context.Context) error {
 		return err
 	}
 	return t.plan(ctx)
+}
+
+// openBase finds what gets an adapter.
+func (t *Trainer) openBase(base *gguf.File) error {
+	var err error
+	t.architecture = base.Architecture()
+	t.modules, err = AdapterModules(t.run.Adapter, base)
+	return err
 }
 
 // openData opens the records and fixes the time that chat templates see.
@@ -410,7 +421,9 @@ func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
 	if err != nil {
 		return fmt.Errorf("base model: %w", err)
 	}
-	t.architecture = base.Architecture()
+	if err := t.openBase(base); err != nil {
+		return err
+	}
 	if t.record.Model, err = identify(base, was.Model); err != nil {
 		return err
 	}

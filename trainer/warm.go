@@ -3,6 +3,7 @@ package trainer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -18,7 +19,7 @@ const scaleTolerance = 1e-6
 
 // readWarmStart reads the adapter that adapter.init_from names and compares it with the configuration, field by field.
 // It returns nil where there is none.
-func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, *Origin, error) {
+func readWarmStart(run config.Run, base *gguf.File, modules []config.Module) (*gguf.Adapter, *Origin, error) {
 	path := run.Adapter.InitFrom
 	if path == "" {
 		return nil, nil, nil
@@ -30,7 +31,7 @@ func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, *Origin, err
 	if err != nil {
 		return nil, nil, fmt.Errorf("adapter.init_from: %w", err)
 	}
-	fields, err := unlike(run, a, base)
+	fields, err := unlike(run, a, modules)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -40,36 +41,75 @@ func readWarmStart(run config.Run, base *gguf.File) (*gguf.Adapter, *Origin, err
 	return &a, &from, nil
 }
 
-// unlike returns what of an adapter for a base model is not as configured.
-func unlike(run config.Run, a gguf.Adapter, base *gguf.File) ([]string, error) {
-	wanted, err := config.TargetsMask(run.Adapter.Targets)
+// unlike returns what of an adapter is not as configured. Layers that only one of them has show when the values are taken.
+func unlike(run config.Run, a gguf.Adapter, modules []config.Module) ([]string, error) {
+	pairs, err := a.Pairs()
 	if err != nil {
-		return nil, fmt.Errorf("adapter.targets: %w", err)
+		return nil, fmt.Errorf("adapter.init_from: %w", err)
 	}
-	if strings.TrimSpace(run.Adapter.Targets) == config.AllLinear {
-		wanted = slices.DeleteFunc(wanted, func(module string) bool {
-			return !slices.ContainsFunc(base.Tensors, func(t gguf.TensorInfo) bool { return t.Name == "blk.0."+module+".weight" })
-		})
-	}
-	slices.Sort(wanted)
 	var fields []string
 	differs := func(key string, configured, found any) {
 		fields = append(fields, fmt.Sprintf("%s is %v, the adapter has %v", key, configured, found))
 	}
-	if a.Rank != run.Adapter.Rank {
-		differs("adapter.rank", run.Adapter.Rank, a.Rank)
+	if a.DoRA != run.Adapter.DoRA {
+		differs("adapter.dora", run.Adapter.DoRA, a.DoRA)
 	}
-	configured := gguf.Adapter{Rank: run.Adapter.Rank, Alpha: run.Adapter.Alpha, RSLoRA: run.Adapter.RSLoRA}
-	if a.Rank == run.Adapter.Rank && math.Abs(a.Scale()-configured.Scale()) > scaleTolerance*configured.Scale() {
+	ranks, scales := unlikeWeights(run, a, pairs, modules)
+	patterns := len(run.Adapter.RankPattern)+len(run.Adapter.AlphaPattern)+len(a.Alphas) > 0 || slices.ContainsFunc(pairs, func(p gguf.Pair) bool { return p.Rank() != a.Rank })
+	switch {
+	case len(ranks) > 0 && !patterns:
+		differs("adapter.rank", run.Adapter.Rank, a.Rank)
+	case len(ranks) > 0:
+		fields = append(fields, listed("adapter.rank and adapter.rank_pattern: ", ranks)...)
+	case len(scales) > 0 && !patterns:
 		differs("adapter.alpha", run.Adapter.Alpha, a.Alpha)
 		if a.RSLoRA != run.Adapter.RSLoRA {
 			differs("adapter.rslora", run.Adapter.RSLoRA, a.RSLoRA)
 		}
+	case len(scales) > 0:
+		fields = append(fields, listed("adapter.alpha and adapter.alpha_pattern: ", scales)...)
 	}
-	if found := a.Modules(); !slices.Equal(found, wanted) {
+	if wanted, found := moduleNames(modules), a.Modules(); !slices.Equal(found, wanted) {
 		differs("adapter.targets", strings.Join(wanted, ","), strings.Join(found, ","))
 	}
 	return fields, nil
+}
+
+// unlikeWeights tells the ranks and scales that differ, of the weights that both sides have.
+func unlikeWeights(run config.Run, a gguf.Adapter, pairs []gguf.Pair, modules []config.Module) (ranks, scales []string) {
+	configured := gguf.Adapter{Alpha: run.Adapter.Alpha, RSLoRA: run.Adapter.RSLoRA, Alphas: alphasOf(run, modules)}
+	for _, p := range pairs {
+		i := slices.IndexFunc(modules, func(m config.Module) bool { return m.Weight() == p.Weight })
+		if i < 0 {
+			continue
+		}
+		if modules[i].Rank != p.Rank() {
+			ranks = append(ranks, fmt.Sprintf("%s has rank %d, the adapter's has %d", p.Weight, modules[i].Rank, p.Rank()))
+		} else if want := configured.ScaleOf(p); math.Abs(a.ScaleOf(p)-want) > scaleTolerance*want {
+			scales = append(scales, fmt.Sprintf("%s has the scale %.6g, the adapter's has %.6g (alpha %g)", p.Weight, want, a.ScaleOf(p), a.AlphaOf(p.Weight)))
+		}
+	}
+	return ranks, scales
+}
+
+// listed are the first of the lines about a key, and how many there are.
+func listed(key string, lines []string) []string {
+	var out []string
+	for _, line := range lines[:min(len(lines), maxNamed)] {
+		out = append(out, key+line)
+	}
+	if more := len(lines) - maxNamed; more > 0 {
+		out = append(out, fmt.Sprintf("%s%d more", key, more))
+	}
+	return out
+}
+
+func moduleNames(modules []config.Module) []string {
+	names := map[string]bool{}
+	for _, m := range modules {
+		names[m.Name] = true
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // warmStart puts an adapter's values into the engine; moments and counters stay at zero.

@@ -6,6 +6,7 @@ import "C"
 import (
 	"runtime"
 	"sync"
+	"unsafe"
 )
 
 // Model is a base model mapped for training.
@@ -119,11 +120,15 @@ func (m *Model) EstimateMemory(p Params) (MemoryEstimate, error) {
 	if err != nil {
 		return MemoryEstimate{}, err
 	}
+	modules, err := p.modules()
+	if err != nil {
+		return MemoryEstimate{}, err
+	}
 	var (
 		e  C.cft_memory_estimate
 		ce C.cft_error
 	)
-	if err := check("memory_estimate_get", C.cft_memory_estimate_get(m.c, &cp, &e, &ce), &ce); err != nil {
+	if err := check("memory_estimate_get", C.cft_memory_estimate_get(m.c, &cp, unsafe.SliceData(modules), C.size_t(len(modules)), &e, &ce), &ce); err != nil {
 		return MemoryEstimate{}, err
 	}
 	return goEstimate(e), nil

@@ -25,6 +25,13 @@ const (
 	TargetAllLinear  Targets = C.CFT_TARGET_ALL_LINEAR
 )
 
+// TargetTokenEmbd and TargetOutput are the embedding and the head, of models that have two tensors for them. They are no part of
+// TargetAllLinear.
+const (
+	TargetTokenEmbd Targets = C.CFT_TARGET_TOKEN_EMBD
+	TargetOutput    Targets = C.CFT_TARGET_OUTPUT
+)
+
 // Keep says which activations are kept for the backward pass.
 type Keep int32
 
@@ -65,6 +72,22 @@ type Params struct {
 	Threads     int    // 0 = all that the process may use
 
 	Beta1, Beta2, Eps, WeightDecay float64
+
+	// DoRA trains the lengths of the adapted weights' rows beside their directions. Not with Dropout, TargetTokenEmbd or
+	// TargetOutput.
+	DoRA bool
+	// LoRAPlusRatio is the learning rate of B over that of A; 0 is 1.
+	LoRAPlusRatio float64
+	// Modules have another rank and alpha than Rank and Alpha.
+	Modules []Module
+}
+
+// Module sets one module of one layer apart.
+type Module struct {
+	Layer  int     // -1 for TargetTokenEmbd and TargetOutput
+	Target Targets // one, of those of the parameters
+	Rank   int     // 0: it gets no adapter
+	Alpha  float64
 }
 
 // native refuses what 32 bits cannot hold; all other rules are the native side's.
@@ -93,7 +116,21 @@ func (p Params) native() (C.cft_trainer_params, error) {
 		beta2:            C.float(p.Beta2),
 		eps:              C.float(p.Eps),
 		weight_decay:     C.float(p.WeightDecay),
+		dora:             flag(p.DoRA),
+		lora_plus_ratio:  C.float(p.LoRAPlusRatio),
 	}, nil
+}
+
+// modules are those set apart, as the native side takes them.
+func (p Params) modules() ([]C.cft_module, error) {
+	var list []C.cft_module
+	for _, m := range p.Modules {
+		if m.Layer < -1 || m.Layer > math.MaxInt32 || m.Rank < 0 || m.Rank > math.MaxInt32 {
+			return nil, invalid("trainer_params", fmt.Sprintf("a module of layer %d has rank %d", m.Layer, m.Rank))
+		}
+		list = append(list, C.cft_module{layer: C.int32_t(m.Layer), target: C.uint32_t(m.Target), rank: C.int32_t(m.Rank), alpha: C.float(m.Alpha)})
+	}
+	return list, nil
 }
 
 // MemoryEstimate has the parts of a trainer's memory in bytes.

@@ -19,9 +19,10 @@ const (
 	SlotMoment2  Slot = C.CFT_SLOT_MOMENT2
 )
 
-// TensorInfo names a trainable matrix. A is [rank][in], B is [out][rank], row-major.
+// TensorInfo names a trainable matrix, row-major. A is [rank][in], B [out][rank], a magnitude [out][1]; A of token_embd is
+// [vocabulary][rank], B [embedding][rank].
 type TensorInfo struct {
-	Name       string // "blk.0.attn_q.weight.lora_a"
+	Name       string // "blk.0.attn_q.weight.lora_a", ".lora_b", ".lora_magnitude"
 	Rows, Cols int
 }
 

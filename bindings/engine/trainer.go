@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"unsafe"
 )
 
 // Trainer is an adapter in training over a model.
@@ -49,6 +50,10 @@ func NewTrainer(m *Model, p Params) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
+	modules, err := p.modules()
+	if err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -62,7 +67,7 @@ func NewTrainer(m *Model, p Params) (*Trainer, error) {
 	if err := check("model_get_info", C.cft_model_get_info(m.c, &info, &ce), &ce); err != nil {
 		return nil, err
 	}
-	if err := check("trainer_new", C.cft_trainer_new(m.c, &cp, &c, &ce), &ce); err != nil {
+	if err := check("trainer_new", C.cft_trainer_new(m.c, &cp, unsafe.SliceData(modules), C.size_t(len(modules)), &c, &ce), &ce); err != nil {
 		return nil, err
 	}
 	m.trainers++

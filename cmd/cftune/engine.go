@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"cftune/bindings/engine"
 	"cftune/trainer"
 	"cftune/trainer/config"
+	"cftune/trainer/gguf"
 	"cftune/trainer/pack"
 )
 
@@ -115,6 +117,8 @@ var engineTargets = map[string]engine.Targets{
 	"ffn_gate":    engine.TargetFFNGate,
 	"ffn_up":      engine.TargetFFNUp,
 	"ffn_down":    engine.TargetFFNDown,
+	"token_embd":  engine.TargetTokenEmbd,
+	"output":      engine.TargetOutput,
 }
 
 var engineKeep = map[string]engine.Keep{"auto": engine.KeepAuto, "all": engine.KeepAll, "layers": engine.KeepLayers}
@@ -140,22 +144,62 @@ func engineParams(run config.Run) (engine.Params, error) {
 	if err != nil {
 		return engine.Params{}, fmt.Errorf("limits.memory: %w", err)
 	}
+	modules, err := setApart(run)
+	if err != nil {
+		return engine.Params{}, err
+	}
 	return engine.Params{
-		Rank:        run.Adapter.Rank,
-		Alpha:       run.Adapter.Alpha,
-		RSLoRA:      run.Adapter.RSLoRA,
-		Dropout:     run.Adapter.Dropout,
-		Targets:     targets,
-		Seed:        run.Seed,
-		Keep:        keep,
-		MemoryLimit: limit,
-		MaxTokens:   run.Train.SeqLen,
-		Threads:     run.Threads,
-		Beta1:       run.Optimizer.Betas[0],
-		Beta2:       run.Optimizer.Betas[1],
-		Eps:         run.Optimizer.Eps,
-		WeightDecay: run.Optimizer.WeightDecay,
+		Rank:          run.Adapter.Rank,
+		Alpha:         run.Adapter.Alpha,
+		RSLoRA:        run.Adapter.RSLoRA,
+		DoRA:          run.Adapter.DoRA,
+		LoRAPlusRatio: run.Adapter.LoRAPlusRatio,
+		Modules:       modules,
+		Dropout:       run.Adapter.Dropout,
+		Targets:       targets,
+		Seed:          run.Seed,
+		Keep:          keep,
+		MemoryLimit:   limit,
+		MaxTokens:     run.Train.SeqLen,
+		Threads:       run.Threads,
+		Beta1:         run.Optimizer.Betas[0],
+		Beta2:         run.Optimizer.Betas[1],
+		Eps:           run.Optimizer.Eps,
+		WeightDecay:   run.Optimizer.WeightDecay,
 	}, nil
+}
+
+// setApart lists the modules whose rank or alpha is not the usual one, and those that adapter.layers leaves out.
+func setApart(run config.Run) ([]engine.Module, error) {
+	a := run.Adapter
+	if a.Layers == "" && len(a.RankPattern) == 0 && len(a.AlphaPattern) == 0 {
+		return nil, nil
+	}
+	base, err := gguf.Open(run.Model)
+	if err != nil {
+		return nil, fmt.Errorf("base model: %w", err)
+	}
+	chosen, err := trainer.AdapterModules(a, base)
+	if err != nil {
+		return nil, err
+	}
+	everywhere := a
+	everywhere.Layers, everywhere.RankPattern, everywhere.AlphaPattern = "", nil, nil
+	all, err := trainer.AdapterModules(everywhere, base)
+	if err != nil {
+		return nil, err
+	}
+	var apart []engine.Module
+	for _, m := range all {
+		mine := engine.Module{Layer: m.Layer, Target: engineTargets[m.Name]}
+		if i := slices.IndexFunc(chosen, func(c config.Module) bool { return c.Layer == m.Layer && c.Name == m.Name }); i >= 0 {
+			mine.Rank, mine.Alpha = chosen[i].Rank, chosen[i].Alpha
+		}
+		if mine.Rank != a.Rank || mine.Alpha != a.Alpha {
+			apart = append(apart, mine)
+		}
+	}
+	return apart, nil
 }
 
 // codedError is an error with the exit code that it ends the process with.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -25,7 +26,7 @@ import (
 const exportLong = `Write what a run has trained for use elsewhere, from a committed checkpoint.
 
 Formats:
-  adapter  a GGUF adapter that llama.cpp loads beside the base model
+  adapter  a GGUF adapter that llama.cpp loads beside the base model; of DoRA (adapter.dora) there is none
   peft     a folder that Hugging Face's PEFT loads (adapter_config.json, adapter_model.safetensors)
   merged   a GGUF model with the adapter merged in, its weights stored as --type
 
@@ -165,6 +166,9 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 		run.Threads = e.threads
 	}
 	result, served, kind, err := e.write(ctx, c, record, notes)
+	if served.temporary != "" {
+		defer os.RemoveAll(served.temporary)
+	}
 	if err != nil {
 		return result, err
 	}
@@ -213,8 +217,15 @@ func (e *exporter) write(ctx context.Context, c *checkpoint.Checkpoint, record t
 		if err == nil {
 			err = samePEFT(c, e.output, e.model)
 		}
+		if err != nil {
+			return exported{}, servedAs{}, "", err
+		}
 		// The folder has the very numbers of the checkpoint's adapter: that is what is proved.
-		return exported{Path: r.Path, Step: r.Step, Rank: r.Rank, Type: r.Type, Bytes: r.Bytes}, servedAs{e.model, export.AdapterOf(c)}, "", err
+		served, kind := servedAs{model: e.model}, ""
+		if e.proofRows > 0 {
+			served, kind, err = e.serveCheckpoint(ctx, c, record)
+		}
+		return exported{Path: r.Path, Step: r.Step, Rank: r.Rank, Type: r.Type, Bytes: r.Bytes}, served, kind, err
 	case "merged":
 		m, rank, err := e.merge(ctx, c, record)
 		if err != nil {
@@ -226,7 +237,10 @@ func (e *exporter) write(ctx context.Context, c *checkpoint.Checkpoint, record t
 		return exported{Path: m.Path, Step: c.Step, Rank: rank, Type: m.Type, Bytes: m.Bytes, Merged: &m}, servedAs{model: m.Path}, m.Type, nil
 	}
 	r, err := export.Adapter(c, e.output, o)
-	return exported{Path: r.Path, Step: r.Step, Rank: r.Rank, Type: r.Type, Bytes: r.Bytes}, servedAs{e.model, e.output}, "", err
+	if errors.Is(err, gguf.ErrNotLlama) {
+		err = codedError{err, codeUsage}
+	}
+	return exported{Path: r.Path, Step: r.Step, Rank: r.Rank, Type: r.Type, Bytes: r.Bytes}, servedAs{model: e.model, adapter: e.output}, "", err
 }
 
 func (e *exporter) merge(ctx context.Context, c *checkpoint.Checkpoint, record trainer.Record) (export.Merged, int, error) {
@@ -270,7 +284,7 @@ func samePEFT(c *checkpoint.Checkpoint, folder, model string) error {
 	if err != nil {
 		return err
 	}
-	if len(got.Tensors) != len(want.Tensors) || got.Rank != want.Rank || got.RSLoRA != want.RSLoRA {
+	if len(got.Tensors) != len(want.Tensors) || got.Rank != want.Rank || got.RSLoRA != want.RSLoRA || got.DoRA != want.DoRA || !maps.Equal(got.Alphas, want.Alphas) {
 		return fmt.Errorf("export: %s does not read back as it was written", folder)
 	}
 	for i, t := range want.Tensors {

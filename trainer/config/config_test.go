@@ -157,7 +157,7 @@ func TestProblems(t *testing.T) {
 		{"rank 0", "adapter: {rank: 0}", nil, nil, "line 5: adapter.rank: must be within 1..4096, got 0"},
 		{"not a number", "optimizer: {lr: .nan}", nil, nil, "line 5: optimizer.lr: must be a finite number above 0, got NaN"},
 		{"one beta", "optimizer: {betas: [0.9]}", nil, nil, "line 5: optimizer.betas: must be two numbers, got 1"},
-		{"unknown module", "adapter: {targets: 'attn_q,ffn_don'}", nil, nil, `line 5: adapter.targets: unknown target module "ffn_don": must be all_linear or a list of attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate, ffn_up, ffn_down (did you mean ffn_down?)`},
+		{"unknown module", "adapter: {targets: 'attn_q,ffn_don'}", nil, nil, `line 5: adapter.targets: unknown target module "ffn_don": must be a list of all_linear, attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate, ffn_up, ffn_down, token_embd, output (did you mean ffn_down?)`},
 		{"a mirror that is a path", "checkpoint: {mirror: /mnt/x}", nil, nil, "line 5: checkpoint.mirror: must begin with s3://, gs://, azblob:// or file://"},
 		{"a mirror on another machine", "", nil, []string{"checkpoint.mirror=file://host/x"}, "--set: checkpoint.mirror: names the machine host; three slashes begin a path of this one (file:///folder/file)"},
 		{"no time for the mirror", "checkpoint: {mirror_wait: 0s}", nil, nil, `line 5: checkpoint.mirror_wait: must be a time above 0 such as 90m or 1h30m, got "0s"`},
@@ -279,7 +279,7 @@ func TestTargetsMask(t *testing.T) {
 	some, err := TargetsMask("ffn_down, attn_q")
 	require.NoError(t, err)
 	assert.Equal(t, []string{"attn_q", "ffn_down"}, some, "the order of the list must not matter")
-	for _, spec := range []string{"", " ", "attn_q,", "attn_q,attn_q", "all_linear,attn_q", "output"} {
+	for _, spec := range []string{"", " ", "attn_q,", "attn_q,attn_q", "all_linear,attn_q", "lm_head"} {
 		_, err := TargetsMask(spec)
 		assert.Error(t, err, "%q", spec)
 	}

@@ -105,9 +105,19 @@ type Adapter struct {
 	Alpha   float64 `mapstructure:"alpha" json:"alpha"`
 	Dropout float64 `mapstructure:"dropout" json:"dropout"`
 	RSLoRA  bool    `mapstructure:"rslora" json:"rslora"`
-	// Targets is all_linear (every one that the model has) or a comma-separated list of attn_q, attn_k, attn_v, attn_output,
-	// ffn_gate, ffn_up, ffn_down and, of models whose q, k and v are one tensor, attn_qkv.
+	// DoRA trains the lengths of the adapted weights' rows apart from their directions.
+	DoRA bool `mapstructure:"dora" json:"dora,omitempty"`
+	// LoRAPlusRatio is the learning rate of B over that of A; 0 = 1.
+	LoRAPlusRatio float64 `mapstructure:"lora_plus_ratio" json:"lora_plus_ratio,omitempty"`
+	// Targets is a comma-separated list of all_linear (every one of a layer that the model has), attn_q, attn_k, attn_v,
+	// attn_output, ffn_gate, ffn_up, ffn_down, of models whose q, k and v are one tensor attn_qkv, and token_embd and output.
 	Targets string `mapstructure:"targets" json:"targets"`
+	// Layers chooses layers ("0-5,10,-1"); those below 0 count from the end. Empty = all.
+	Layers string `mapstructure:"layers" json:"layers,omitempty"`
+	// RankPattern and AlphaPattern are ranks and alphas of modules that have others, by MODULE, blk.LAYERS or
+	// blk.LAYERS.MODULE; where several match, the one that says more counts.
+	RankPattern  map[string]int     `mapstructure:"rank_pattern" json:"rank_pattern,omitempty"`
+	AlphaPattern map[string]float64 `mapstructure:"alpha_pattern" json:"alpha_pattern,omitempty"`
 	// InitFrom is a GGUF adapter or a PEFT folder whose A and B the run starts from.
 	InitFrom string `mapstructure:"init_from" json:"init_from"`
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -190,15 +189,6 @@ func (r *reader) validateMix(mix map[string]float64, key string) {
 	r.check(!math.IsInf(sum, 0), key, "the weights' sum is not finite")
 }
 
-func (r *reader) validateAdapter(a Adapter) {
-	r.check(a.Rank >= 1 && a.Rank <= maxRank, "adapter.rank", "must be within 1..%d, got %d", maxRank, a.Rank)
-	r.check(a.Alpha > 0 && finite(a.Alpha), "adapter.alpha", "must be a finite number above 0, got %v", a.Alpha)
-	r.check(a.Dropout >= 0 && a.Dropout < 1, "adapter.dropout", "must be at least 0 and below 1, got %v", a.Dropout)
-	if _, err := TargetsMask(a.Targets); err != nil {
-		r.check(false, "adapter.targets", "%v", err)
-	}
-}
-
 func (r *reader) validateTrain(t Train) {
 	r.check(t.SeqLen >= 2 && t.SeqLen <= maxSeqLen, "train.seq_len", "must be within 2..%d tokens, got %d", maxSeqLen, t.SeqLen)
 	g := t.GlobalBatch
@@ -236,41 +226,4 @@ func finite(x float64) bool { return !math.IsInf(x, 0) && !math.IsNaN(x) }
 func orList(choices []string) string {
 	last := len(choices) - 1
 	return strings.Join(choices[:last], ", ") + " or " + choices[last]
-}
-
-// AllLinear is the value of adapter.targets that stands for every module that the model has.
-const AllLinear = "all_linear"
-
-// allLinear are the target modules in canonical order: that of a block's forward pass. No model has all: where q, k and v are
-// one tensor, attn_qkv is in their place, and ffn_up then is gate and up.
-var allLinear = []string{"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
-
-// TargetsMask returns the target modules that adapter.targets names, in canonical order: a list separated by commas, or
-// all_linear, which stands for those of them that the model has.
-func TargetsMask(spec string) ([]string, error) {
-	if strings.TrimSpace(spec) == "" {
-		return nil, errors.New("missing: all_linear or a list of target modules")
-	}
-	if strings.TrimSpace(spec) == AllLinear {
-		return slices.Clone(allLinear), nil
-	}
-	chosen := map[string]bool{}
-	for name := range strings.SplitSeq(spec, ",") {
-		name = strings.TrimSpace(name)
-		if !slices.Contains(allLinear, name) {
-			return nil, fmt.Errorf("unknown target module %q: must be all_linear or a list of %s%s", name,
-				strings.Join(allLinear, ", "), suggestion(name, allLinear))
-		}
-		if chosen[name] {
-			return nil, fmt.Errorf("target module %s is named twice", name)
-		}
-		chosen[name] = true
-	}
-	var modules []string
-	for _, name := range allLinear {
-		if chosen[name] {
-			modules = append(modules, name)
-		}
-	}
-	return modules, nil
 }

@@ -50,6 +50,9 @@ func Adapter(c *checkpoint.Checkpoint, path string, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("export step %d: %w", c.Step, err)
 	}
+	if a, err = a.ForLlama(); err != nil {
+		return Result{}, fmt.Errorf("export step %d: %w", c.Step, err)
+	}
 	kind := gguf.F32
 	if o.F16 {
 		kind = gguf.F16

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,8 +140,8 @@ type merger struct {
 }
 
 type pair struct {
+	gguf.Pair
 	weight gguf.TensorInfo
-	a, b   gguf.Tensor
 }
 
 // maxListed is how many tensors a message names.
@@ -164,33 +165,29 @@ func (m *merger) match(o MergeOptions) (notes []string, err error) {
 		weights[t.Name] = t
 	}
 	m.pairs = map[string]pair{}
+	pairs, err := m.adapter.Pairs()
+	if err != nil {
+		return nil, err
+	}
 	var unknown, misshapen []string
 	quantized := map[string]int{}
-	for _, t := range m.adapter.Tensors {
-		name, isA := strings.CutSuffix(t.Name, ".lora_a")
-		if !isA {
-			name = strings.TrimSuffix(t.Name, ".lora_b")
-		}
-		w, ok := weights[name]
+	for _, p := range pairs {
+		w, ok := weights[p.Weight]
 		if !ok {
-			unknown = append(unknown, t.Name)
+			unknown = append(unknown, p.Weight)
 			continue
 		}
-		if isA && uint64(t.Cols) != w.Cols() || !isA && uint64(t.Rows) != w.Rows() {
-			misshapen = append(misshapen, fmt.Sprintf("%s (%d x %d, the weight is %d x %d)", t.Name, t.Rows, t.Cols, w.Rows(), w.Cols()))
+		if _, untied := weights[gguf.Output]; p.Weight == gguf.TokenEmbd && !untied {
+			return nil, fmt.Errorf("%w: it adapts the embedding, which in the model is the head as well: merged, it would change both", ErrWrongBase)
 		}
-		p := m.pairs[name]
-		p.weight = w
-		if isA {
-			p.a = t
-			m.floats += int64(w.Rows() * w.Cols())
-			if w.Type.Quantized() {
-				quantized[w.Type.String()]++
-			}
-		} else {
-			p.b = t
+		if left, right := p.Factors(); uint64(right.Cols) != w.Cols() || uint64(left.Rows) != w.Rows() {
+			misshapen = append(misshapen, fmt.Sprintf("%s (for %d x %d, the weight is %d x %d)", p.Weight, left.Rows, right.Cols, w.Rows(), w.Cols()))
 		}
-		m.pairs[name] = p
+		m.floats += int64(w.Rows() * w.Cols())
+		if w.Type.Quantized() {
+			quantized[w.Type.String()]++
+		}
+		m.pairs[p.Weight] = pair{p, w}
 	}
 	switch {
 	case len(unknown) > 0:
@@ -246,7 +243,8 @@ func (m *merger) write(w io.Writer, p pair) error {
 		return err
 	}
 	defer in.Close()
-	rows, cols, rank := int(p.weight.Rows()), int(p.weight.Cols()), m.adapter.Rank
+	rows, cols, rank := int(p.weight.Rows()), int(p.weight.Cols()), p.Rank()
+	left, right := p.Factors()
 	rowBytes := int(p.weight.Bytes()) / rows
 	block := max(1, min(rows, mergeFloats/cols))
 	raw, out := make([]byte, block*rowBytes), make([]float32, block*cols)
@@ -258,13 +256,32 @@ func (m *merger) write(w io.Writer, p pair) error {
 		if _, err := in.ReadAt(raw[:n*rowBytes], int64(p.weight.Offset)+int64(first)*int64(rowBytes)); err != nil {
 			return err
 		}
-		err := m.engine.MergeRows(p.weight.Type, raw[:n*rowBytes], n, cols, p.b.Data[first*rank:(first+n)*rank], p.a.Data, rank, m.adapter.Scale(), out[:n*cols])
+		err := m.engine.MergeRows(p.weight.Type, raw[:n*rowBytes], n, cols, left.Data[first*rank:(first+n)*rank], right.Data, rank, m.adapter.ScaleOf(p.Pair), out[:n*cols])
 		if err != nil {
 			return err
+		}
+		if m.adapter.DoRA {
+			stretch(out[:n*cols], p.Magnitude.Data[first:first+n])
 		}
 		if err := writeFloats(w, out[:n*cols]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stretch gives rows the lengths of DoRA's magnitudes.
+func stretch(rows, lengths []float32) {
+	cols := len(rows) / len(lengths)
+	for i, length := range lengths {
+		row := rows[i*cols : (i+1)*cols]
+		sum := 0.0
+		for _, x := range row {
+			sum += float64(x) * float64(x)
+		}
+		factor := float32(float64(length) / math.Sqrt(sum))
+		for j := range row {
+			row[j] *= factor
+		}
+	}
 }

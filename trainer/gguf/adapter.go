@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,28 +23,33 @@ const (
 
 	keyRSLoRA      = "cftune.lora.rslora" // the scale is alpha / sqrt(rank), of cftune.lora.alpha
 	keyRSAlpha     = "cftune.lora.alpha"  // as configured; adapter.lora.alpha is adjusted where rslora is set
+	keyAlphas      = "cftune.lora.alphas" // JSON: the alphas of weights that have another
+	keyDoRA        = "cftune.lora.dora"   // there are magnitudes
 	keyModelDigest = "cftune.base_model.sha256"
 	keyStep        = "cftune.step"
 )
 
-// Suffixes of an adapter's tensors, after the name of the base tensor.
+// Values of adapter.type. llama.cpp takes lora alone, and so refuses what it would compute wrongly.
 const (
-	suffixA = ".lora_a"
-	suffixB = ".lora_b"
+	typeLoRA   = "lora"
+	typeCftune = "cftune"
 )
 
 // Adapter is a LoRA adapter: for each adapted base tensor W [out][in] the matrices A [rank][in] and B [out][rank].
 type Adapter struct {
 	Architecture string
-	Rank         int
+	Rank         int     // of most weights
 	Alpha        float64 // as configured
-	RSLoRA       bool    // the scale is Alpha / sqrt(Rank) instead of Alpha / Rank
+	RSLoRA       bool    // the scale is Alpha / sqrt(rank) instead of Alpha / rank
+	DoRA         bool    // rows of W + scale B A are scaled to the lengths that the magnitudes say
+	// Alphas are of weights that have another alpha, by name ("blk.0.attn_q.weight"); nil where there are none.
+	Alphas map[string]float64
 
 	Name        string // of the model, for people; may be empty
 	ModelDigest string // SHA-256 of the base model's file, hex; empty if unknown
 	Step        uint64 // of the training run; 0 if unknown
 
-	// Tensors are sorted by name, as llama.cpp has them: "blk.0.attn_q.weight.lora_a".
+	// Tensors are sorted by name, as llama.cpp has them: "blk.0.attn_q.weight.lora_a", and ".lora_magnitude".
 	Tensors []Tensor
 }
 
@@ -54,26 +60,21 @@ type Tensor struct {
 	Data       []float32
 }
 
-// Scale is the factor of B A x.
-func (a Adapter) Scale() float64 {
-	if a.RSLoRA {
-		return a.Alpha / math.Sqrt(float64(a.Rank))
-	}
-	return a.Alpha / float64(a.Rank)
-}
-
 // Modules returns the names of the adapted modules ("attn_q"), sorted.
 func (a Adapter) Modules() []string {
 	found := map[string]bool{}
 	for _, t := range a.Tensors {
-		if parts := strings.Split(t.Name, "."); len(parts) == 5 {
+		switch parts := strings.Split(t.Name, "."); len(parts) {
+		case 5: // blk.0.attn_q.weight.lora_a
 			found[parts[2]] = true
+		case 3: // output.weight.lora_a
+			found[parts[0]] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
 }
 
-// check makes sure that the tensors are pairs of one rank, with finite values.
+// check makes sure that the tensors are pairs with finite values, sorts them and finds the rank of most.
 func (a *Adapter) check() error {
 	if len(a.Tensors) == 0 {
 		return bad("it has no tensors")
@@ -82,29 +83,20 @@ func (a *Adapter) check() error {
 		return bad("alpha is %v", a.Alpha)
 	}
 	slices.SortFunc(a.Tensors, func(x, y Tensor) int { return strings.Compare(x.Name, y.Name) })
-	byName := make(map[string]Tensor, len(a.Tensors))
-	for _, t := range a.Tensors {
-		byName[t.Name] = t
+	pairs, err := a.Pairs()
+	if err != nil {
+		return err
+	}
+	a.Rank = usualRank(pairs)
+	for weight, alpha := range a.Alphas {
+		if !slices.ContainsFunc(pairs, func(p Pair) bool { return p.Weight == weight }) {
+			return bad("it has an alpha for %s, but no tensors", weight)
+		}
+		if !(alpha > 0) || math.IsInf(alpha, 0) {
+			return bad("alpha of %s is %v", weight, alpha)
+		}
 	}
 	for _, t := range a.Tensors {
-		base, isA := strings.CutSuffix(t.Name, suffixA)
-		other, rank := base+suffixB, t.Rows
-		if !isA {
-			var isB bool
-			if base, isB = strings.CutSuffix(t.Name, suffixB); !isB {
-				return bad("tensor %q is neither an A nor a B matrix", t.Name)
-			}
-			other, rank = base+suffixA, t.Cols
-		}
-		if _, paired := byName[other]; !paired {
-			return bad("tensor %s is there, but %s is not", t.Name, other)
-		}
-		if a.Rank == 0 {
-			a.Rank = rank
-		}
-		if rank != a.Rank {
-			return bad("tensor %s has rank %d, others have %d", t.Name, rank, a.Rank)
-		}
 		for _, x := range t.Data {
 			if math.IsNaN(float64(x)) || math.IsInf(float64(x), 0) {
 				return bad("tensor %s has a value that is not finite", t.Name)
@@ -193,17 +185,24 @@ func (f *File) adapter() (Adapter, error) {
 	if kind, _ := f.String(keyType); kind != "adapter" {
 		return Adapter{}, bad("%s is %q: it is no adapter", keyType, kind)
 	}
-	if kind, _ := f.String(keyAdapterType); kind != "lora" {
-		return Adapter{}, bad("%s is %q, not lora", keyAdapterType, kind)
+	kind, _ := f.String(keyAdapterType)
+	if kind != typeLoRA && kind != typeCftune {
+		return Adapter{}, bad("%s is %q, not %s", keyAdapterType, kind, typeLoRA)
 	}
 	alpha, ok := f.Float(keyAlpha)
 	if !ok {
 		return Adapter{}, bad("%s is missing", keyAlpha)
 	}
 	a := Adapter{Architecture: f.Architecture(), Alpha: alpha}
-	if a.RSLoRA, _ = f.Bool(keyRSLoRA); a.RSLoRA {
+	if a.RSLoRA, _ = f.Bool(keyRSLoRA); a.RSLoRA || kind == typeCftune {
 		if a.Alpha, ok = f.Float(keyRSAlpha); !ok {
-			return Adapter{}, bad("%s is set, but %s is missing", keyRSLoRA, keyRSAlpha)
+			return Adapter{}, bad("%s or %s is set, but %s is missing", keyRSLoRA, typeCftune, keyRSAlpha)
+		}
+	}
+	a.DoRA, _ = f.Bool(keyDoRA)
+	if text, there := f.String(keyAlphas); there {
+		if err := json.Unmarshal([]byte(text), &a.Alphas); err != nil {
+			return Adapter{}, bad("%s is no JSON object of numbers: %v", keyAlphas, err)
 		}
 	}
 	a.Name, _ = f.String(keyName)

@@ -30,6 +30,10 @@ func smallAdapter() Adapter {
 	}
 }
 
+func magnitude(rows int) Tensor {
+	return Tensor{Name: "blk.0.attn_q.weight.lora_magnitude", Rows: rows, Cols: 1, Data: make([]float32, rows)}
+}
+
 func save(t *testing.T, a Adapter, kind TensorType) string {
 	t.Helper()
 	var file bytes.Buffer
@@ -63,8 +67,10 @@ func TestRSLoRAIsWrittenAsTheAlphaOfTheSameScale(t *testing.T) {
 	require.NoError(t, err)
 	alpha, ok := head.Float("adapter.lora.alpha")
 	require.True(t, ok)
-	assert.InEpsilon(t, a.Scale(), alpha/float64(a.Rank), 1e-6, "the key is a 32-bit number")
-	assert.InEpsilon(t, 4/math.Sqrt2, a.Scale(), 1e-12)
+	pairs, err := a.Pairs()
+	require.NoError(t, err)
+	assert.InEpsilon(t, a.ScaleOf(pairs[0]), alpha/float64(a.Rank), 1e-6, "the key is a 32-bit number")
+	assert.InEpsilon(t, 4/math.Sqrt2, a.ScaleOf(pairs[0]), 1e-12)
 }
 
 func TestTheSameAdapterGivesTheSameBytes(t *testing.T) {
@@ -90,8 +96,14 @@ func TestAdaptersThatAreRefused(t *testing.T) {
 	}{
 		{"no tensors", change(func(a *Adapter) { a.Tensors = nil }), "no tensors"},
 		{"A without B", change(func(a *Adapter) { a.Tensors = a.Tensors[:1] }), "lora_b is not"},
+		{"B without A", change(func(a *Adapter) { a.Tensors = a.Tensors[1:] }), "lora_a is not"},
 		{"alpha 0", change(func(a *Adapter) { a.Alpha = 0 }), "alpha is 0"},
-		{"ranks that differ", change(func(a *Adapter) { a.Rank = 3 }), "has rank 2"},
+		{"A and B of other ranks", change(func(a *Adapter) { a.Tensors[0].Rows, a.Tensors[0].Cols = 3, 2 }), "lora_a has rank 3, blk.0.attn_q.weight.lora_b has rank 2"},
+		{"a magnitude without DoRA", change(func(a *Adapter) { a.Tensors = append(a.Tensors, magnitude(4)) }), "not one of DoRA"},
+		{"DoRA without a magnitude", change(func(a *Adapter) { a.DoRA = true }), "lora_magnitude is not there"},
+		{"DoRA with a magnitude of other rows", change(func(a *Adapter) { a.DoRA, a.Tensors = true, append(a.Tensors, magnitude(5)) }), "is 5 x 1, the weight has 4 rows"},
+		{"an alpha of nothing", change(func(a *Adapter) { a.Alphas = map[string]float64{"blk.3.attn_q.weight": 2} }), "an alpha for blk.3.attn_q.weight"},
+		{"an alpha of 0", change(func(a *Adapter) { a.Alphas = map[string]float64{"blk.0.attn_q.weight": 0} }), "alpha of blk.0.attn_q.weight is 0"},
 		{"not a number", change(func(a *Adapter) { a.Tensors[1].Data[3] = float32(math.NaN()) }), "not finite"},
 		{"neither A nor B", change(func(a *Adapter) {
 			a.Tensors = append(a.Tensors, Tensor{Name: "output.weight", Rows: 1, Cols: 1, Data: []float32{1}})
@@ -132,7 +144,7 @@ func safetensorsFile(t testing.TB, tensors map[string]Tensor) []byte {
 	return append(append(file, text...), data...)
 }
 
-const peftConfig = `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": true, "bias": "none", "modules_to_save": null,
+const peftConfigText = `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": true, "bias": "none", "modules_to_save": null,
 	"rank_pattern": {}, "init_lora_weights": true, "loftq_config": {}, "use_dora": false}`
 
 func peftFolder(t *testing.T, config string, tensors map[string]Tensor) string {
@@ -163,7 +175,7 @@ func TestPEFTRowsOfQAndKAreReordered(t *testing.T) {
 		tensors[peftPrefix+"self_attn."+module+"_proj.lora_A.weight"] = randomMatrix(rng, rank, in)
 		tensors[peftPrefix+"self_attn."+module+"_proj.lora_B.weight"] = randomMatrix(rng, out, rank)
 	}
-	a, err := ReadAdapter(peftFolder(t, peftConfig, tensors), base)
+	a, err := ReadAdapter(peftFolder(t, peftConfigText, tensors), base)
 	require.NoError(t, err)
 	assert.Equal(t, 2, a.Rank)
 	assert.EqualValues(t, 4, a.Alpha)
@@ -198,7 +210,7 @@ func TestPEFTOfFusedTensors(t *testing.T) {
 		tensors[peftPrefix+module+".lora_A.weight"] = randomMatrix(rng, rank, in)
 		tensors[peftPrefix+module+".lora_B.weight"] = randomMatrix(rng, out, rank)
 	}
-	a, err := ReadAdapter(peftFolder(t, peftConfig, tensors), base)
+	a, err := ReadAdapter(peftFolder(t, peftConfigText, tensors), base)
 	require.NoError(t, err)
 	assert.Equal(t, []string{"attn_qkv", "ffn_up"}, a.Modules())
 	for module, name := range names {
@@ -210,12 +222,13 @@ func TestPEFTOfFusedTensors(t *testing.T) {
 	}
 	p, err := ToPEFT(a, base, "owner/name")
 	require.NoError(t, err)
-	assert.Equal(t, []string{"gate_up_proj", "qkv_proj"}, p.config["target_modules"])
+	assert.Equal(t, []string{"model.layers.1.mlp.gate_up_proj", "model.layers.1.self_attn.qkv_proj"}, p.config["target_modules"],
+		"layer 0 has none of them: by their last parts alone, PEFT would adapt that as well")
 	require.Len(t, p.tensors, len(tensors))
 	for _, got := range p.tensors {
 		assert.Equal(t, tensors[got.Name].Data, got.Data, got.Name)
 	}
-	_, err = ReadAdapter(peftFolder(t, peftConfig, map[string]Tensor{
+	_, err = ReadAdapter(peftFolder(t, peftConfigText, map[string]Tensor{
 		peftPrefix + "self_attn.q_proj.lora_A.weight": randomMatrix(rng, rank, in), peftPrefix + "self_attn.q_proj.lora_B.weight": randomMatrix(rng, 64, rank),
 	}), base)
 	assert.ErrorContains(t, err, "self_attn.q_proj is not one that gets an adapter")
@@ -237,16 +250,21 @@ func TestPEFTFoldersThatAreRefused(t *testing.T) {
 	}{
 		{"another kind of adapter", `{"peft_type": "IA3"}`, good, `peft_type is "IA3"`},
 		{"rank 0", `{"peft_type": "LORA", "r": 0}`, good, "r is 0"},
-		{"DoRA", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": true}`, good, "use_dora is true"},
+		{"DoRA without magnitudes", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": true}`, good, "lora_magnitude is not there"},
+		{"QALoRA", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_qalora": true}`, good, "use_qalora is true"},
 		{"saved modules", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}`, good, `modules_to_save is ["lm_head"]`},
-		{"ranks by pattern", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"q": 3}}`, good, "rank_pattern is"},
+		{"another rank by pattern", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"v_proj": 3}}`, good, "has rank 2, r or rank_pattern says 3"},
+		{"a pattern that is none", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"(?<=x)": 3}}`, good, "is not understood"},
+		{"patterns that are no object", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": [3]}`, good, "is no object"},
+		{"another layer", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "layers_to_transform": [0]}`, good, "layers_to_transform does not have"},
 		{"bias", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "all"}`, good, `bias is "all"`},
 		{"changed base weights", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "init_lora_weights": "pissa"}`, good, "changed base weights"},
 		{"a variant that is not known", `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "velora_config": {"x": 1}}`, good, "velora_config"},
 		{"no JSON", `{"peft_type"`, good, "no JSON"},
-		{"a module without adapters", peftConfig, pair("self_attn.rotary_emb"), "rotary_emb"},
-		{"an embedding", peftConfig, map[string]Tensor{"base_model.model.model.embed_tokens.lora_embedding_A": {Rows: 1, Cols: 1, Data: []float32{1}}}, "no LoRA matrix"},
-		{"magnitudes", peftConfig, map[string]Tensor{peftPrefix + "self_attn.v_proj.lora_magnitude_vector": {Rows: 1, Cols: 1, Data: []float32{1}}}, "no LoRA matrix"},
+		{"a module without adapters", peftConfigText, pair("self_attn.rotary_emb"), "rotary_emb"},
+		{"an embedding's own weights", peftConfigText, map[string]Tensor{"base_model.model.model.embed_tokens.base_layer.weight": {Rows: 1, Cols: 1, Data: []float32{1}}}, "save_embedding_layers=False"},
+		{"an embedding like a linear map", peftConfigText, map[string]Tensor{"base_model.model.model.embed_tokens.lora_A.weight": {Rows: 2, Cols: 1, Data: []float32{1, 2}}}, "embed_tokens has no lora_A"},
+		{"magnitudes without DoRA", peftConfigText, map[string]Tensor{peftPrefix + "self_attn.v_proj.lora_magnitude_vector": {Rows: 1, Cols: 1, Data: []float32{1}}}, "use_dora is not set"},
 		{"rank of the tensors", `{"peft_type": "LORA", "r": 3, "lora_alpha": 4}`, good, "has rank 2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -273,6 +291,7 @@ func TestSafetensorsThatAreRefused(t *testing.T) {
 		{"no JSON", raw("[1]", 0), "no JSON object"},
 		{"unknown type", raw(`{"x":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}`, 8), `type "I64"`},
 		{"three dimensions", raw(`{"x":{"dtype":"F32","shape":[1,1,1],"data_offsets":[0,4]}}`, 4), "3 dimensions"},
+		{"no dimension", raw(`{"x":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}`, 4), "0 dimensions"},
 		{"too few bytes", raw(`{"x":{"dtype":"F32","shape":[2,2],"data_offsets":[0,4]}}`, 4), "4 bytes for 2 x 2"},
 		{"backwards", raw(`{"x":{"dtype":"F32","shape":[1,1],"data_offsets":[4,0]}}`, 4), "bytes 4 to 0"},
 		{"overflow", raw(`{"x":{"dtype":"F32","shape":[2147483647,2147483647],"data_offsets":[0,4]}}`, 4), "4 bytes for"},

@@ -1,13 +1,12 @@
 package gguf
 
 import (
-	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -43,17 +42,12 @@ func peftModules(architecture string) map[string]string {
 	return plainModules
 }
 
-var peftTensorName = regexp.MustCompile(`^(?:base_model\.model\.)?model\.layers\.(\d{1,5})\.([a-z_]+\.[a-z_]+)\.lora_([AB])(?:\.default)?\.weight$`)
+// peftEnds are the embedding and the head.
+var peftEnds = map[string]string{"model.embed_tokens": TokenEmbd, "lm_head": Output}
 
-// peftExtras are settings that make an adapter more than a pair of matrices for each module, beside those whose names
-// begin with use_ or end in _config.
-var peftExtras = []string{
-	"modules_to_save", "bias", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "trainable_token_indices",
-	"target_parameters", "layer_replication", "alora_invocation_tokens",
-}
-
-// plainInits are the ways to make an adapter's first values that leave the base model's weights alone.
-var plainInits = []string{"true", "false", `"gaussian"`, `"eva"`, `"orthogonal"`}
+// The names of tensors: of a layer, of the embedding, of the head. Some versions add the adapter's name, or ".weight".
+var peftTensorName = regexp.MustCompile(`^(?:base_model\.model\.)?(model\.layers\.(\d{1,5})\.([a-z_]+\.[a-z_]+)|model\.embed_tokens|lm_head)\.` +
+	`(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?$`)
 
 // permutedArchitectures have the rows of q and k in GGUF's order of rotary pairs, which is not Hugging Face's
 // (LlamaModel.permute of llama.cpp's convert_hf_to_gguf.py).
@@ -68,17 +62,17 @@ func readPEFT(dir string, base *File) (Adapter, error) {
 	if err != nil {
 		return Adapter{}, err
 	}
-	a, err := parsePEFTConfig(text)
+	c, err := parsePEFTConfig(text)
 	if err != nil {
 		return Adapter{}, fmt.Errorf("%s: %w", peftConfigName, err)
 	}
-	a.Architecture = base.Architecture()
+	a := Adapter{Architecture: base.Architecture(), Alpha: c.Alpha, RSLoRA: c.RSLoRA, DoRA: c.DoRA}
 	tensors, err := readSafetensors(filepath.Join(dir, peftTensorsName))
 	if err != nil {
 		return Adapter{}, fmt.Errorf("%s: %w", peftTensorsName, err)
 	}
 	for _, t := range tensors {
-		converted, err := fromPEFT(t, base)
+		converted, err := c.convert(t, base, &a)
 		if err != nil {
 			return Adapter{}, fmt.Errorf("%s: tensor %s: %w", peftTensorsName, t.Name, err)
 		}
@@ -87,73 +81,87 @@ func readPEFT(dir string, base *File) (Adapter, error) {
 	return a, nil
 }
 
-// parsePEFTConfig reads rank and alpha, and refuses every setting that makes the adapter more than B A x times a scale.
-func parsePEFTConfig(text []byte) (Adapter, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(text, &fields); err != nil {
-		return Adapter{}, bad("no JSON object: %v", err)
+// convert gives a tensor GGUF's name and order of rows, and notes an alpha of its own in a.
+func (c peftConfig) convert(t Tensor, base *File, a *Adapter) (Tensor, error) {
+	if strings.HasSuffix(t.Name, ".base_layer.weight") || strings.HasSuffix(t.Name, "embed_tokens.weight") || strings.HasSuffix(t.Name, "lm_head.weight") {
+		return Tensor{}, bad("it is a copy of base weights, which PEFT adds where the embedding is adapted; save the adapter with save_embedding_layers=False")
 	}
-	var c struct {
-		Type   string  `json:"peft_type"`
-		Rank   int     `json:"r"`
-		Alpha  float64 `json:"lora_alpha"`
-		RSLoRA bool    `json:"use_rslora"`
-	}
-	if err := json.Unmarshal(text, &c); err != nil {
-		return Adapter{}, bad("%v", err)
-	}
-	if c.Type != "LORA" {
-		return Adapter{}, bad("peft_type is %q, not LORA", c.Type)
-	}
-	if c.Rank < 1 {
-		return Adapter{}, bad("r is %d", c.Rank)
-	}
-	unset := []string{"null", "false", "[]", "{}", `"none"`, `""`, "0"}
-	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		variant := strings.HasPrefix(key, "use_") && key != "use_rslora" || strings.HasSuffix(key, "_config") ||
-			slices.Contains(peftExtras, key)
-		if value := compact(fields[key]); variant && !slices.Contains(unset, value) {
-			return Adapter{}, bad("%s is %s, which is not supported", key, value)
-		}
-	}
-	if value, there := fields["init_lora_weights"]; there && !slices.Contains(plainInits, compact(value)) {
-		return Adapter{}, bad("init_lora_weights is %s: such an adapter belongs to changed base weights", compact(value))
-	}
-	return Adapter{Rank: c.Rank, Alpha: c.Alpha, RSLoRA: c.RSLoRA}, nil
-}
-
-// compact returns a JSON value without white space.
-func compact(value json.RawMessage) string {
-	var v any
-	if json.Unmarshal(value, &v) != nil {
-		return string(value)
-	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return string(value)
-	}
-	return string(text)
-}
-
-// fromPEFT gives a tensor GGUF's name and order of rows.
-func fromPEFT(t Tensor, base *File) (Tensor, error) {
 	parts := peftTensorName.FindStringSubmatch(t.Name)
 	if parts == nil {
 		return Tensor{}, bad("it is no LoRA matrix of a known module")
 	}
-	module, known := peftModules(base.Architecture())[parts[2]]
-	if !known {
-		return Tensor{}, bad("module %s is not one that gets an adapter", parts[2])
+	module, kind := parts[1], parts[4]
+	weight, end := peftEnds[module]
+	if !end {
+		name, known := peftModules(base.Architecture())[parts[3]]
+		if !known {
+			return Tensor{}, bad("module %s is not one that gets an adapter", parts[3])
+		}
+		weight = fmt.Sprintf("blk.%s.%s.weight", parts[2], name)
+		if layer, _ := strconv.Atoi(parts[2]); !c.LayersAllowed.allows(layer) {
+			return Tensor{}, bad("it is of a layer that layers_to_transform does not have")
+		}
 	}
-	suffix := suffixA
-	if parts[3] == "B" {
-		suffix = suffixB
+	if (weight == TokenEmbd) != strings.HasPrefix(kind, "lora_embedding") {
+		return Tensor{}, bad("%s has no %s", module, kind)
 	}
-	t.Name = fmt.Sprintf("blk.%s.%s.weight%s", parts[1], module, suffix)
-	if suffix == suffixB && (module == "attn_q" || module == "attn_k") {
+	if kind == magnitudeVector && !c.DoRA {
+		return Tensor{}, bad("it is a magnitude, but use_dora is not set")
+	}
+	if alpha := c.AlphaPattern.of(module, c.Alpha); alpha != c.Alpha {
+		if a.Alphas == nil {
+			a.Alphas = map[string]float64{}
+		}
+		a.Alphas[weight] = alpha
+	}
+	rank := t.Cols
+	if strings.HasSuffix(kind, "_A") {
+		rank = t.Rows
+	}
+	if want := c.RankPattern.of(module, float64(c.Rank)); kind != magnitudeVector && float64(rank) != want {
+		return Tensor{}, bad("it has rank %d, r or rank_pattern says %g", rank, want)
+	}
+	return toGGUF(t, weight, kind, base)
+}
+
+// toGGUF names a tensor of PEFT's, by the weight that it is for and its kind, and puts its values into GGUF's order.
+func toGGUF(t Tensor, weight, kind string, base *File) (Tensor, error) {
+	switch {
+	case kind == "lora_embedding_A":
+		t = transposed(t)
+		fallthrough
+	case kind == "lora_A":
+		t.Name = weight + suffixA
+		return t, nil
+	case kind == magnitudeVector:
+		t.Name = weight + suffixMagnitude
+	default:
+		t.Name = weight + suffixB
+	}
+	if module, ok := rotary(weight); ok {
 		return permuteRows(t, module, base)
 	}
 	return t, nil
+}
+
+// rotary returns the module of a weight whose rows are rotary pairs.
+func rotary(weight string) (string, bool) {
+	for _, module := range []string{"attn_q", "attn_k"} {
+		if strings.HasSuffix(weight, "."+module+".weight") {
+			return module, true
+		}
+	}
+	return "", false
+}
+
+func transposed(t Tensor) Tensor {
+	out := Tensor{Name: t.Name, Rows: t.Cols, Cols: t.Rows, Data: make([]float32, len(t.Data))}
+	for i := range t.Rows {
+		for j := range t.Cols {
+			out.Data[j*t.Rows+i] = t.Data[i*t.Cols+j]
+		}
+	}
+	return out
 }
 
 // permuteRows turns Hugging Face's order of a head's rows (first halves of all rotary pairs, then second halves) into

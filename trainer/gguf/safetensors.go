@@ -24,7 +24,8 @@ type safetensor struct {
 
 var safetensorTypes = map[string]TensorType{"F32": F32, "F16": F16, "BF16": BF16}
 
-// readSafetensors reads all tensors, which must be matrices of F32, F16 or BF16, in the order of their names.
+// readSafetensors reads all tensors, which must be matrices or vectors (then of one column) of F32, F16 or BF16, in the order of
+// their names.
 func readSafetensors(path string) ([]Tensor, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -70,7 +71,7 @@ func parseSafetensors(f io.ReaderAt, size uint64) ([]Tensor, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tensor %s: %w", name, err)
 		}
-		tensors = append(tensors, Tensor{Name: name, Rows: int(s.Shape[0]), Cols: int(s.Shape[1]), Data: data})
+		tensors = append(tensors, Tensor{Name: name, Rows: int(s.Shape[0]), Cols: int(n / s.Shape[0]), Data: data})
 	}
 	return tensors, nil
 }
@@ -94,16 +95,19 @@ func parseSafetensorsHead(text []byte) (map[string]safetensor, error) {
 	return head, nil
 }
 
-// check returns type and number of elements of a matrix that lies within dataBytes.
+// check returns type and number of elements of a matrix or vector that lies within dataBytes.
 func (s safetensor) check(dataBytes uint64) (TensorType, uint64, error) {
 	kind, ok := safetensorTypes[s.DType]
 	if !ok {
 		return 0, 0, bad("it is of type %q; adapters are read from F32, F16 and BF16", s.DType)
 	}
-	if len(s.Shape) != 2 {
-		return 0, 0, bad("it has %d dimensions, not 2", len(s.Shape))
+	if len(s.Shape) != 1 && len(s.Shape) != 2 {
+		return 0, 0, bad("it has %d dimensions, not 1 or 2", len(s.Shape))
 	}
-	rows, cols := s.Shape[0], s.Shape[1]
+	rows, cols := s.Shape[0], uint64(1)
+	if len(s.Shape) == 2 {
+		cols = s.Shape[1]
+	}
 	if rows == 0 || cols == 0 || rows > math.MaxInt32 || cols > math.MaxInt32 {
 		return 0, 0, bad("its shape is %d x %d", rows, cols)
 	}

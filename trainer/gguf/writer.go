@@ -3,6 +3,7 @@ package gguf
 import (
 	"bufio"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -11,7 +12,8 @@ import (
 // WriteAdapter writes an adapter as llama.cpp reads it, its tensors as F32 or F16. The same adapter gives the same bytes.
 //
 // llama.cpp's scale is always adapter.lora.alpha / rank. Of an adapter with RSLoRA that alpha is therefore written times
-// sqrt(rank), and two keys of cftune's tell what was configured.
+// sqrt(rank), and two keys of cftune's tell what was configured. What no one alpha can say, and DoRA, is written as adapter.type
+// cftune, which llama.cpp refuses; see ForLlama.
 func WriteAdapter(w io.Writer, a Adapter, kind TensorType) error {
 	if kind != F32 && kind != F16 {
 		return fmt.Errorf("write adapter: tensors cannot be written as %s", kind)
@@ -20,7 +22,11 @@ func WriteAdapter(w io.Writer, a Adapter, kind TensorType) error {
 		return fmt.Errorf("write adapter: %w", err)
 	}
 	e := &encoder{w: bufio.NewWriterSize(w, 1<<20)}
-	e.head(a, kind)
+	pairs, err := a.Pairs()
+	if err != nil {
+		return fmt.Errorf("write adapter: %w", err)
+	}
+	e.head(a, pairs, kind)
 	for _, t := range a.Tensors {
 		if err := e.tensor(t, kind); err != nil {
 			return fmt.Errorf("write adapter: %w", err)
@@ -95,20 +101,33 @@ type entry struct {
 	value any
 }
 
-// metadata lists an adapter's entries.
-func (a Adapter) metadata() []entry {
-	alpha := a.Alpha
-	if a.RSLoRA {
-		alpha *= math.Sqrt(float64(a.Rank))
+// metadata lists the entries of an adapter with these pairs.
+func (a Adapter) metadata(pairs []Pair) []entry {
+	alpha, kind := a.Alpha, typeCftune
+	if llama, ok := a.llamaAlpha(pairs); ok {
+		alpha, kind = llama, typeLoRA
 	}
 	entries := []entry{
 		{keyType, "adapter"},
 		{keyArchitecture, a.Architecture},
-		{keyAdapterType, "lora"},
+		{keyAdapterType, kind},
 		{keyAlpha, float32(alpha)},
 	}
 	if a.RSLoRA {
-		entries = append(entries, entry{keyRSLoRA, true}, entry{keyRSAlpha, a.Alpha})
+		entries = append(entries, entry{keyRSLoRA, true})
+	}
+	if a.RSLoRA || kind == typeCftune {
+		entries = append(entries, entry{keyRSAlpha, a.Alpha})
+	}
+	if a.DoRA {
+		entries = append(entries, entry{keyDoRA, true})
+	}
+	if len(a.Alphas) > 0 {
+		text, err := json.Marshal(a.Alphas)
+		if err != nil {
+			panic("gguf: alphas: " + err.Error()) // they are finite: check has seen them
+		}
+		entries = append(entries, entry{keyAlphas, string(text)})
 	}
 	if a.Name != "" {
 		entries = append(entries, entry{keyName, a.Name})
@@ -122,11 +141,11 @@ func (a Adapter) metadata() []entry {
 	return entries
 }
 
-func (e *encoder) head(a Adapter, kind TensorType) {
+func (e *encoder) head(a Adapter, pairs []Pair, kind TensorType) {
 	e.write([]byte("GGUF"))
 	e.u32(maxVersion)
 	e.u64(uint64(len(a.Tensors)))
-	entries := a.metadata()
+	entries := a.metadata(pairs)
 	e.u64(uint64(len(entries)))
 	for _, m := range entries {
 		e.key(m.key, m.value)

@@ -47,6 +47,7 @@ typedef struct cft_error {
 
 // Target modules, as a bit set: the tensors of a layer that get an adapter. Families with fused tensors have ATTN_QKV for q, k
 // and v, and FFN_UP for gate and up (rows in this order), each with one A and one B. Mixtures of experts have no FFN targets.
+// TOKEN_EMBD and OUTPUT, the embedding and the head, are in no layer, and targets of models only that have two tensors for them.
 enum {
     CFT_TARGET_ATTN_Q      = 1 << 0,
     CFT_TARGET_ATTN_K      = 1 << 1,
@@ -56,7 +57,9 @@ enum {
     CFT_TARGET_FFN_UP      = 1 << 5,
     CFT_TARGET_FFN_DOWN    = 1 << 6,
     CFT_TARGET_ATTN_QKV    = 1 << 7,
-    CFT_TARGET_ALL_LINEAR  = (1 << 8) - 1, // all of these that the model has; any other set must be the model's
+    CFT_TARGET_ALL_LINEAR  = (1 << 8) - 1, // all of the above that the model has; any other set must be the model's
+    CFT_TARGET_TOKEN_EMBD  = 1 << 8,
+    CFT_TARGET_OUTPUT      = 1 << 9,
 };
 
 // ---- libraries and devices
@@ -135,7 +138,19 @@ typedef struct cft_trainer_params {
     int32_t  max_targets;     // most targets of a pack; 0 = max_tokens
     int32_t  n_threads;       // 0 = all processors that this process may use
     float    beta1, beta2, eps, weight_decay; // AdamW
+    int32_t  dora;            // 0 or 1: every row of W + scale B A is scaled to a trained length (Liu et al. 2024). Not with
+                              // dropout, nor on TOKEN_EMBD and OUTPUT
+    float    lora_plus_ratio; // learning rate of B (and of DoRA's magnitudes) over that of A (Hayou et al. 2024); 0 is 1.
+                              // TOKEN_EMBD's A and B have the rate of A
 } cft_trainer_params;
+
+// cft_module sets one module of one layer apart from rank and alpha of cft_trainer_params.
+typedef struct cft_module {
+    int32_t  layer;           // -1 for TOKEN_EMBD and OUTPUT
+    uint32_t target;          // one CFT_TARGET_ bit, among those of the parameters
+    int32_t  rank;            // 0: it gets no adapter
+    float    alpha;
+} cft_module;
 
 typedef struct cft_memory_estimate {
     uint64_t weights;         // mapped from the file
@@ -150,13 +165,14 @@ typedef struct cft_memory_estimate {
 } cft_memory_estimate;
 
 // cft_memory_estimate_get tells what a trainer with these parameters would take, without allocating it.
-CFT_API cft_status cft_memory_estimate_get(const cft_model *model, const cft_trainer_params *params,
-                                           cft_memory_estimate *out, cft_error *err);
+CFT_API cft_status cft_memory_estimate_get(const cft_model *model, const cft_trainer_params *params, const cft_module *modules,
+                                           size_t n_modules, cft_memory_estimate *out, cft_error *err);
 
 // cft_trainer_new makes an adapter with A ~ uniform(-1/sqrt(in), 1/sqrt(in)) (Kaiming-uniform with a = sqrt(5), as PEFT
-// does) from the seed, B = 0, and zero moments. The model must outlive the trainer.
-CFT_API cft_status cft_trainer_new(const cft_model *model, const cft_trainer_params *params,
-                                   cft_trainer **out, cft_error *err);
+// does) from the seed, B = 0, and zero moments; that of TOKEN_EMBD has A = 0 and B ~ normal(0, 1), as PEFT's. Magnitudes are the
+// lengths of W's rows. modules may be NULL where n_modules is 0. The model must outlive the trainer.
+CFT_API cft_status cft_trainer_new(const cft_model *model, const cft_trainer_params *params, const cft_module *modules,
+                                   size_t n_modules, cft_trainer **out, cft_error *err);
 CFT_API void       cft_trainer_free(cft_trainer *trainer);
 CFT_API cft_status cft_trainer_get_memory(const cft_trainer *trainer, cft_memory_estimate *out, cft_error *err);
 
@@ -208,7 +224,8 @@ typedef enum cft_slot {
 
 typedef struct cft_tensor_info {
     char     name[96];        // "blk.0.attn_q.weight.lora_a", as llama.cpp's adapters have it
-    uint64_t rows, cols;      // A is [rank][in], B is [out][rank]
+    uint64_t rows, cols;      // A is [rank][in], B [out][rank], a magnitude (".lora_magnitude") [out][1]; TOKEN_EMBD's A is
+                              // [n_vocab][rank], B [n_embd][rank]
 } cft_tensor_info;
 
 CFT_API size_t     cft_trainer_tensor_count(const cft_trainer *trainer);

@@ -1,10 +1,12 @@
 // block.cpp - see block.h.
 #include "block.h"
 
+#include "dora.h"
+
 namespace cft {
 
-activations::activations(const hyperparameters &hp, int rank, size_t t, carver &from) {
-    const size_t r = size_t(rank), d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q_width = size_t(hp.q_width()), kv_width = size_t(hp.kv_width());
+activations::activations(const hyperparameters &hp, const adapter_widths &widths, size_t t, carver &from) {
+    const size_t d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q_width = size_t(hp.q_width()), kv_width = size_t(hp.kv_width());
     const bool   norms = hp.fam->has(post_norms);
     q         = from.take(t * q_width);
     k         = from.take(t * kv_width);
@@ -17,13 +19,13 @@ activations::activations(const hyperparameters &hp, int rank, size_t t, carver &
     attn_out  = norms ? from.take(t * d) : nullptr;
     ffn_out   = norms ? from.take(t * d) : nullptr;
     router    = hp.n_expert > 0 ? from.take(t * size_t(hp.n_expert)) : nullptr;
-    h_qkv     = from.take(t * 3 * r);
-    h_output  = from.take(t * r);
-    h_gate_up = from.take(t * 2 * r);
-    h_down    = from.take(t * r);
+    h_qkv     = from.take(t * size_t(widths.qkv));
+    h_output  = from.take(t * size_t(widths.output));
+    h_gate_up = from.take(t * size_t(widths.gate_up));
+    h_down    = from.take(t * size_t(widths.down));
 }
 
-workspace::workspace(const hyperparameters &hp, int rank, size_t t, carver &from) {
+workspace::workspace(const hyperparameters &hp, const adapter_widths &widths, size_t t, carver &from) {
     const size_t d = size_t(hp.n_embd), ff = size_t(hp.n_ff), q_width = size_t(hp.q_width()), kv_width = size_t(hp.kv_width());
     const bool   norms = hp.fam->has(head_norms), mixture = hp.n_expert > 0;
     x_norm = from.take(t * d);
@@ -37,7 +39,9 @@ workspace::workspace(const hyperparameters &hp, int rank, size_t t, carver &from
     d_attn = from.take(t * q_width);
     dk     = from.take(t * kv_width);
     dv     = from.take(t * kv_width);
-    u      = from.take(t * 3 * size_t(rank));
+    u      = from.take(t * size_t(widths.widest));
+    v      = from.take(t * size_t(widths.dora));
+    h_head = from.take(t * size_t(widths.head));
     rope   = from.take(t * size_t(hp.n_rot));
     rope_local = hp.window > 0 && hp.fam->local_rope_base > 0 ? from.take(t * size_t(hp.n_rot)) : rope;
     q          = norms ? from.take(t * q_width) : nullptr;
@@ -50,7 +54,7 @@ workspace::workspace(const hyperparameters &hp, int rank, size_t t, carver &from
 block::block(ops &o, const cft_model &model, int layer, const layer_groups &groups, const pack_view &pack, const activations &a,
              const workspace &w)
     : ops_(o), hp_(model.hp), weights_(model.layers[size_t(layer)]), groups_(groups), pack_(pack), a_(a), w_(w), drop_(pack.drop),
-      first_(layer == 0), last_(layer == model.hp.n_layer - 1), t_(pack.t), n_(last_ ? int64_t(pack.rows.size()) : pack.t),
+      lowest_(layer == pack.lowest), last_(layer == model.hp.n_layer - 1), t_(pack.t), n_(last_ ? int64_t(pack.rows.size()) : pack.t),
       shape_(model.hp.attention()),
       mask_(weights_.local ? (last_ ? pack.last_local : pack.all_local) : (last_ ? pack.last : pack.all)),
       row_tokens_(last_ ? pack.rows.data() : nullptr), rope_(weights_.local ? w.rope_local : w.rope), post_norms_(hp_.fam->has(post_norms)),
@@ -76,20 +80,28 @@ void block::backward(const float *x, float *d) const {
     attention_backward(x, d);
 }
 
+void block::linear(group_id id, const float *x, int64_t t, float *const *y, bool add, float *h) const {
+    dora_linear(ops_, group(id), drop_, x, t, y, add, h, w_.v);
+}
+
+void block::linear_backward(group_id id, const float *x, int64_t t, const float *const *dy, const float *h, float *dx) const {
+    dora_linear_backward(ops_, group(id), drop_, x, t, dy, h, w_.u, dx, false, w_.v);
+}
+
 // q, k and v of x, biases included, and x_mid = x.
 void block::project(const float *x) const {
-    const int64_t d = hp_.n_embd, rank = group(group_kv).rank;
+    const int64_t d = hp_.n_embd;
     ops_.rmsnorm(x, weights_.attn_norm, t_, hp_.rms_eps, w_.x_norm);
     if (last_) {
         ops_.gather(w_.x_norm, pack_.rows, d, w_.x_rows);
         ops_.gather(x, pack_.rows, d, a_.x_mid);
         float *const q[] = {a_.q}, *const kv[] = {a_.k, a_.v};
-        ops_.linear(group(group_q), drop_, w_.x_rows, n_, q, false, a_.h_qkv);
-        ops_.linear(group(group_kv), drop_, w_.x_norm, t_, kv, false, a_.h_qkv + n_ * rank);
+        linear(group_q, w_.x_rows, n_, q, false, a_.h_qkv);
+        linear(group_kv, w_.x_norm, t_, kv, false, a_.h_qkv + n_ * group(group_q).h_columns);
     } else {
         ops_.copy(x, t_ * d, a_.x_mid);
         float *const qkv[] = {a_.q, a_.k, a_.v};
-        ops_.linear(group(group_qkv), drop_, w_.x_norm, t_, qkv, false, a_.h_qkv);
+        linear(group_qkv, w_.x_norm, t_, qkv, false, a_.h_qkv);
     }
     if (!weights_.q_bias.empty()) {
         ops_.add_bias(weights_.q_bias, n_, a_.q);
@@ -145,11 +157,11 @@ void block::attention_forward(const float *x) const {
     ops_.attention(shape_, mask_, {q, k, a_.v, a_.attn, a_.lse, q_width, kv_width, kv_width, q_width});
     if (!post_norms_) {
         float *const out[] = {a_.x_mid};
-        ops_.linear(group(group_output), drop_, a_.attn, n_, out, true, a_.h_output);
+        linear(group_output, a_.attn, n_, out, true, a_.h_output);
         return;
     }
     float *const out[] = {a_.attn_out};
-    ops_.linear(group(group_output), drop_, a_.attn, n_, out, false, a_.h_output);
+    linear(group_output, a_.attn, n_, out, false, a_.h_output);
     ops_.rmsnorm(a_.attn_out, weights_.attn_post_norm, n_, hp_.rms_eps, w_.x_rows);
     ops_.add(w_.x_rows, n_ * hp_.n_embd, a_.x_mid);
 }
@@ -158,11 +170,11 @@ void block::feed_forward(float *x_next) const {
     const int64_t floats = n_ * hp_.n_embd;
     ops_.rmsnorm(a_.x_mid, weights_.ffn_norm, n_, hp_.rms_eps, w_.x_rows);
     float *const gate_up[] = {a_.gate, a_.up};
-    ops_.linear(group(group_gate_up), drop_, w_.x_rows, n_, gate_up, false, a_.h_gate_up);
+    linear(group_gate_up, w_.x_rows, n_, gate_up, false, a_.h_gate_up);
     ops_.gated(gelu_, a_.gate, a_.up, n_ * hp_.n_ff, w_.act);
     if (post_norms_) {
         float *const out[] = {a_.ffn_out};
-        ops_.linear(group(group_down), drop_, w_.act, n_, out, false, a_.h_down);
+        linear(group_down, w_.act, n_, out, false, a_.h_down);
         if (x_next) {
             ops_.rmsnorm(a_.ffn_out, weights_.ffn_post_norm, n_, hp_.rms_eps, x_next);
             ops_.add(a_.x_mid, floats, x_next);
@@ -170,12 +182,12 @@ void block::feed_forward(float *x_next) const {
         return;
     }
     if (!x_next) {
-        ops_.linear(group(group_down), drop_, w_.act, n_, nullptr, false, a_.h_down);
+        linear(group_down, w_.act, n_, nullptr, false, a_.h_down);
         return;
     }
     ops_.copy(a_.x_mid, floats, x_next);
     float *const out[] = {x_next};
-    ops_.linear(group(group_down), drop_, w_.act, n_, out, true, a_.h_down);
+    linear(group_down, w_.act, n_, out, true, a_.h_down);
 }
 
 // The gradient at x of a norm whose output's is d, in w_.d_rows; without post_norms d itself.
@@ -191,17 +203,17 @@ const float *block::through_norm(const float *d, const float *x, const std::vect
 void block::feed_forward_backward(float *d) const {
     ops_.gated(gelu_, a_.gate, a_.up, n_ * hp_.n_ff, w_.act);
     const float *const d_out[] = {through_norm(d, a_.ffn_out, weights_.ffn_post_norm)};
-    ops_.linear_backward(group(group_down), drop_, w_.act, n_, d_out, a_.h_down, w_.u, w_.d_act, false);
+    linear_backward(group_down, w_.act, n_, d_out, a_.h_down, w_.d_act);
     ops_.gated_backward(gelu_, w_.d_act, a_.gate, a_.up, n_ * hp_.n_ff, w_.d_act, w_.d_up);
     ops_.rmsnorm(a_.x_mid, weights_.ffn_norm, n_, hp_.rms_eps, w_.x_rows);
     const float *const d_gate_up[] = {w_.d_act, w_.d_up};
-    ops_.linear_backward(group(group_gate_up), drop_, w_.x_rows, n_, d_gate_up, a_.h_gate_up, w_.u, w_.d_mid, false);
+    linear_backward(group_gate_up, w_.x_rows, n_, d_gate_up, a_.h_gate_up, w_.d_mid);
     ops_.rmsnorm_backward(w_.d_mid, a_.x_mid, weights_.ffn_norm, n_, hp_.rms_eps, d);
 }
 
 void block::attention_backward(const float *x, float *d) const {
     const float *const d_out[] = {through_norm(d, a_.attn_out, weights_.attn_post_norm)};
-    ops_.linear_backward(group(group_output), drop_, a_.attn, n_, d_out, a_.h_output, w_.u, w_.d_attn, false);
+    linear_backward(group_output, a_.attn, n_, d_out, a_.h_output, w_.d_attn);
     const size_t q_width = size_t(hp_.q_width()), kv_width = size_t(hp_.kv_width());
     const float *q = nullptr, *k = nullptr;
     rotated(&q, &k);
@@ -210,16 +222,16 @@ void block::attention_backward(const float *x, float *d) const {
     float *dq = nullptr, *dk = nullptr;
     unrotate(&dq, &dk);
     ops_.rmsnorm(x, weights_.attn_norm, t_, hp_.rms_eps, w_.x_norm);
-    float *const dx = first_ ? nullptr : w_.d_mid;
+    float *const dx = lowest_ ? nullptr : w_.d_mid;
     if (last_) {
         const float *const d_kv[] = {dk, w_.dv};
-        ops_.linear_backward(group(group_kv), drop_, w_.x_norm, t_, d_kv, a_.h_qkv + n_ * group(group_kv).rank, w_.u, dx, false);
+        linear_backward(group_kv, w_.x_norm, t_, d_kv, a_.h_qkv + n_ * group(group_q).h_columns, dx);
         query_backward_of_rows(dq, d);
     } else {
         const float *const d_qkv[] = {dq, dk, w_.dv};
-        ops_.linear_backward(group(group_qkv), drop_, w_.x_norm, t_, d_qkv, a_.h_qkv, w_.u, dx, false);
+        linear_backward(group_qkv, w_.x_norm, t_, d_qkv, a_.h_qkv, dx);
     }
-    if (!first_) {
+    if (!lowest_) {
         ops_.rmsnorm_backward(w_.d_mid, x, weights_.attn_norm, t_, hp_.rms_eps, d);
     }
 }
@@ -229,8 +241,8 @@ void block::query_backward_of_rows(const float *dq, float *d) const {
     const int64_t      columns = hp_.n_embd;
     const float *const d_q[]   = {dq};
     ops_.gather(w_.x_norm, pack_.rows, columns, w_.x_rows);
-    ops_.linear_backward(group(group_q), drop_, w_.x_rows, n_, d_q, a_.h_qkv, w_.u, first_ ? nullptr : w_.d_rows, false);
-    if (first_) {
+    linear_backward(group_q, w_.x_rows, n_, d_q, a_.h_qkv, lowest_ ? nullptr : w_.d_rows);
+    if (lowest_) {
         return;
     }
     ops_.scatter_add(w_.d_rows, pack_.rows, columns, w_.d_mid);

@@ -7,6 +7,7 @@
 // The last layer computes q, attention, output and the feed-forward half for the rows only that carry a target.
 #pragma once
 
+#include "adapter.h"
 #include "ops.h"
 
 namespace cft {
@@ -45,7 +46,7 @@ struct activations {
     float *router;        // [rows][n_expert] probabilities; otherwise NULL
     float *h_qkv, *h_output, *h_gate_up, *h_down; // inputs times Aᵀ
 
-    activations(const hyperparameters &hp, int rank, size_t t, carver &from);
+    activations(const hyperparameters &hp, const adapter_widths &widths, size_t t, carver &from);
 };
 
 // workspace is what one layer's forward or backward pass needs besides.
@@ -55,13 +56,14 @@ struct workspace {
     float *act, *d_act, *d_up;   // [t][n_ff]
     float *dq, *d_attn;          // [t][q_width]
     float *dk, *dv;              // [t][kv_width]
-    float *u;                    // [t][3 * rank]
+    float *u, *v;                // [t][widths.widest], [t][widths.dora]
+    float *h_head;               // [t][widths.head]
     float *rope, *rope_local;    // [t][n_rot]; the same where layers with a window rotate alike
     float *q, *k;                // [t][q_width], [t][kv_width] normed and rotated, with norms of heads; otherwise NULL
     float *x_expert, *y_expert;  // [t][n_embd] of one expert's rows
     float *d_router;             // [t][n_expert]
 
-    workspace(const hyperparameters &hp, int rank, size_t t, carver &from);
+    workspace(const hyperparameters &hp, const adapter_widths &widths, size_t t, carver &from);
 };
 
 // pack_view is what a layer knows of the pack.
@@ -71,6 +73,7 @@ struct pack_view {
     const cpu::attention_mask  &all, &last; // queries: all tokens; target rows
     const cpu::attention_mask  &all_local, &last_local; // of layers with a window
     dropout                     drop;    // without the layer
+    int                         lowest;  // the layer at whose input no gradient is wanted
 };
 
 class block {
@@ -81,7 +84,7 @@ class block {
     // x: [t][n_embd]; x_next: [rows][n_embd], or NULL where only the activations are wanted.
     void forward(const float *x, float *x_next) const;
     // d is [rows][n_embd], the gradient at the layer's output, on entry, and [t][n_embd], that at its input, on return;
-    // of the first layer, below which nothing is trained, it is not computed.
+    // of the pack's lowest layer, below which nothing is trained, it is not computed.
     void backward(const float *x, float *d) const;
 
   private:
@@ -91,6 +94,8 @@ class block {
     void attention_backward(const float *x, float *d) const;
     void query_backward_of_rows(const float *dq, float *d) const;
     void project(const float *x) const;
+    void linear(group_id id, const float *x, int64_t t, float *const *y, bool add, float *h) const;
+    void linear_backward(group_id id, const float *x, int64_t t, const float *const *dy, const float *h, float *dx) const;
     void rotated(const float **q, const float **k) const;
     void unrotate(float **dq, float **dk) const;
     void rotate(float *q, float *k, int direction) const;
@@ -110,7 +115,7 @@ class block {
     const activations        &a_;
     const workspace          &w_;
     dropout                   drop_;
-    bool                      first_, last_;
+    bool                      lowest_, last_;
     int64_t                   t_, n_; // tokens, rows
     cpu::attention_shape      shape_;
     const cpu::attention_mask &mask_;

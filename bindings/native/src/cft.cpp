@@ -104,29 +104,33 @@ cft_status cft_model_get_info(const cft_model *model, cft_model_info *out, cft_e
     });
 }
 
-cft_status cft_memory_estimate_get(const cft_model *model, const cft_trainer_params *params, cft_memory_estimate *out, cft_error *err) {
+cft_status cft_memory_estimate_get(const cft_model *model, const cft_trainer_params *params, const cft_module *modules, size_t n_modules,
+                                   cft_memory_estimate *out, cft_error *err) {
     return guard(err, [&] {
         const cft_model          &m = need(model, "model");
         const cft_trainer_params &p = need(params, "params");
-        check_params(p);
+        const adapter_shape       adapter(m, p, modules, n_modules);
         // What does not fit is told by its numbers, not refused: the caller wants to see them.
         cft_memory_estimate e;
         try {
-            e = choose_layout(m, p).estimate(m);
+            e = choose_layout(m, p, adapter).estimate(m);
         } catch (const failure &f) {
             if (f.status != CFT_ERR_NO_MEMORY) {
                 throw;
             }
-            e = layout_beyond_memory(m, p).estimate(m);
+            e = layout_beyond_memory(m, p, adapter).estimate(m);
         }
         need(out, "out") = e;
     });
 }
 
-cft_status cft_trainer_new(const cft_model *model, const cft_trainer_params *params, cft_trainer **out, cft_error *err) {
+cft_status cft_trainer_new(const cft_model *model, const cft_trainer_params *params, const cft_module *modules, size_t n_modules,
+                           cft_trainer **out, cft_error *err) {
     return guard(err, [&] {
         need(out, "out");
-        *out = new cft_trainer(need(model, "model"), need(params, "params"));
+        const cft_model          &m = need(model, "model");
+        const cft_trainer_params &p = need(params, "params");
+        *out = new cft_trainer(m, p, adapter_shape(m, p, modules, n_modules));
     });
 }
 
@@ -208,7 +212,7 @@ cft_status cft_trainer_tensor_read(const cft_trainer *trainer, size_t index, cft
         const float *data = slot_of(*trainer, t, slot, n);
         need(out, "out");
         if (trainer->device) {
-            trainer->device->read(t.layer, t.module, t.is_a, slot, out);
+            trainer->device->read(t.layer, t.module, t.kind == cft_trainer::matrix_a, slot, out);
         } else {
             std::memcpy(out, data, n * sizeof(float));
         }
@@ -221,10 +225,11 @@ cft_status cft_trainer_tensor_write(cft_trainer *trainer, size_t index, cft_slot
         float      *to = slot_of(*trainer, t, slot, n);
         need(data, "data");
         if (trainer->device) {
-            trainer->device->write(t.layer, t.module, t.is_a, slot, data);
+            trainer->device->write(t.layer, t.module, t.kind == cft_trainer::matrix_a, slot, data);
         } else {
             std::memcpy(to, data, n * sizeof(float));
         }
+        trainer->gains_stale = true;
     });
 }
 

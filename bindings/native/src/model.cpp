@@ -33,7 +33,8 @@ weight weight::slice(int64_t row, int64_t n) const {
 }
 
 const char *module_name(int module) {
-    constexpr const char *names[n_target_modules] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv"};
+    constexpr const char *names[] = {"attn_q",   "attn_k",   "attn_v",     "attn_output", "ffn_gate", "ffn_up",
+                                     "ffn_down", "attn_qkv", "token_embd", "output"};
     return names[module];
 }
 
@@ -243,8 +244,16 @@ uint32_t cft_model::targets(uint32_t wanted) const {
             names += (names.empty() ? "" : ", ") + std::string(module_name(i));
         }
     }
-    if (wanted == CFT_TARGET_ALL_LINEAR) {
-        return have;
+    constexpr uint32_t ends = CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
+    if (wanted & ends && hp.tied_output) {
+        // llama.cpp looks a tensor's adapter up by name: that of token_embd would be applied to the head as well, in a shape that
+        // does not fit there; and output has no tensor to be looked up for.
+        throw failure(CFT_ERR_INVALID_ARGUMENT, std::string("target ") + module_name(wanted & CFT_TARGET_TOKEN_EMBD ? module_token_embd : module_output) +
+                                                    ": the model's head is its embedding, one tensor: an adapter of one of them can "
+                                                    "neither be served by llama.cpp nor merged; leave both out");
+    }
+    if ((wanted & CFT_TARGET_ALL_LINEAR) == CFT_TARGET_ALL_LINEAR) {
+        return have | (wanted & ends);
     }
     for (int i = 0; i < n_target_modules; i++) {
         if ((wanted & ~have) >> i & 1) {

@@ -44,9 +44,11 @@ enum module_id {
     module_up,
     module_down,
     module_qkv,
-    n_target_modules
+    n_target_modules, // of a layer
+    module_token_embd = n_target_modules,
+    module_output
 };
-const char *module_name(int module); // "attn_q"
+const char *module_name(int module); // "attn_q", "token_embd"
 
 // linear_part is one linear map of a layer: the rows of a target module's tensor, all of them or, where tensors are fused,
 // some.
@@ -117,8 +119,8 @@ struct cft_model {
     const cft::device_library      *device = nullptr; // where trainers of this model compute; NULL: on the CPU
     int                             device_index = 0;
 
-    // The modules that a set of CFT_TARGET_ bits means here: CFT_TARGET_ALL_LINEAR all that the model has, otherwise the set
-    // itself. Throws CFT_ERR_INVALID_ARGUMENT where the model lacks one of them.
+    // The modules that a set of CFT_TARGET_ bits means here: for CFT_TARGET_ALL_LINEAR all of them that the model has, otherwise
+    // the set itself. Throws CFT_ERR_INVALID_ARGUMENT where the model lacks one of them.
     uint32_t targets(uint32_t wanted) const;
 
   private:

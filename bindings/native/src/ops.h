@@ -1,8 +1,9 @@
 // ops.h - the operations that blocks, loss and optimizer are made of, on the buffers of one device.
 //
 // block.cpp, trainer.cpp and optimizer.cpp know nothing of threads, tiles or vector widths; a second device implements this
-// class. Matrices are row-major and contiguous, [rows][columns]; t or n counts rows. Results depend only on the arguments
-// and, where noted at the implementation, on the number of threads: no operation adds in an order that timing decides.
+// class; what not every adapter needs is refused unless it does. Matrices are row-major and contiguous, [rows][columns]; t or n
+// counts rows. Results depend only on the arguments and, where noted at the implementation, on the number of threads: no
+// operation adds in an order that timing decides.
 #pragma once
 
 #include "cpu/attention.h"
@@ -15,25 +16,37 @@
 namespace cft {
 
 // linear_group is frozen linear maps that share an input, each perhaps with an adapter:
-//     y_m = x W_mᵀ + scale * h_m B_mᵀ,  h_m = dropout_m(x) A_mᵀ.
+//     y_m = x W_mᵀ + scale_m * h_m B_mᵀ,  h_m = dropout_m(x) A_mᵀ.
 struct linear_group {
     struct module {
         int           id = 0; // index of its CFT_TARGET_ bit, also its number in dropout's counter
         const weight *w  = nullptr;
         const float  *a = nullptr, *b = nullptr; // [rank][in], [out][rank]; NULL without an adapter
         float        *da = nullptr, *db = nullptr;
+        int           rank  = 0;
+        float         scale = 0;
         int64_t       column = 0;        // of h, the first of rank
         bool          shares_a = false;  // A and columns of h are those of the module before: parts of one fused tensor
+        // Of DoRA, which is not the operations' business but dora.h's: y_m is multiplied by gain, column by column.
+        const float  *gain = nullptr, *norm = nullptr; // [out] magnitude / norm; the lengths of the rows of W + scale B A
+        float        *d_magnitude = nullptr;
     };
     std::vector<module> modules;
-    int                 rank  = 0;
-    float               scale = 0;
     // A of all adapted modules, one after the other, and its gradient; h has as many columns.
     const float *a  = nullptr;
     float       *da = nullptr;
-    int64_t      h_columns = 0; // rank * different A's
+    int64_t      h_columns = 0; // the ranks of the different A's
 
     int64_t inputs() const { return modules[0].w->cols; }
+};
+
+// embedding_adapter is the adapter of the embedding.
+struct embedding_adapter {
+    const float *a = nullptr, *b = nullptr;
+    float       *da = nullptr, *db = nullptr;
+    int          rank    = 0;
+    float        scale   = 0; // that of the embedding included
+    int64_t      columns = 0;
 };
 
 // expert_choice says which experts see which rows.
@@ -49,6 +62,7 @@ struct dropout {
     uint64_t seed        = 0;
     uint64_t micro_batch = 0;
     int      layer       = 0;
+    int64_t  first_row   = 0; // of the pack's, where a call has some rows only
 };
 
 struct adamw_step {
@@ -98,6 +112,18 @@ class ops {
     // Adds to da and db; dx (NULL: not wanted) is set, or added to with add. u [t][h_columns] is scratch.
     virtual void linear_backward(const linear_group &g, const dropout &drop, const float *x, int64_t t, const float *const *dy,
                                  const float *h, float *u, float *dx, bool add) = 0;
+
+    // y[i] = s * x[i] or, with add, y[i] += s * x[i], by column; y may be x.
+    virtual void scale_columns(const float *x, const float *s, int64_t n, int64_t columns, bool add, float *y);
+    // sums[j] += the sum over rows of x[i][j] * y[i][j], divided by by[j].
+    virtual void column_dots(const float *x, const float *y, const float *by, int64_t n, int64_t columns, float *sums);
+    // norm[j] = the length of row j of W + scale B A and, unless gain is NULL, gain[j] = magnitude[j] / norm[j].
+    virtual void row_norms(const weight &w, const float *a, const float *b, int rank, float scale, const float *magnitude, float *norm, float *gain);
+
+    // Adapters of the embedding. x[i] += scale * B a[tokens[i]]; a is [table rows][rank], b [columns][rank], h [n][rank] scratch.
+    virtual void embed_adapter(const embedding_adapter &e, const int32_t *tokens, int64_t n, float *x, float *h);
+    // Adds to da and db.
+    virtual void embed_adapter_backward(const embedding_adapter &e, const int32_t *tokens, int64_t n, const float *dx, float *h);
 
     virtual void attention(const cpu::attention_shape &shape, const cpu::attention_mask &mask, const cpu::attention_forward_args &args) = 0;
     virtual void attention_backward(const cpu::attention_shape &shape, const cpu::attention_mask &mask,

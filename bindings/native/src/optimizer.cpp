@@ -37,13 +37,25 @@ void cft_trainer::apply(float lr, float max_grad_norm, double normalizer, double
         scale *= double(max_grad_norm) / (norm + clip_eps);
     }
     const double steps = double(n_steps + 1);
-    const adamw_step step  = {float(scale), lr, params.beta1, params.beta2, params.eps, params.weight_decay,
-                              float(1.0 - std::pow(double(params.beta1), steps)), float(1.0 - std::pow(double(params.beta2), steps))};
+    adamw_step   step{float(scale), lr, params.beta1, params.beta2, params.eps, params.weight_decay,
+                      float(1.0 - std::pow(double(params.beta1), steps)), float(1.0 - std::pow(double(params.beta2), steps))};
+    const auto   take = [&](size_t at, size_t floats) {
+        ops_->adamw(step, value.data() + at, gradient.data() + at, moment1.data() + at, moment2.data() + at, int64_t(floats));
+    };
+    const float ratio = params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f;
     if (device) {
-        device->adamw(step);
+        device->adamw(step); // made for a ratio of 1 only
+    } else if (ratio == 1.0f) {
+        take(0, plan.n_params);
     } else {
-        ops_->adamw(step, value.data(), gradient.data(), moment1.data(), moment2.data(), n);
+        // LoRA+ (Hayou et al. 2024), with what PEFT's create_loraplus_optimizer counts to B: magnitudes as well, and of the
+        // embedding nothing.
+        for (const tensor &t : tensors) {
+            step.lr = t.kind == matrix_a || t.module == module_token_embd ? lr : lr * ratio;
+            take(t.offset, t.rows * t.cols);
+        }
     }
+    gains_stale = true;
     discard();
     n_steps++;
     *grad_norm = norm;

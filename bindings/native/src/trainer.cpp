@@ -1,8 +1,7 @@
-// trainer.cpp - see trainer.h. Optimizer steps are in optimizer.cpp.
+// trainer.cpp - see trainer.h. Its tensors are laid out in tensors.cpp; optimizer steps are in optimizer.cpp.
 #include "trainer.h"
 
 #include "cpu/ops.h"
-#include "cpu/random.h"
 #include "failure.h"
 
 #include <algorithm>
@@ -11,20 +10,6 @@
 using namespace cft;
 
 namespace {
-
-// The parts of each group_id.
-const std::vector<linear_part layer_weights::*> group_parts[group_count] = {
-    {&layer_weights::q}, {&layer_weights::k, &layer_weights::v}, {&layer_weights::q, &layer_weights::k, &layer_weights::v},
-    {&layer_weights::output}, {&layer_weights::gate, &layer_weights::up}, {&layer_weights::down},
-};
-
-// Modules of one input, for laying out tensors: within each set the A's lie together, so that one product serves them.
-const std::vector<int> placed_modules[] = {
-    {module_q, module_k, module_v, module_qkv}, {module_attn_output}, {module_gate, module_up}, {module_down}};
-
-float adapter_scale(const cft_trainer_params &p) {
-    return p.rslora ? p.alpha / std::sqrt(float(p.rank)) : p.alpha / float(p.rank);
-}
 
 [[noreturn]] void refuse(const std::string &what) { throw failure(CFT_ERR_INVALID_ARGUMENT, what); }
 
@@ -36,7 +21,8 @@ struct cft_trainer::journey {
     std::vector<int32_t> rows;    // positions with a target, ascending; at least one
     std::vector<int32_t> targets; // of those
     std::vector<float>   weights; // of those
-    int64_t              t;       // tokens
+    const int32_t       *tokens;
+    int64_t              t;       // number of tokens
     std::vector<int32_t> visible_until;
     cpu::attention_mask  all, last;
     std::unique_ptr<cpu::attention_mask> all_local, last_local; // NULL where no window is shorter than what is seen
@@ -46,12 +32,13 @@ struct cft_trainer::journey {
     pack_view            view;
 
     journey(const cft_trainer &trainer, const pack &p, std::vector<int32_t> rows_, bool dropped)
-        : rows(std::move(rows_)), t(rows.back() + 1), visible_until(p.visible_until, p.visible_until + t),
+        : rows(std::move(rows_)), tokens(p.tokens), t(rows.back() + 1), visible_until(p.visible_until, p.visible_until + t),
           all(clamp(visible_until), size_t(t), nullptr, size_t(t)), last(visible_until.data(), size_t(t), rows.data(), rows.size()),
           all_local(local(trainer, p.positions, nullptr, size_t(t))), last_local(local(trainer, p.positions, rows.data(), rows.size())),
-          space(trainer.workspace_.data()), w(trainer.model.hp, trainer.params.rank, size_t(t), space),
+          space(trainer.workspace_.data()), w(trainer.model.hp, trainer.adapter.widths(trainer.model), size_t(t), space),
           d(space.take(size_t(t) * size_t(trainer.model.hp.n_embd))),
-          view{t, rows, all, last, all_local ? *all_local : all, last_local ? *last_local : last, dropout{dropped ? trainer.params.dropout : 0.0f, trainer.params.seed, trainer.n_micro_batches, 0}} {
+          view{t, rows, all, last, all_local ? *all_local : all, last_local ? *last_local : last,
+               dropout{dropped ? trainer.params.dropout : 0.0f, trainer.params.seed, trainer.n_micro_batches}, trainer.adapter.lowest()} {
         if (space.used() > trainer.workspace_.size()) {
             throw failure(CFT_ERR_INTERNAL, "workspace is smaller than its parts");
         }
@@ -79,94 +66,17 @@ struct cft_trainer::journey {
     }
 };
 
-cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p)
-    : model(m), params(p), plan(choose_layout(m, p)), value(plan.n_params), gradient(plan.on_device ? 0 : plan.n_params),
-      moment1(gradient.size()), moment2(gradient.size()), activations_(plan.activations), workspace_(plan.workspace), loss_(plan.loss),
-      ops_(std::make_unique<cpu::cpu_ops>(plan.threads, m.hp.attention(), plan.max_tokens)) {
+cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p, const adapter_shape &shape)
+    : model(m), params(p), adapter(shape), plan(choose_layout(m, p, shape)), value(plan.n_params), gradient(plan.on_device ? 0 : plan.n_params),
+      moment1(gradient.size()), moment2(gradient.size()), norms_(plan.n_magnitudes), gains_(plan.n_magnitudes), activations_(plan.activations),
+      workspace_(plan.workspace), loss_(plan.loss), ops_(std::make_unique<cpu::cpu_ops>(plan.threads, m.hp.attention(), plan.max_tokens)) {
     place_tensors();
     init_values();
+    init_magnitudes();
     if (plan.on_device) {
         device.reset(model.device->make(model, params, model.targets(params.targets), model.device_index));
         for (const tensor &t : tensors) {
-            device->write(t.layer, t.module, t.is_a, CFT_SLOT_VALUE, value.data() + t.offset);
-        }
-    }
-}
-
-void cft_trainer::place_tensors() {
-    const uint32_t targets = model.targets(params.targets);
-    size_t         offset  = 0;
-    const auto place  = [&](int layer, int id, bool is_a, int64_t rows, int64_t cols) {
-        tensors.push_back({"blk." + std::to_string(layer) + "." + module_name(id) + ".weight." + (is_a ? "lora_a" : "lora_b"), size_t(rows),
-                           size_t(cols), offset, layer, id, is_a});
-        offset += size_t(rows * cols);
-        return tensors.back().offset;
-    };
-    for (int layer = 0; layer < model.hp.n_layer; layer++) {
-        const layer_weights &w = model.layers[size_t(layer)];
-        size_t               a[n_target_modules] = {}, b[n_target_modules] = {};
-        for (const std::vector<int> &modules : placed_modules) {
-            for (bool is_a : {true, false}) {
-                for (int id : modules) {
-                    if (targets >> id & 1) {
-                        const weight &m = w.modules[id];
-                        (is_a ? a : b)[id] = is_a ? place(layer, id, true, params.rank, m.cols) : place(layer, id, false, m.rows, params.rank);
-                    }
-                }
-            }
-        }
-        if (plan.on_device) {
-            continue; // it has groups of its own
-        }
-        groups_.emplace_back();
-        for (int g = 0; g < group_count; g++) {
-            linear_group &group = groups_.back().of[g];
-            group.rank          = params.rank;
-            group.scale         = adapter_scale(params);
-            for (const auto member : group_parts[g]) {
-                const linear_part   &part = w.*member;
-                const int            id   = part.module;
-                const size_t         row  = size_t(part.first_row) * size_t(params.rank);
-                linear_group::module m;
-                m.id = id;
-                m.w  = &part.w;
-                if (part.w.data && targets >> id & 1) {
-                    m.a        = value.data() + a[id];
-                    m.b        = value.data() + b[id] + row;
-                    m.da       = gradient.data() + a[id];
-                    m.db       = gradient.data() + b[id] + row;
-                    m.shares_a = group.a && group.modules.back().a == m.a;
-                    if (!group.a) {
-                        group.a  = m.a;
-                        group.da = m.da;
-                    }
-                    if (!m.shares_a) {
-                        group.h_columns += params.rank;
-                    }
-                    m.column = group.h_columns - params.rank;
-                }
-                group.modules.push_back(m);
-            }
-        }
-    }
-}
-
-void cft_trainer::init_values() {
-    for (const buffer *b : {&value, &gradient, &moment1, &moment2}) {
-        ops_->zero(b->data(), int64_t(b->size()));
-    }
-    for (const tensor &t : tensors) {
-        if (!t.is_a) {
-            continue;
-        }
-        const float          bound = 1.0f / std::sqrt(float(t.cols));
-        float *const         to    = value.data() + t.offset;
-        cpu::philox_counter counter = cpu::init_counter(t.layer, t.module);
-        for (size_t i = 0; i < t.rows * t.cols; i += 4, counter.x[0]++) {
-            const cpu::philox_counter random = cpu::philox(params.seed, counter);
-            for (size_t j = i; j < std::min(i + 4, t.rows * t.cols); j++) {
-                to[j] = (2.0f * cpu::uniform(random.x[j - i]) - 1.0f) * bound;
-            }
+            device->write(t.layer, t.module, t.kind == matrix_a, CFT_SLOT_VALUE, value.data() + t.offset);
         }
     }
 }
@@ -213,16 +123,50 @@ void cft_trainer::check(const pack &p) const {
 activations cft_trainer::layer_activations(int layer) const {
     const size_t first = plan.inputs * size_t(model.hp.n_layer + 1);
     carver       from(activations_.data() + first + (plan.keep_all ? size_t(layer) * plan.kept : 0));
-    return activations(model.hp, params.rank, size_t(plan.max_tokens), from);
+    return activations(model.hp, adapter.widths(model), size_t(plan.max_tokens), from);
 }
 
-void cft_trainer::forward(journey &j, const int32_t *tokens) {
-    ops_->embed(model.token_embd, tokens, j.t, model.hp.embedding_scale, layer_input(0));
+void cft_trainer::forward(journey &j) {
+    refresh_gains();
+    ops_->embed(model.token_embd, j.tokens, j.t, model.hp.embedding_scale, layer_input(0));
+    if (embedding_.a) {
+        ops_->embed_adapter(embedding_, j.tokens, j.t, layer_input(0), j.w.u);
+    }
     for (int layer = 0; layer < model.hp.n_layer; layer++) {
         stop_if_cancelled();
         const activations a = layer_activations(layer);
         block(*ops_, model, layer, groups_[size_t(layer)], j.view, a, j.w).forward(layer_input(layer), layer_input(layer + 1));
     }
+}
+
+// n rows of logits, from target row first on. They are stride floats apart, which with an adapter is n_vocab.
+void cft_trainer::head(journey &j, int64_t first, int64_t n, float *out, int64_t stride) {
+    const float *const x = j.w.x_norm + first * model.hp.n_embd;
+    if (head_.h_columns == 0) {
+        ops_->logits(model.output, x, n, out, stride);
+        return;
+    }
+    float *const y[] = {out};
+    ops_->linear(head_, head_dropout(j, first), x, n, y, false, j.w.h_head);
+}
+
+// d_mid from row first on = the gradient at x of the n rows of logits whose gradient is in loss_.
+void cft_trainer::head_backward(journey &j, int64_t first, int64_t n) {
+    const int64_t d  = model.hp.n_embd;
+    float *const  dx = adapter.lowest() == model.hp.n_layer ? nullptr : j.w.d_mid + first * d;
+    if (head_.h_columns == 0) {
+        ops_->logits_backward(model.output, loss_.data(), plan.loss_stride, n, j.w.d_mid + first * d);
+        return;
+    }
+    const float *const dy[] = {loss_.data()};
+    ops_->linear_backward(head_, head_dropout(j, first), j.w.x_norm + first * d, n, dy, j.w.h_head, j.w.u, dx, false);
+}
+
+dropout cft_trainer::head_dropout(const journey &j, int64_t first) const {
+    dropout drop   = j.view.drop;
+    drop.layer     = model.hp.n_layer;
+    drop.first_row = first;
+    return drop;
 }
 
 // loss returns the weighted sum over the target rows and, for backward, leaves in d [rows][n_embd] the gradient at the last
@@ -236,14 +180,14 @@ double cft_trainer::loss(journey &j, bool backward) {
     for (int64_t begin = 0; begin < n; begin += plan.loss_rows) {
         stop_if_cancelled();
         const int64_t chunk = std::min(plan.loss_rows, n - begin);
-        ops_->logits(model.output, j.w.x_norm + begin * d, chunk, loss_.data(), plan.loss_stride);
+        head(j, begin, chunk, loss_.data(), plan.loss_stride);
         ops_->cross_entropy(loss_.data(), chunk, hp.n_vocab, plan.loss_stride, j.targets.data() + begin, j.weights.data() + begin,
                             hp.logit_cap, backward, losses.data() + begin);
         if (backward) {
-            ops_->logits_backward(model.output, loss_.data(), plan.loss_stride, chunk, j.w.d_mid + begin * d);
+            head_backward(j, begin, chunk);
         }
     }
-    if (backward) {
+    if (backward && adapter.lowest() < hp.n_layer) {
         ops_->zero(j.d, n * d);
         ops_->rmsnorm_backward(j.w.d_mid, x, model.output_norm, n, hp.rms_eps, j.d);
     }
@@ -255,7 +199,7 @@ double cft_trainer::loss(journey &j, bool backward) {
 }
 
 void cft_trainer::backward(journey &j) {
-    for (int layer = model.hp.n_layer - 1; layer >= 0; layer--) {
+    for (int layer = model.hp.n_layer - 1; layer >= std::max(adapter.lowest(), 0); layer--) {
         stop_if_cancelled();
         const activations a = layer_activations(layer);
         const block       b(*ops_, model, layer, groups_[size_t(layer)], j.view, a, j.w);
@@ -263,6 +207,9 @@ void cft_trainer::backward(journey &j) {
             b.forward(layer_input(layer), nullptr);
         }
         b.backward(layer_input(layer), j.d);
+    }
+    if (embedding_.a) {
+        ops_->embed_adapter_backward(embedding_, j.tokens, j.t, j.d, j.w.u);
     }
 }
 
@@ -284,7 +231,7 @@ void cft_trainer::run(const pack &p, bool backward, double *loss_sum, size_t *n_
             j.targets.push_back(p.targets[i]);
             j.weights.push_back(p.weights ? p.weights[i] : 1.0f);
         }
-        forward(j, p.tokens);
+        forward(j);
         sum = loss(j, backward);
         if (!std::isfinite(sum)) {
             throw failure(CFT_ERR_NON_FINITE, "the loss is not finite");
@@ -337,9 +284,9 @@ void cft_trainer::logits(const pack &p, const int32_t *rows, size_t n_rows, floa
         return;
     }
     journey j(*this, p, std::vector<int32_t>(rows, rows + n_rows), false);
-    forward(j, p.tokens);
+    forward(j);
     ops_->rmsnorm(layer_input(model.hp.n_layer), model.output_norm, int64_t(n_rows), model.hp.rms_eps, j.w.x_norm);
-    ops_->logits(model.output, j.w.x_norm, int64_t(n_rows), out, model.hp.n_vocab);
+    head(j, 0, int64_t(n_rows), out, model.hp.n_vocab);
     if (model.hp.logit_cap > 0) {
         ops_->soft_cap(out, int64_t(n_rows), model.hp.n_vocab, model.hp.n_vocab, model.hp.logit_cap);
     }

@@ -34,8 +34,10 @@ using gradients = std::map<std::string, std::vector<float>>;
 struct trainer {
     cft_trainer *handle = nullptr;
 
-    trainer(const loaded &m, const cft_trainer_params &p) : trainer(m.handle, p) {}
-    trainer(const cft_model *m, const cft_trainer_params &p) { OK(cft_trainer_new(m, &p, &handle, &checks::err)); }
+    trainer(const loaded &m, const cft_trainer_params &p, const std::vector<cft_module> &modules = {}) : trainer(m.handle, p, modules) {}
+    trainer(const cft_model *m, const cft_trainer_params &p, const std::vector<cft_module> &modules = {}) {
+        OK(cft_trainer_new(m, &p, modules.data(), modules.size(), &handle, &checks::err));
+    }
     ~trainer() { cft_trainer_free(handle); }
     trainer(const trainer &)            = delete;
     trainer &operator=(const trainer &) = delete;
@@ -66,7 +68,11 @@ struct trainer {
         adapter   lora;
         gradients values = read(CFT_SLOT_VALUE);
         for (auto &[name, v] : values) {
-            v          = checks::random_floats(v.size(), 0.15f);
+            const bool magnitude = name.find(".lora_magnitude") != std::string::npos;
+            const auto random    = checks::random_floats(v.size(), 0.15f);
+            for (size_t i = 0; i < v.size(); i++) {
+                v[i] = magnitude ? v[i] * (1 + random[i]) : random[i];
+            }
             lora[name] = doubles(v.begin(), v.end());
         }
         write(CFT_SLOT_VALUE, values);
@@ -94,6 +100,46 @@ struct trainer {
         return read(CFT_SLOT_GRADIENT);
     }
 };
+
+// Float gradients against central differences of the double loss with step 1e-4.
+constexpr double slope_tolerance = 5e-5, slope_step = 1e-4;
+
+inline batch mixed_batch(int n_vocab) {
+    batch b;
+    b.add_segment(9, n_vocab, 0.6);
+    b.add_segment(14, n_vocab, 0.3);
+    b.add_segment(5, n_vocab, 1.0);
+    return b;
+}
+
+inline double slope_along(const reference &r, const adapter &lora, const batch &b, const std::string &name, const doubles &direction) {
+    adapter at = lora;
+    double  side[2];
+    for (int s = 0; s < 2; s++) {
+        for (size_t i = 0; i < direction.size(); i++) {
+            at[name][i] = lora.at(name)[i] + (s == 0 ? slope_step : -slope_step) * direction[i];
+        }
+        side[s] = r.loss(at, b);
+    }
+    return (side[0] - side[1]) / (2 * slope_step);
+}
+
+// Checks every tensor's gradient along a random direction and at its largest element.
+inline void check_slopes(const reference &r, const adapter &lora, const batch &b, const gradients &g) {
+    for (const auto &[tensor, values] : g) {
+        doubles direction(values.size());
+        for (double &d : direction) {
+            d = checks::random_int(0, 1) ? 1.0 : -1.0;
+        }
+        const double length = checks::norm(values);
+        CHECK(length > 1e-4); // every adapter tensor has a say in the loss
+        CHECK_NEAR(slope_along(r, lora, b, tensor, direction), checks::dot(doubles(values.begin(), values.end()), direction), length, slope_tolerance);
+        const size_t largest = size_t(std::max_element(values.begin(), values.end(), [](float a, float c) { return std::fabs(a) < std::fabs(c); }) - values.begin());
+        doubles      single(values.size(), 0.0);
+        single[largest] = 1.0;
+        CHECK_NEAR(slope_along(r, lora, b, tensor, single), double(values[largest]), length, slope_tolerance);
+    }
+}
 
 // The largest relative difference of two gradients, tensor by tensor.
 inline double worst_tensor(const gradients &a, const gradients &b) {

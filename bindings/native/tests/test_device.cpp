@@ -202,7 +202,7 @@ void test_plans() {
     for (;; n_plans++) {
         p.memory_limit = previous ? previous - 1 : 0;
         cft_trainer *probe = nullptr;
-        const cft_status status = cft_trainer_new(on_device.handle, &p, &probe, &err);
+        const cft_status status = cft_trainer_new(on_device.handle, &p, nullptr, 0, &probe, &err);
         cft_trainer_free(probe);
         if (status != CFT_OK) {
             CHECK(status == CFT_ERR_NO_MEMORY && std::strstr(err.message, "train.seq_len") && std::strstr(err.message, "CUDA0"));
@@ -211,7 +211,7 @@ void test_plans() {
         trainer             t(on_device.handle, p);
         cft_memory_estimate e, asked;
         OK(cft_trainer_get_memory(t.handle, &e, &err));
-        OK(cft_memory_estimate_get(on_device.handle, &p, &asked, &err));
+        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &asked, &err));
         CHECK(std::memcmp(&e, &asked, sizeof e) == 0);
         CHECK(e.total == e.weights + e.adapter + e.gradients + e.moments + e.activations + e.workspace + e.loss);
         CHECK(previous == 0 || e.total < previous);
@@ -233,7 +233,7 @@ void test_plans() {
     CHECK(n_plans >= 4 && n_layers >= 1);
     p.memory_limit     = 1 << 20;
     cft_memory_estimate e;
-    OK(cft_memory_estimate_get(on_device.handle, &p, &e, &err)); // what does not fit is told, not refused
+    OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err)); // what does not fit is told, not refused
     CHECK(e.total > p.memory_limit);
 }
 
@@ -317,10 +317,20 @@ void test_refusals() {
     const opened on_narrow(narrow.path, "cuda");
     const auto   p = device_params();
     cft_trainer *refused = nullptr;
-    REFUSED(cft_trainer_new(on_narrow.handle, &p, &refused, &err), CFT_ERR_UNSUPPORTED, "heads of size 32");
+    REFUSED(cft_trainer_new(on_narrow.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "heads of size 32");
     const family_file experts(*cft::family_of("qwen3moe"));
     const opened      on_experts(experts.path, "cuda");
-    REFUSED(cft_trainer_new(on_experts.handle, &p, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
+    REFUSED(cft_trainer_new(on_experts.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
+
+    const model      plain(device_sizes(), "device-plain.gguf");
+    const opened     on_plain(plain.path, "cuda");
+    const cft_module apart = {1, CFT_TARGET_ATTN_Q, 2, 4};
+    auto             other = device_params();
+    other.dora             = 1;
+    REFUSED(cft_trainer_new(on_plain.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
+    REFUSED(cft_trainer_new(on_plain.handle, &p, &apart, 1, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
+    other = device_params(), other.lora_plus_ratio = 4;
+    REFUSED(cft_trainer_new(on_plain.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
 }
 
 void test_devices() {

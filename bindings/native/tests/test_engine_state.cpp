@@ -209,16 +209,16 @@ void test_memory() {
     p.max_tokens         = 2000;
     cft_memory_estimate all, layers, chosen;
     p.keep_activations = CFT_KEEP_ALL;
-    OK(cft_memory_estimate_get(l.handle, &p, &all, &err));
+    OK(cft_memory_estimate_get(l.handle, &p, nullptr, 0, &all, &err));
     p.keep_activations = CFT_KEEP_LAYERS;
-    OK(cft_memory_estimate_get(l.handle, &p, &layers, &err));
+    OK(cft_memory_estimate_get(l.handle, &p, nullptr, 0, &layers, &err));
     CHECK(all.total == buffers_of(all) + all.weights && layers.total == buffers_of(layers) + layers.weights);
     CHECK(all.keep_activations == CFT_KEEP_ALL && layers.keep_activations == CFT_KEEP_LAYERS);
     CHECK(layers.activations < all.activations / 2 && layers.moments == 2 * layers.adapter);
     p.keep_activations = CFT_KEEP_AUTO;
     for (const auto &[limit, want] : {std::pair<uint64_t, int>{buffers_of(all), CFT_KEEP_ALL}, {buffers_of(all) - 1, CFT_KEEP_LAYERS}, {buffers_of(layers), CFT_KEEP_LAYERS}}) {
         p.memory_limit = limit;
-        OK(cft_memory_estimate_get(l.handle, &p, &chosen, &err));
+        OK(cft_memory_estimate_get(l.handle, &p, nullptr, 0, &chosen, &err));
         CHECK(chosen.keep_activations == want);
 #if COUNTS_HEAP
         const struct mallinfo2 before = mallinfo2();
@@ -235,13 +235,13 @@ void test_memory() {
     }
     p.memory_limit     = buffers_of(layers) - 1;
     cft_trainer *none = nullptr;
-    REFUSED(cft_trainer_new(l.handle, &p, &none, &err), CFT_ERR_NO_MEMORY, "MiB");
+    REFUSED(cft_trainer_new(l.handle, &p, nullptr, 0, &none, &err), CFT_ERR_NO_MEMORY, "MiB");
     CHECK(none == nullptr);
-    OK(cft_memory_estimate_get(l.handle, &p, &chosen, &err)); // numbers for what does not fit, too
+    OK(cft_memory_estimate_get(l.handle, &p, nullptr, 0, &chosen, &err)); // numbers for what does not fit, too
     CHECK(chosen.total == layers.total);
     p.memory_limit     = buffers_of(all) - 1;
     p.keep_activations = CFT_KEEP_ALL;
-    REFUSED(cft_trainer_new(l.handle, &p, &none, &err), CFT_ERR_NO_MEMORY, "MiB");
+    REFUSED(cft_trainer_new(l.handle, &p, nullptr, 0, &none, &err), CFT_ERR_NO_MEMORY, "MiB");
 }
 
 void test_params_refused() {
@@ -257,7 +257,7 @@ void test_params_refused() {
         {"dropout", [](cft_trainer_params &p) { p.dropout = 1; }},
         {"dropout", [](cft_trainer_params &p) { p.dropout = -0.1f; }},
         {"targets", [](cft_trainer_params &p) { p.targets = 0; }},
-        {"targets", [](cft_trainer_params &p) { p.targets = 1 << 8; }},
+        {"targets", [](cft_trainer_params &p) { p.targets = 1 << 10; }},
         {"keep_activations", [](cft_trainer_params &p) { p.keep_activations = 3; }},
         {"max_tokens", [](cft_trainer_params &p) { p.max_tokens = 0; }},
         {"max_targets", [](cft_trainer_params &p) { p.max_targets = 65; }},
@@ -271,8 +271,8 @@ void test_params_refused() {
         cft_trainer        *t = nullptr;
         cft_memory_estimate e{};
         c.spoil(p);
-        REFUSED(cft_trainer_new(l.handle, &p, &t, &err), CFT_ERR_INVALID_ARGUMENT, c.words);
-        REFUSED(cft_memory_estimate_get(l.handle, &p, &e, &err), CFT_ERR_INVALID_ARGUMENT, c.words);
+        REFUSED(cft_trainer_new(l.handle, &p, nullptr, 0, &t, &err), CFT_ERR_INVALID_ARGUMENT, c.words);
+        REFUSED(cft_memory_estimate_get(l.handle, &p, nullptr, 0, &e, &err), CFT_ERR_INVALID_ARGUMENT, c.words);
         CHECK(t == nullptr && e.total == 0);
     }
 }
@@ -338,7 +338,7 @@ void test_handles() {
     REFUSED(cft_trainer_tensor_info(t.handle, count, &info, &err), CFT_ERR_INVALID_ARGUMENT, "tensor 28 of 28");
     REFUSED(cft_trainer_tensor_read(t.handle, 0, CFT_SLOT_VALUE, &x, 1, &err), CFT_ERR_INVALID_ARGUMENT, "96 elements, not 1");
     REFUSED(cft_trainer_get_counters(nullptr, nullptr, nullptr, &err), CFT_ERR_INVALID_ARGUMENT, "NULL");
-    REFUSED(cft_trainer_new(nullptr, nullptr, nullptr, &err), CFT_ERR_INVALID_ARGUMENT, "NULL");
+    REFUSED(cft_trainer_new(nullptr, nullptr, nullptr, 0, nullptr, &err), CFT_ERR_INVALID_ARGUMENT, "NULL");
     CHECK(cft_trainer_tensor_count(nullptr) == 0);
     cft_trainer_free(nullptr);
     cft_model_free(nullptr);

@@ -120,7 +120,7 @@ void test_tree(trainer &t) {
 void test_estimate(const open_family &m, const trainer &t) {
     const cft_trainer_params p = some_params();
     cft_memory_estimate      estimate, actual;
-    OK(cft_memory_estimate_get(m.handle, &p, &estimate, &err));
+    OK(cft_memory_estimate_get(m.handle, &p, nullptr, 0, &estimate, &err));
     OK(cft_trainer_get_memory(t.handle, &actual, &err));
     CHECK(std::memcmp(&estimate, &actual, sizeof estimate) == 0);
     uint64_t floats = 0;
@@ -211,7 +211,7 @@ void test_refusals() {
         cft_trainer_params p = some_params();
         p.targets            = c.targets;
         cft_trainer *t       = nullptr;
-        REFUSED(cft_trainer_new(m.handle, &p, &t, &err), CFT_ERR_INVALID_ARGUMENT, c.words);
+        REFUSED(cft_trainer_new(m.handle, &p, nullptr, 0, &t, &err), CFT_ERR_INVALID_ARGUMENT, c.words);
         CHECK(t == nullptr);
     }
 }

@@ -143,6 +143,8 @@ struct group_case {
             if (adapted[i]) {
                 b[i] = random_floats(size_t(out[i] * rank), 0.2f);
                 db[i].resize(b[i].size());
+                m.rank  = int(rank);
+                m.scale = 1.5f;
                 m.a  = a.data() + at * rank * in;
                 m.da = da.data() + at * rank * in;
                 m.column = at * rank;
@@ -156,8 +158,6 @@ struct group_case {
             }
             g.modules.push_back(m);
         }
-        g.rank      = rank;
-        g.scale     = 1.5f;
         g.a         = a.data();
         g.da        = da.data();
         g.h_columns = (shared ? 1 : 2) * rank;
@@ -200,7 +200,7 @@ void test_adapter_forward(float probability, int n_threads, bool shared) {
             }
             for (int64_t j = 0; j < c.out[i] && c.g.modules[size_t(i)].a; j++) {
                 for (int64_t r = 0; r < c.rank; r++) {
-                    want[size_t(row * c.out[i] + j)] += double(c.g.scale) * hidden[size_t(r)] * double(c.b[i][size_t(j * c.rank + r)]);
+                    want[size_t(row * c.out[i] + j)] += double(c.g.modules[size_t(i)].scale) * hidden[size_t(r)] * double(c.b[i][size_t(j * c.rank + r)]);
                 }
             }
         }

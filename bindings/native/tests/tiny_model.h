@@ -179,20 +179,41 @@ using adapter = std::map<std::string, doubles>; // by tensor name
 
 class reference {
   public:
-    reference(const model &m, int rank, double scale) : m_(m), o_(m.o), rank_(rank), scale_(scale) {}
+    reference(const model &m, double scale) : m_(m), o_(m.o), scale_(scale) {}
+
+    std::map<std::string, double>  scales; // of tensors whose scale is another
+    std::map<std::string, doubles> norms;  // with DoRA: of the rows of each adapted tensor, constants
+
+    // The lengths of the rows of W + scale B A.
+    doubles row_norms(const adapter &lora, const std::string &name) const {
+        const auto   &w = m_.values.at(name);
+        const doubles &a = lora.at(name + ".lora_a"), &b = lora.at(name + ".lora_b"), &magnitude = lora.at(name + ".lora_magnitude");
+        const size_t   rows = magnitude.size(), cols = w.size() / rows, rank = a.size() / cols;
+        doubles        n;
+        for (size_t r = 0; r < rows; r++) {
+            doubles row(w.begin() + long(r * cols), w.begin() + long((r + 1) * cols));
+            for (size_t c = 0; c < cols; c++) {
+                for (size_t k = 0; k < rank; k++) {
+                    row[c] += scale_of(name) * b[r * rank + k] * a[k * cols + c];
+                }
+            }
+            n.push_back(checks::norm(row));
+        }
+        return n;
+    }
 
     // The logits of one position for every row of b asked for.
     std::vector<doubles> logits(const adapter &lora, const batch &b, const std::vector<int32_t> &rows) const {
         std::vector<doubles> x;
         for (int32_t token : b.tokens) {
-            x.push_back(row("token_embd.weight", token, o_.n_embd));
+            x.push_back(embedding(lora, token));
         }
         for (int l = 0; l < o_.n_layer; l++) {
             layer(lora, b, "blk." + std::to_string(l) + ".", x);
         }
         std::vector<doubles> out;
         for (int32_t i : rows) {
-            out.push_back(product(o_.tied ? "token_embd.weight" : "output.weight", rmsnorm(x[size_t(i)], "output_norm.weight"), o_.n_vocab));
+            out.push_back(linear(o_.tied ? adapter() : lora, o_.tied ? "token_embd.weight" : "output.weight", rmsnorm(x[size_t(i)], "output_norm.weight"), o_.n_vocab));
         }
         return out;
     }
@@ -216,6 +237,23 @@ class reference {
         const auto &v = m_.values.at(name);
         return doubles(v.begin() + long(i * cols), v.begin() + long((i + 1) * cols));
     }
+    double scale_of(const std::string &name) const {
+        const auto found = scales.find(name);
+        return found == scales.end() ? scale_ : found->second;
+    }
+    // A is [n_vocab][rank], B [n_embd][rank].
+    doubles embedding(const adapter &lora, int32_t token) const {
+        const std::string name = "token_embd.weight";
+        doubles           x    = row(name, token, o_.n_embd);
+        const auto        a = lora.find(name + ".lora_a"), b = lora.find(name + ".lora_b");
+        const size_t      rank = a == lora.end() ? 0 : a->second.size() / size_t(o_.n_vocab);
+        for (size_t i = 0; i < x.size(); i++) {
+            for (size_t k = 0; k < rank; k++) {
+                x[i] += scale_of(name) * b->second[i * rank + k] * a->second[size_t(token) * rank + k];
+            }
+        }
+        return x;
+    }
     doubles product(const std::string &name, const doubles &x, int rows) const {
         const auto &w = m_.values.at(name);
         doubles     y(size_t(rows), 0.0);
@@ -238,13 +276,19 @@ class reference {
     doubles linear(const adapter &lora, const std::string &name, const doubles &x, int rows) const {
         doubles    y = product(name, x, rows);
         const auto a = lora.find(name + ".lora_a"), b = lora.find(name + ".lora_b");
-        for (int k = 0; a != lora.end() && k < rank_; k++) {
+        const size_t rank = a == lora.end() ? 0 : a->second.size() / x.size();
+        for (size_t k = 0; k < rank; k++) {
             double h = 0;
             for (size_t c = 0; c < x.size(); c++) {
-                h += a->second[size_t(k) * x.size() + c] * x[c];
+                h += a->second[k * x.size() + c] * x[c];
             }
             for (size_t r = 0; r < y.size(); r++) {
-                y[r] += scale_ * h * b->second[r * size_t(rank_) + size_t(k)];
+                y[r] += scale_of(name) * h * b->second[r * rank + k];
+            }
+        }
+        if (const auto n = norms.find(name); n != norms.end()) {
+            for (size_t r = 0; r < y.size(); r++) {
+                y[r] *= lora.at(name + ".lora_magnitude")[r] / n->second[r];
             }
         }
         return y;
@@ -320,7 +364,6 @@ class reference {
 
     const model   &m_;
     const options &o_;
-    int            rank_;
     double         scale_;
 };
 

@@ -22,7 +22,7 @@ class masks {
           keep_(1.0f / (1.0f - drop.probability)) {}
 
     void fill(int64_t row, range columns, float *mask) const {
-        kernels_.dropout_mask(drop_.seed, dropout_counter(drop_.micro_batch, drop_.layer, module_, uint32_t(row)), threshold_, keep_,
+        kernels_.dropout_mask(drop_.seed, dropout_counter(drop_.micro_batch, drop_.layer, module_, uint32_t(drop_.first_row + row)), threshold_, keep_,
                               size_t(columns.begin), size_t(columns.size()), mask);
     }
 
@@ -65,7 +65,7 @@ void cpu_ops::adapter_inputs(const linear_group &g, const dropout &drop, const f
                         mask.fill(r + i, columns, row);
                         kernels_.multiply(x + (r + i) * in + c, row, row, size_t(columns.size()));
                     }
-                    product.multiply_transposed(rows_of(masked, columns.size()), m.a + c, in, {h + r * ld + m.column, ld, 1, c > 0}, n, g.rank,
+                    product.multiply_transposed(rows_of(masked, columns.size()), m.a + c, in, {h + r * ld + m.column, ld, 1, c > 0}, n, m.rank,
                                                 columns.size());
                 }
             }
@@ -85,7 +85,7 @@ void cpu_ops::linear(const linear_group &g, const dropout &drop, const float *x,
             const auto &m = g.modules[i];
             low_rank    extra;
             if (m.a) {
-                extra = {h + m.column, m.b, g.h_columns, g.rank, g.scale};
+                extra = {h + m.column, m.b, g.h_columns, m.rank, m.scale};
             }
             frozen_forward(product_, *m.w, x, share_product(t, m.w->rows, product_.panel, ith, nth), add, extra, y[i], m.w->rows,
                            scratch_of(ith));
@@ -102,8 +102,8 @@ void cpu_ops::adapter_gradients(const linear_group &g, const float *x, int64_t t
         const auto &m = g.modules[i];
         if (m.a) {
             const range out = share(m.w->rows, by_vector, ith, nth);
-            product.multiply(columns_of(dy[i] + out.begin, m.w->rows), h + m.column, ld, {m.db + out.begin * g.rank, g.rank, g.scale, true},
-                             out.size(), g.rank, t);
+            product.multiply(columns_of(dy[i] + out.begin, m.w->rows), h + m.column, ld, {m.db + out.begin * m.rank, m.rank, m.scale, true},
+                             out.size(), m.rank, t);
         }
     }
     if (with_a && ld > 0) {
@@ -122,8 +122,8 @@ void cpu_ops::linear_backward(const linear_group &g, const dropout &drop, const 
             for (size_t i = 0; i < g.modules.size(); i++) {
                 const auto &m = g.modules[i];
                 if (m.a) {
-                    products_of(ith).multiply(rows_of(dy[i] + part.begin * m.w->rows, m.w->rows), m.b, g.rank,
-                                              {u + part.begin * ld + m.column, ld, g.scale, m.shares_a}, part.size(), g.rank, m.w->rows);
+                    products_of(ith).multiply(rows_of(dy[i] + part.begin * m.w->rows, m.w->rows), m.b, m.rank,
+                                              {u + part.begin * ld + m.column, ld, m.scale, m.shares_a}, part.size(), m.rank, m.w->rows);
                 }
             }
         });
@@ -179,9 +179,9 @@ void cpu_ops::dropped_gradients(const linear_group &g, const dropout &drop, cons
                         source.fill(r + i, columns, mask + i * w);
                         kernels_.multiply(x + (r + i) * in + c, mask + i * w, masked + i * w, size_t(w));
                     }
-                    product.multiply(columns_of(u + r * ld + m.column, ld), masked, w, {da + c, in, 1, true}, g.rank, w, n);
+                    product.multiply(columns_of(u + r * ld + m.column, ld), masked, w, {da + c, in, 1, true}, m.rank, w, n);
                     if (dx) {
-                        product.multiply(rows_of(u + r * ld + m.column, ld), m.a + c, in, {masked, w}, n, w, g.rank);
+                        product.multiply(rows_of(u + r * ld + m.column, ld), m.a + c, in, {masked, w}, n, w, m.rank);
                         for (int64_t i = 0; i < n; i++) {
                             kernels_.multiply_add(masked + i * w, mask + i * w, dx + (r + i) * in + c, size_t(w));
                         }

@@ -36,6 +36,11 @@ class cpu_ops final : public ops {
     void linear(const linear_group &g, const dropout &drop, const float *x, int64_t t, float *const *y, bool add, float *h) override;
     void linear_backward(const linear_group &g, const dropout &drop, const float *x, int64_t t, const float *const *dy, const float *h,
                          float *u, float *dx, bool add) override;
+    void scale_columns(const float *x, const float *s, int64_t n, int64_t columns, bool add, float *y) override;
+    void column_dots(const float *x, const float *y, const float *by, int64_t n, int64_t columns, float *sums) override;
+    void row_norms(const weight &w, const float *a, const float *b, int rank, float scale, const float *magnitude, float *norm, float *gain) override;
+    void embed_adapter(const embedding_adapter &e, const int32_t *tokens, int64_t n, float *x, float *h) override;
+    void embed_adapter_backward(const embedding_adapter &e, const int32_t *tokens, int64_t n, const float *dx, float *h) override;
     void attention(const attention_shape &shape, const attention_mask &mask, const attention_forward_args &args) override;
     void attention_backward(const attention_shape &shape, const attention_mask &mask, const attention_backward_args &args) override;
     void logits(const weight &w, const float *x, int64_t n, float *out, int64_t stride) override;
