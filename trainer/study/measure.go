@@ -1,6 +1,7 @@
 package study
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -248,7 +249,7 @@ func (m measuredSet) learned(s Spec) (*bool, string) {
 		return nil, "not decided: " + missing
 	}
 	type comparison struct {
-		what  string
+		text  string
 		e     Estimate
 		bound float64
 	}
@@ -265,31 +266,25 @@ func (m measuredSet) learned(s Spec) (*bool, string) {
 			return nil, "not decided: " + missing
 		}
 		if e, ok := difference(a.answers, base.answers, false, wide); ok {
-			all = append(all, comparison{arm.Name + "'s answers against the base model's", e.Estimate, 0})
+			all = append(all, comparison{fmt.Sprintf("%s's answers differ from the base model's by %+.1f points (%+.1f to %+.1f)", arm.Name, 100*e.Value, 100*e.Low, 100*e.High), e.Estimate, 0})
 		}
 		if e, ok := estimate(a.others, true, wide); m.judged && ok {
-			all = append(all, comparison{arm.Name + "'s verdicts, balanced,", e, 0.5})
+			all = append(all, comparison{fmt.Sprintf("%s's verdicts are right by %.1f %%, balanced (%.1f to %.1f)", arm.Name, 100*e.Value, 100*e.Low, 100*e.High), e, 0.5})
 		}
 	}
 	var found []string
 	for _, c := range all {
 		if c.e.Low > c.bound {
-			found = append(found, fmt.Sprintf("%s %.1f %% (%.1f to %.1f)", c.what, 100*c.e.Value, 100*c.e.Low, 100*c.e.High))
+			found = append(found, c.text)
 		}
 	}
 	learned := len(found) > 0
 	if learned {
 		return &learned, fmt.Sprintf("in %d of %d comparisons, each at the %.2f %% level: %s", len(found), len(all), 100*wide, strings.Join(found, "; "))
 	}
-	best := slices.MaxFunc(all, func(a, b comparison) int {
-		switch x, y := a.e.Low-a.bound, b.e.Low-b.bound; {
-		case x < y:
-			return -1
-		case x > y:
-			return 1
-		}
-		return 0
-	})
-	return &learned, fmt.Sprintf("in none of %d comparisons, each at the %.2f %% level; the nearest: %s %.1f %% (%.1f to %.1f), the bound is %.0f %%",
-		len(all), 100*wide, best.what, 100*best.e.Value, 100*best.e.Low, 100*best.e.High, 100*best.bound)
+	if len(all) == 0 {
+		return &learned, "there was nothing to compare"
+	}
+	best := slices.MaxFunc(all, func(a, b comparison) int { return cmp.Compare(a.e.Low-a.bound, b.e.Low-b.bound) })
+	return &learned, fmt.Sprintf("in none of %d comparisons, each at the %.2f %% level; the nearest: %s", len(all), 100*wide, best.text)
 }
