@@ -16,11 +16,9 @@ import (
 var source string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"style": report.Style, "wordClass": wordClass, "p": pText, "percents": percents, "color": color, "armColor": armColor,
-	"percent": func(x float64) string { return fmt.Sprintf("%.1f", 100*x) },
-	"effect": func(e *Effect) string {
-		return fmt.Sprintf("%+.1f (%+.1f to %+.1f)", 100*e.Value, 100*e.Low, 100*e.High)
-	},
+	"style": report.Style, "wordClass": wordClass, "p": pText, "color": color, "armColor": armColor,
+	"percent":    func(x float64) string { return fmt.Sprintf("%.1f", 100*x) },
+	"hundred":    func(x float64) float64 { return 100 * x },
 	"effects":    drawEffects,
 	"shares":     drawShares,
 	"corruption": drawCorruption,
