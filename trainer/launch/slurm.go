@@ -169,8 +169,8 @@ func (c *slurm) Check(ctx context.Context, jobs []Placed) []Finding {
 	out, err := c.host.Run(ctx, "sinfo --version && "+c.sbatch(jobs, "--test-only", c.scriptPath(jobs))+" 2>&1", nil, nil)
 	f := Finding{What: "Slurm", Level: LevelOK, Found: strings.Join(strings.Fields(string(out)), " ")}
 	if err != nil {
-		f.Level, f.Found = LevelFail, lastLines(string(out)+"\n"+err.Error(), 6)
-		f.WayOut = "slurm in the file of targets must ask for what sinfo and your account have"
+		f.Level, f.Found = LevelFail, strings.Join(strings.Fields(string(out)+" "+err.Error()), " ")
+		f.WayOut = "slurm in the file of targets must ask for what sinfo and your account have; Slurm says the same while all such nodes are drained"
 	}
 	return []Finding{f}
 }
