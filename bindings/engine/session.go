@@ -23,6 +23,7 @@ type SessionParams struct {
 	Embeddings   bool    // Decode keeps the last layer's output too, for Embedding
 	NoMMap       bool    // weights are read into memory instead of mapped
 	MLock        bool    // weights are kept from being swapped out
+	Importance   bool    // Decode collects how much each column of a weight counts, for Importance; CPU only
 
 	RopeFreqBase, RopeFreqScale float64 // 0 = the model's
 }
@@ -62,6 +63,7 @@ func NewSession(model, adapter string, p SessionParams) (*Session, error) {
 		embeddings:    flag(p.Embeddings),
 		no_mmap:       flag(p.NoMMap),
 		mlock:         flag(p.MLock),
+		importance:    flag(p.Importance),
 
 		rope_freq_base:  C.float(p.RopeFreqBase),
 		rope_freq_scale: C.float(p.RopeFreqScale),

@@ -54,6 +54,8 @@ type exporter struct {
 	model, baseName                  string
 	modelName                        string // what the model is called where that is no path
 	modelfile, card                  string
+	imatrix                          string
+	imatrixRows                      int
 	f16, force, allowLoss            bool
 	acceptQuantized                  bool
 	threads, proofRows               int
@@ -106,6 +108,8 @@ func newExportCommand() *cobra.Command {
 	f.BoolVar(&e.f16, "f16", false, "adapter: store 16-bit numbers: half the size, rounded")
 	f.BoolVar(&e.acceptQuantized, "accept-quantized-base", false, "merged: merge into a base whose weights are quantized")
 	f.IntVar(&e.proofRows, "proof-rows", 16, "rows to compare on (0: no proof)")
+	f.StringVar(&e.imatrix, "imatrix", "", "merged: an importance matrix for quantizing (cftune imatrix)")
+	f.IntVar(&e.imatrixRows, "imatrix-rows", 0, "merged: measure an importance matrix on so many training examples")
 	f.StringVar(&e.modelfile, "modelfile", "", "adapter, merged: also write a Modelfile for Ollama")
 	f.StringVar(&e.card, "card", "", "also write a model card: README.md with Hugging Face's front matter")
 	f.BoolVar(&e.allowLoss, "allow-loss", false, "keep an export that fails its proof")
@@ -128,9 +132,19 @@ func (e *exporter) check() error {
 	if e.proofRows < 0 {
 		return fmt.Errorf("--proof-rows: must be at least 0, got %d", e.proofRows)
 	}
-	_, err := export.ParseFileType(e.kind)
+	t, err := export.ParseFileType(e.kind)
 	if err != nil {
 		return fmt.Errorf("--%w", err)
+	}
+	if e.imatrix != "" || e.imatrixRows != 0 {
+		switch {
+		case e.format != "merged" || !t.Weighed():
+			return fmt.Errorf("--imatrix and --imatrix-rows are for --format merged with a quantized --type: %s", export.WeighedNames())
+		case e.imatrix != "" && e.imatrixRows != 0:
+			return errors.New("--imatrix and --imatrix-rows exclude each other")
+		case e.imatrixRows < 0:
+			return fmt.Errorf("--imatrix-rows: must be at least 0, got %d", e.imatrixRows)
+		}
 	}
 	return nil
 }
@@ -266,8 +280,29 @@ func (e *exporter) merge(ctx context.Context, c *checkpoint.Checkpoint, record t
 		}
 		o.ChatTemplate = string(text)
 	}
+	if o.Importance, err = e.importance(ctx, c, record, base, o.Type); err != nil {
+		return export.Merged{}, 0, err
+	}
 	m, err := export.Merge(ctx, exportEngine{e.threads}, base, a, e.output, o)
 	return m, a.Rank, err
+}
+
+// importance is what quantizing a merged model weighs columns by: a file's, or measured with base and adapter on the run's data.
+func (e *exporter) importance(ctx context.Context, c *checkpoint.Checkpoint, record trainer.Record, base *gguf.File, t export.FileType) (map[string][]float32, error) {
+	if e.imatrix != "" || e.imatrixRows == 0 {
+		return columnWeights(e.imatrix, base, t)
+	}
+	run := record.Config
+	run.Model = e.model
+	pieces, err := dataPieces(ctx, run, e.imatrixRows)
+	if err != nil {
+		return nil, fmt.Errorf("--imatrix-rows: %w", err)
+	}
+	m, _, err := measureImportance(ctx, e.model, export.AdapterOf(c), pieces, e.threads)
+	if err != nil {
+		return nil, err
+	}
+	return m.ColumnWeights(base)
 }
 
 // samePEFT reads a PEFT folder back and wants the very numbers of the checkpoint.

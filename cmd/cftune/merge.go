@@ -30,10 +30,10 @@ Types: `
 
 func newMergeCommand() *cobra.Command {
 	var (
-		adapter, output, kind string
-		threads               int
-		o                     export.MergeOptions
-		asJSON                bool
+		adapter, output, kind, imatrix string
+		threads                        int
+		o                              export.MergeOptions
+		asJSON                         bool
 	)
 	cmd := &cobra.Command{
 		Use:   "merge BASE --adapter ADAPTER --output FILE",
@@ -65,6 +65,9 @@ func newMergeCommand() *cobra.Command {
 					return err
 				}
 			}
+			if o.Importance, err = columnWeights(imatrix, base, o.Type); err != nil {
+				return err
+			}
 			merged, err := export.Merge(cmd.Context(), exportEngine{threads}, base, a, output, o)
 			if err != nil {
 				return err
@@ -76,6 +79,7 @@ func newMergeCommand() *cobra.Command {
 	f.StringVar(&adapter, "adapter", "", "the adapter: a GGUF file, a PEFT folder, or a run (required)")
 	f.StringVar(&output, "output", "", "the file to write (required)")
 	f.StringVar(&kind, "type", "F16", "what the weights are stored as")
+	f.StringVar(&imatrix, "imatrix", "", "an importance matrix (cftune imatrix)")
 	f.IntVar(&threads, "threads", 0, "threads (0: all that this process may use)")
 	f.BoolVar(&o.AcceptQuantized, "accept-quantized-base", false, "merge into a base whose weights are quantized")
 	f.BoolVar(&o.AnyBase, "any-base", false, "take an adapter that was trained on another file of the same shapes")

@@ -12,6 +12,7 @@ import (
 
 	"cftune/bindings/engine"
 	"cftune/trainer/export"
+	"cftune/trainer/gguf"
 )
 
 const quantizeLong = `Write a copy of a model with its weights stored as another type, by llama.cpp's own code.
@@ -33,10 +34,10 @@ type perplexities struct {
 
 func newQuantizeCommand() *cobra.Command {
 	var (
-		kind, text      string
-		window, threads int
-		o               export.Options
-		asJSON          bool
+		kind, text, imatrix string
+		window, threads     int
+		o                   export.Options
+		asJSON              bool
 	)
 	cmd := &cobra.Command{
 		Use:   "quantize MODEL FILE --type TYPE",
@@ -55,6 +56,14 @@ func newQuantizeCommand() *cobra.Command {
 			if err := modelThere(model); err != nil {
 				return err
 			}
+			base, err := gguf.Open(model)
+			if err != nil {
+				return err
+			}
+			importance, err := columnWeights(imatrix, base, t)
+			if err != nil {
+				return err
+			}
 			var words string
 			if text != "" {
 				read, err := os.ReadFile(text)
@@ -71,7 +80,7 @@ func newQuantizeCommand() *cobra.Command {
 				}
 				result.Perplexity = &perplexities{Before: before}
 			}
-			if result.Merged, err = export.Quantize(exportEngine{threads}, model, args[1], t, nil, o); err != nil {
+			if result.Merged, err = export.Quantize(exportEngine{threads}, model, args[1], t, importance, o); err != nil {
 				return err
 			}
 			if text != "" {
@@ -91,6 +100,7 @@ func newQuantizeCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&kind, "type", "", "what the weights are stored as (required)")
+	f.StringVar(&imatrix, "imatrix", "", "an importance matrix (cftune imatrix)")
 	f.StringVar(&text, "text", "", "a text file to measure perplexity on")
 	f.IntVar(&window, "context", 512, "tokens of a window of the text")
 	f.IntVar(&threads, "threads", 0, "threads (0: all that this process may use)")

@@ -28,6 +28,7 @@ func newRootCommand() *cobra.Command {
 		newExportCommand(),
 		newMergeCommand(),
 		newQuantizeCommand(),
+		newImatrixCommand(),
 		newInspectCommand(),
 		newPullCommand(),
 		newCheckCommand(),

@@ -52,6 +52,20 @@ func FileTypeNames() []string {
 
 func (t FileType) String() string { return t.name }
 
+// Weighed reports whether quantizing to the type heeds how much columns count.
+func (t FileType) Weighed() bool { return t.block > 1 && t.name != "Q8_0" }
+
+// WeighedNames lists the types that do.
+func WeighedNames() string {
+	var names []string
+	for _, t := range fileTypes {
+		if t.Weighed() {
+			names = append(names, t.name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 // ID is llama.cpp's number of the type.
 func (t FileType) ID() int { return t.id }
 

@@ -91,6 +91,13 @@ func (e *encoder) key(name string, v any) {
 	case float64:
 		e.u32(uint32(Float64))
 		e.u64(math.Float64bits(v))
+	case []string:
+		e.u32(uint32(Array))
+		e.u32(uint32(String))
+		e.u64(uint64(len(v)))
+		for _, s := range v {
+			e.str(s)
+		}
 	default:
 		panic(fmt.Sprintf("gguf: metadata of type %T", v))
 	}

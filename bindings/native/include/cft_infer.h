@@ -55,6 +55,7 @@ typedef struct cft_session_params {
     int32_t no_mmap;      // 1: weights are read into memory instead of mapped
     int32_t mlock;        // 1: weights are kept from being swapped out
     float   rope_freq_base, rope_freq_scale; // 0: the model's
+    int32_t importance;   // 1: decodes collect how much each column of a weight counts (cft_session_importance_get); CPU only
 } cft_session_params;
 
 // cft_session_new loads a model, with the LoRA adapter at adapter_path unless that is empty, and makes a context.
@@ -99,6 +100,20 @@ CFT_API cft_status cft_session_embedding(cft_session *session, size_t i, float *
 // bytes are refused, or leave the session empty.
 CFT_API cft_status cft_session_state_read(cft_session *session, void *buf, size_t capacity, size_t *n_out, cft_error *err);
 CFT_API cft_status cft_session_state_write(cft_session *session, const void *data, size_t n, cft_error *err);
+
+// ---- importance
+
+typedef struct cft_importance {
+    char   name[128];             // of the weight
+    size_t n_columns, n_matrices; // more than one matrix: experts
+} cft_importance;
+
+// cft_session_importance_count is the number of weights that decodes have collected for; 0 where importance was not asked for.
+CFT_API size_t     cft_session_importance_count(const cft_session *session);
+// cft_session_importance_get describes the i-th of them; unless sums and counts are both NULL it also writes the sums of squares of
+// what its columns were multiplied by (n_sums = n_matrices * n_columns) and of how many rows they are (n_counts = n_matrices).
+CFT_API cft_status cft_session_importance_get(const cft_session *session, size_t i, cft_importance *out, float *sums, size_t n_sums,
+                                              float *counts, size_t n_counts, cft_error *err);
 
 // ---- files
 

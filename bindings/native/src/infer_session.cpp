@@ -40,6 +40,7 @@ void check_params(const cft_session_params &p) {
     need(std::isfinite(p.adapter_scale), "adapter_scale is not finite");
     need(std::isfinite(p.rope_freq_base) && p.rope_freq_base >= 0 && std::isfinite(p.rope_freq_scale) && p.rope_freq_scale >= 0,
          "rope_freq_base and rope_freq_scale must be 0 (the model's) or positive");
+    need(!p.importance || p.n_gpu_layers == 0, "importance is collected on the CPU: n_gpu_layers must be 0");
     if (p.n_gpu_layers > 0 && !llama_supports_gpu_offload()) {
         throw failure(CFT_ERR_DEVICE, "n_gpu_layers is " + std::to_string(p.n_gpu_layers) + ", but no GPU backend is loaded");
     }
@@ -104,6 +105,11 @@ void make_context(cft_session &s, const cft_session_params &p) {
         params.type_k          = GGML_TYPE_F32;
         params.type_v          = GGML_TYPE_F32;
         params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    }
+    if (p.importance) {
+        s.importance             = std::make_unique<importance>();
+        params.cb_eval           = importance::observe;
+        params.cb_eval_user_data = s.importance.get();
     }
     s.context.reset(llama_init_from_model(s.model.get(), params));
     if (!s.context) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cft_infer.h"
+#include "infer_importance.h"
 
 #include "llama.h"
 
@@ -18,6 +19,7 @@ struct cft_session {
     // The model does not free the adapter, whatever llama.h says.
     std::unique_ptr<llama_model, closer<llama_model_free>>               model;
     std::unique_ptr<llama_adapter_lora, closer<llama_adapter_lora_free>> adapter;
+    std::unique_ptr<cft::importance>                                     importance; // the context calls it
     std::unique_ptr<llama_context, closer<llama_free>>                   context;
     const llama_vocab                                                   *vocab       = nullptr;
     llama_memory_t                                                       memory      = nullptr;
