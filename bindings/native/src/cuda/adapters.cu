@@ -29,9 +29,10 @@ __global__ void dropout_kernel(uint64_t seed, cpu::philox_counter counter, uint3
     counter.x[1] = uint32_t(rows ? rows[row] : row);
     const cpu::philox_counter random = cpu::philox(seed, counter);
     for (int k = 0; k < 4 && column + k < columns; k++) {
-        const float v = (random.x[k] < threshold ? 0.0f : keep) * widen(x[row * ld_x + column + k]);
+        // Rounded before it is added, as on the CPU.
+        const float v = times(random.x[k] < threshold ? 0.0f : keep, widen(x[row * ld_x + column + k]));
         T *const    p = y + row * ld_y + column + k;
-        *p            = narrow<T>(add ? widen(*p) + v : v);
+        *p            = narrow<T>(add ? plus(widen(*p), v) : v);
     }
 }
 

@@ -71,8 +71,8 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) att
     constexpr int stride = tile_stride<head_dim>, tile_elements = attention_tile * stride;
     bf16 *const   q_tile = shared_array<bf16>(), *const k_tile = q_tile + tile_elements, *const v_tile = k_tile + tile_elements;
 
-    const int     head = int(blockIdx.y), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, g = int(threadIdx.x) % lanes / 4;
-    const int32_t tile        = a.view.query_order[blockIdx.x];
+    const int     head = int(blockIdx.x), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, g = int(threadIdx.x) % lanes / 4;
+    const int32_t tile        = a.view.query_order[blockIdx.y];
     const int64_t first_query = int64_t(tile) * attention_tile, query = first_query + warp * warp_rows + g;
     const bf16   *k = a.k + kv_head * head_dim, *v = a.v + kv_head * head_dim;
     const int32_t begin = a.view.key_tiles_start[tile], end = a.view.key_tiles_start[tile + 1];
@@ -146,7 +146,7 @@ bool can_attend(int head_dim) {
 void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
                const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream) {
     const forward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, q, k, v, out, lse, ld_q, ld_k, ld_v, ld_out};
-    const dim3         grid(blocks_for(view.n_queries, attention_tile), unsigned(shape.n_head));
+    const dim3         grid(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)); // all heads' longest lists first
     const bool         known = with_head_dim(shape.head_dim, [&](auto size) {
         constexpr int head_dim = decltype(size)::value;
         launch("attention", attention_kernel<head_dim>, grid, attention_threads, 3 * attention_tile * tile_stride<head_dim> * sizeof(bf16), stream,

@@ -58,9 +58,9 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) que
     bf16 *const   q_tile = shared_array<bf16>(), *const dout_tile = q_tile + attention_tile * stride;
     bf16 *const   k_tile = dout_tile + attention_tile * stride, *const v_tile = k_tile + stage * stride;
 
-    const int     head = int(blockIdx.y), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes;
+    const int     head = int(blockIdx.x), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes;
     const int     g = lane / 4, t = lane % 4;
-    const int32_t tile        = a.view.query_order[blockIdx.x];
+    const int32_t tile        = a.view.query_order[blockIdx.y];
     const int64_t first_query = int64_t(tile) * attention_tile, query = first_query + warp * warp_rows + g;
     const bf16   *k = a.m.k + kv_head * head_dim, *v = a.m.v + kv_head * head_dim;
 
@@ -113,9 +113,9 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) key
     bf16 *const   k_tile = shared_array<bf16>(), *const v_tile = k_tile + attention_tile * stride;
     bf16 *const   q_tile = v_tile + attention_tile * stride, *const dout_tile = q_tile + stage * stride;
 
-    const int     kv_head = int(blockIdx.y), first_column = int(blockIdx.z) * columns;
+    const int     kv_head = int(blockIdx.x), first_column = int(blockIdx.z) * columns;
     const int     warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes, g = lane / 4, t = lane % 4;
-    const int32_t tile      = a.view.key_order[blockIdx.x];
+    const int32_t tile      = a.view.key_order[blockIdx.y];
     const int64_t first_key = int64_t(tile) * attention_tile, key = first_key + warp * warp_rows + g;
 
     const key_side sides[2] = {key_at(a.view, key), key_at(a.view, key + 8)};
@@ -181,9 +181,9 @@ void attention_backward(const cpu::attention_shape &shape, const attention_view 
         launch("attention delta", delta_kernel, blocks_for(view.n_queries * shape.n_head * lanes, attention_threads), attention_threads, 0, stream,
                args, shape.n_head, head_dim);
         launch("attention key gradient", key_gradient_kernel<head_dim>,
-               dim3(blocks_for(view.n_tokens, attention_tile), unsigned(shape.n_head_kv), unsigned(column_parts<head_dim>)), attention_threads, shared,
+               dim3(unsigned(shape.n_head_kv), blocks_for(view.n_tokens, attention_tile), unsigned(column_parts<head_dim>)), attention_threads, shared,
                stream, args);
-        launch("attention query gradient", query_gradient_kernel<head_dim>, dim3(blocks_for(view.n_queries, attention_tile), unsigned(shape.n_head)),
+        launch("attention query gradient", query_gradient_kernel<head_dim>, dim3(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)),
                attention_threads, shared, stream, args);
     });
     if (!known) {
