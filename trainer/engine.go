@@ -27,6 +27,23 @@ type Engine interface {
 	MemoryBytes() uint64
 }
 
+// GroupEngine is an engine that runs packs side by side.
+type GroupEngine interface {
+	Engine
+	// AccumulateGroup is Accumulate of each batch; the first is micro-batch `first` of the run. There is an outcome for every
+	// batch, also of those that were not computed because another failed: after any failure the caller discards.
+	AccumulateGroup(ctx context.Context, first uint64, batches []pack.Batch) []Outcome
+	// EvaluateGroup is Evaluate of each batch.
+	EvaluateGroup(ctx context.Context, batches []pack.Batch) []Outcome
+}
+
+// Outcome is what became of one batch.
+type Outcome struct {
+	LossSum float64
+	Targets int
+	Err     error
+}
+
 // State is what a checkpoint holds of the engine.
 type State struct {
 	Tensors      []Tensor

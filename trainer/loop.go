@@ -351,10 +351,10 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 	t.watch.step.Store(int64(g.step))
 	var sum float64
 	var targets, computed int
+	accumulate := t.accumulator(ctx, engine, g.batches)
 	for i, b := range g.batches {
 		computed += len(b.Tokens)
-		s, n, err := engine.Accumulate(ctx, b)
-		t.watch.beat()
+		s, n, err := accumulate(i)
 		counted := i // a call that fails is not counted by the engine
 		if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
 			err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
@@ -406,9 +406,9 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 	var targets int
 	for _, h := range t.held {
 		sum := 0.0
-		for _, b := range h.batches {
-			s, _, err := engine.Evaluate(ctx, b)
-			t.watch.beat()
+		evaluate := t.evaluator(ctx, engine, h.batches)
+		for i := range h.batches {
+			s, err := evaluate(i)
 			if err == nil && (math.IsNaN(s) || math.IsInf(s, 0)) {
 				err = fmt.Errorf("the loss is %v: %w", s, ErrNonFinite)
 			}

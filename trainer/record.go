@@ -22,6 +22,7 @@ type Record struct {
 	// Started is the time that chat templates see throughout the run.
 	Started          time.Time  `json:"started"`
 	Cores            int        `json:"cores"`
+	Processes        int        `json:"processes,omitempty"` // that trained it together; 0: one
 	Config           config.Run `json:"config"`
 	Model            ModelFile  `json:"model"`
 	ChatDigest       string     `json:"chat_sha256"`
@@ -39,6 +40,16 @@ type ModelFile struct {
 	Bytes    int64     `json:"bytes"`
 	Modified time.Time `json:"modified"`
 	SHA256   string    `json:"sha256"`
+}
+
+// ModelDigest is the SHA-256 of a base model, in hex.
+func ModelDigest(path string) (string, error) {
+	base, err := gguf.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("base model: %w", err)
+	}
+	m, err := identify(base, ModelFile{})
+	return m.SHA256, err
 }
 
 // identify digests the base model's files, all its shards, unless they are the known ones by path, size and time.
@@ -164,6 +175,9 @@ func (r Record) notes(now Record) []string {
 		case "train.epochs", "train.max_steps":
 			notes = append(notes, fmt.Sprintf("%s was %s, is %s: the learning rate's schedule now spans %d steps, not %d", d.Key, d.A, d.B, now.Plan.Steps, r.Plan.Steps))
 		}
+	}
+	if was, is := max(r.Processes, 1), max(now.Processes, 1); was != is {
+		notes = append(notes, fmt.Sprintf("%d processes train now, %d did: the order of the data is the same, results may differ from an unbroken run's in the last bits", is, was))
 	}
 	if r.Config.Threads == 0 && now.Config.Threads == 0 && r.Cores != now.Cores {
 		notes = append(notes, fmt.Sprintf("this machine has %d cores, the run began on %d: results may differ from an unbroken run's in the last bits", now.Cores, r.Cores))

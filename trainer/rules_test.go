@@ -33,6 +33,8 @@ const (
 var allowed = map[string][]string{
 	// The loop knows its parts, never the engine behind its interface.
 	"trainer": {"trainer/*"},
+	// The loop's engine, spread over processes.
+	"trainer/parallel": {"trainer", "trainer/pack"},
 	// These know little of the others.
 	"trainer/config":         {"trainer/internal/*"},
 	"trainer/dataset":        {"trainer/config", "trainer/dataset/*", "trainer/internal/*"}, // what a source is

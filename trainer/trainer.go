@@ -37,6 +37,8 @@ type Options struct {
 	StopAfter int
 	// SaveNow, if not nil, asks for a checkpoint after the current step.
 	SaveNow <-chan struct{}
+	// Processes is how many processes train together; 0 means one.
+	Processes int
 	// NativeStacks, if not nil, tells where the threads of the native engine stand, for the record of a stall.
 	NativeStacks func() string
 	// Older lets Resume take an older checkpoint where the newest is damaged.
@@ -139,7 +141,7 @@ func newTrainer(o Options) *Trainer {
 		validated: -1,
 		saved:     -1,
 		record: Record{
-			Format: checkpoint.FormatVersion, Version: o.Version, Started: o.Started.UTC(), Cores: runtime.GOMAXPROCS(0),
+			Format: checkpoint.FormatVersion, Version: o.Version, Started: o.Started.UTC(), Cores: runtime.GOMAXPROCS(0), Processes: o.Processes,
 			Config: o.Config, ChatDigest: o.Text.Digest,
 		},
 	}

@@ -193,3 +193,63 @@ func matchTensors(infos []TensorInfo, tensors []Tensor) ([]Tensor, error) {
 	}
 	return order, nil
 }
+
+// Gradient is what was accumulated since the last Apply or Discard, all tensors one after the other. It is
+// read into dst unless that is nil; then into a new slice.
+func (t *Trainer) Gradient(dst []float32) ([]float32, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.gradient(&dst, t.read)
+	return dst, err
+}
+
+// SetGradient writes a gradient in the place of the accumulated one.
+func (t *Trainer) SetGradient(src []float32) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.gradient(&src, t.write)
+}
+
+// gradient moves every tensor's gradient; all becomes as long as they need, which must be its length where it has one.
+func (t *Trainer) gradient(all *[]float32, move func(int, Slot, []float32) error) error {
+	infos, err := t.tensors()
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, info := range infos {
+		n += info.Rows * info.Cols
+	}
+	if *all == nil {
+		*all = make([]float32, n)
+	}
+	if len(*all) != n {
+		return invalid("gradient", fmt.Sprintf("%d values, the adapter has %d", len(*all), n))
+	}
+	at := 0
+	for i, info := range infos {
+		next := at + info.Rows*info.Cols
+		if err := move(i, SlotGradient, (*all)[at:next]); err != nil {
+			return fmt.Errorf("tensor %s: %w", info.Name, err)
+		}
+		at = next
+	}
+	return nil
+}
+
+// SetMicroBatches sets the counter of micro-batches: which masks dropout draws next.
+func (t *Trainer) SetMicroBatches(n uint64) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.c == nil {
+		return ErrClosed
+	}
+	var (
+		steps, now C.uint64_t
+		ce         C.cft_error
+	)
+	if err := check("trainer_get_counters", C.cft_trainer_get_counters(t.c, &steps, &now, &ce), &ce); err != nil {
+		return err
+	}
+	return check("trainer_set_counters", C.cft_trainer_set_counters(t.c, steps, C.uint64_t(n), &ce), &ce)
+}

@@ -107,6 +107,20 @@ func (e *nativeEngine) Restore(state trainer.State) error {
 	return engineError(e.trainer.Restore(s))
 }
 
+// Gradient, SetGradient and SetMicroBatches are what a rank of several needs beside.
+func (e *nativeEngine) Gradient(dst []float32) ([]float32, error) {
+	g, err := e.trainer.Gradient(dst)
+	return g, engineError(err)
+}
+
+func (e *nativeEngine) SetGradient(src []float32) error {
+	return engineError(e.trainer.SetGradient(src))
+}
+
+func (e *nativeEngine) SetMicroBatches(n uint64) error {
+	return engineError(e.trainer.SetMicroBatches(n))
+}
+
 var engineTargets = map[string]engine.Targets{
 	"all_linear":  engine.TargetAllLinear,
 	"attn_q":      engine.TargetAttnQ,

@@ -44,15 +44,13 @@ func newResumeCommand() *cobra.Command {
 				return err
 			}
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, older: older, accept: accept}
-			dir, err := s.restore(cmd.Context(), args[0], output)
-			if err != nil {
-				return err
-			}
-			result, err := s.resume(cmd.Context(), dir, f.sets)
-			if err != nil {
-				return err
-			}
-			return s.print(result, f.asJSON)
+			return s.together(cmd.Context(), f, func() (trainer.Result, error) {
+				dir, err := s.restore(cmd.Context(), args[0], output)
+				if err != nil {
+					return trainer.Result{}, err
+				}
+				return s.resume(cmd.Context(), dir, f.sets)
+			})
 		},
 	}
 	f.add(cmd)

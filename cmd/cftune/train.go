@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
+	"cftune/trainer/parallel"
 )
 
 // trainFlags are those that train and resume share.
@@ -28,12 +30,14 @@ type trainFlags struct {
 	sets      []string
 	stopAfter int
 	asJSON    bool
+	parallel  string
 }
 
 func (f *trainFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.sets, "set", nil, "override a key of the configuration (key=value)")
 	cmd.Flags().IntVar(&f.stopAfter, "stop-after", 0, "stop with a checkpoint after so many steps; the schedule stays that of the whole run")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the result as one JSON object")
+	cmd.Flags().StringVar(&f.parallel, "parallel", "", "mpi: train together with the other processes that mpirun or srun has started")
 }
 
 func (f *trainFlags) check() error {
@@ -83,23 +87,31 @@ func newTrainCommand() *cobra.Command {
 			if cmd.Flags().Changed("output") {
 				sets = append(slices.Clone(sets), "output="+output)
 			}
-			run, err := config.Load(path, sets, os.Environ())
-			if err != nil {
-				return codedError{err, codeUsage}
+			load := func() (config.Run, error) {
+				run, err := config.Load(path, sets, os.Environ())
+				if err != nil {
+					return run, codedError{err, codeUsage}
+				}
+				return run, nil
 			}
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter}
 			if dryRun {
+				run, err := load()
+				if err != nil {
+					return err
+				}
 				return s.dryRun(cmd.Context(), run, f.asJSON)
 			}
-			begin := s.train
-			if orResume {
-				begin = s.trainOrResume
-			}
-			result, err := begin(cmd.Context(), run)
-			if err != nil {
-				return err
-			}
-			return s.print(result, f.asJSON)
+			return s.together(cmd.Context(), f, func() (trainer.Result, error) {
+				run, err := load()
+				if err != nil {
+					return trainer.Result{}, err
+				}
+				if orResume {
+					return s.trainOrResume(cmd.Context(), run)
+				}
+				return s.train(cmd.Context(), run)
+			})
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "configuration of the run, a YAML file (required)")
@@ -121,9 +133,27 @@ type session struct {
 	accept     bool
 	// quiet shows no progress.
 	quiet bool
+	// team is who trains together; nil: this process alone.
+	team *team
 	// changes and started are of a run that is made again.
 	changes []objective.Change
 	started time.Time
+}
+
+// together does the work of a command as f says: alone, or as one of several processes, of which the first prints the result.
+func (s *session) together(ctx context.Context, f trainFlags, work func() (trainer.Result, error)) error {
+	var err error
+	if s.team, err = joinTeam(f.parallel); err != nil {
+		return err
+	}
+	if s.team.helps() {
+		return s.team.leave(s.team.help(ctx))
+	}
+	result, err := work()
+	if err = s.team.leave(err); err != nil {
+		return err
+	}
+	return s.print(result, f.asJSON)
 }
 
 // train makes a new run of a configuration.
@@ -149,19 +179,26 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 func (s session) options(run config.Run, model string, text trainer.Text) trainer.Options {
 	return trainer.Options{
 		Config: run, ModelFile: model, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
-		Changes: s.changes, Started: s.started, Cache: cacheFolder(), NativeStacks: engine.Stacks,
+		Changes: s.changes, Started: s.started, Processes: s.team.processes(), Cache: cacheFolder(), NativeStacks: engine.Stacks,
 		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
 	}
 }
 
 // run loads the model and trains.
-func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (trainer.Result, error) {
+func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (result trainer.Result, err error) {
 	plan := t.Plan()
-	e, err := openEngine(run)
+	e, err := s.team.open(run)
 	if err != nil {
 		return trainer.Result{}, err
 	}
 	defer e.Close()
+	var trains trainer.Engine = e
+	if s.team != nil {
+		s.note("%d processes train together, each with a model and memory of its own", s.team.processes())
+		spread := parallel.New(s.team.group, e)
+		defer func() { err = errors.Join(err, spread.Close()) }()
+		trains = spread
+	}
 	info, err := e.model.Info()
 	if err != nil {
 		return trainer.Result{}, engineError(err)
@@ -174,7 +211,7 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (t
 	t.SaveOn(asked)
 	s.note("%s: %d steps over %d examples of %d tokens, %d of them targets; %s of memory, activations kept: %s",
 		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, bytesText(e.memory.Total), e.memory.Keep)
-	return t.Run(ctx, e)
+	return t.Run(ctx, trains)
 }
 
 func (s session) note(format string, args ...any) {

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"cftune/bindings/engine"
+	"cftune/trainer"
+	"cftune/trainer/config"
+	"cftune/trainer/parallel"
+)
+
+// sizeVariables are those by which launchers tell how many processes they have started.
+var sizeVariables = []string{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"}
+
+// team is the processes that train together, as this one sees them; a nil team is a process by itself.
+type team struct {
+	group   *engine.Group
+	started bool // rank 0 has told the others what to train
+}
+
+// joinTeam does what --parallel says.
+func joinTeam(parallel string) (*team, error) {
+	switch parallel {
+	case "":
+		for _, name := range sizeVariables {
+			if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 1 {
+				return nil, codedError{fmt.Errorf("%s says that %d processes were started, which would all train the same run: --parallel mpi lets them train together", name, n), codeUsage}
+			}
+		}
+		return nil, nil
+	case "mpi":
+		g, err := engine.JoinGroup()
+		if err != nil {
+			return nil, engineError(err)
+		}
+		return &team{group: g}, nil
+	}
+	return nil, codedError{fmt.Errorf("--parallel: must be mpi, got %q", parallel), codeUsage}
+}
+
+// processes is how many there are; 0 for a process by itself.
+func (t *team) processes() int {
+	if t == nil {
+		return 0
+	}
+	return t.group.Size()
+}
+
+// helps reports whether this process only does what rank 0 says.
+func (t *team) helps() bool { return t != nil && t.group.Rank() > 0 }
+
+// leave ends the team; the error is that of what it did. Ranks that wait to be told what to train are sent home.
+func (t *team) leave(err error) error {
+	if t == nil {
+		return err
+	}
+	if !t.helps() && !t.started {
+		err = errors.Join(err, parallel.Share(t.group, &start{}))
+	}
+	if t.helps() && err != nil {
+		// Rank 0 may wait for this rank in the midst of a step.
+		printError(os.Stderr, fmt.Errorf("rank %d: %w", t.group.Rank(), err))
+		t.group.Abort(exitCode(err))
+	}
+	return errors.Join(err, t.group.Leave())
+}
+
+// start is what rank 0 tells the others: what to train. Nothing: it came to nothing.
+type start struct{ Run *config.Run }
+
+// help is what the other ranks do.
+func (t *team) help(ctx context.Context) error {
+	var s start
+	if err := parallel.Share(t.group, &s); err != nil || s.Run == nil {
+		return err
+	}
+	e, err := t.open(*s.Run)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	// Rank 0 decides what an interrupt means, which launchers send to all.
+	return parallel.Serve(context.WithoutCancel(ctx), t.group, e)
+}
+
+// open opens every rank's engine; where one fails, or they are not the same, all do.
+func (t *team) open(run config.Run) (*nativeEngine, error) {
+	if t == nil {
+		return openEngine(run)
+	}
+	if !t.helps() {
+		t.started = true
+		if err := parallel.Share(t.group, &start{Run: &run}); err != nil {
+			return nil, err
+		}
+	}
+	e, err := openEngine(run)
+	facts := map[string]string{"version": programVersion(), "instruction set": engine.CPUFeatures(), "engine": "opened"}
+	if err == nil {
+		facts["base model"], err = trainer.ModelDigest(run.Model)
+	}
+	if err != nil {
+		facts["engine"] = err.Error()
+	}
+	if err = errors.Join(err, parallel.Agree(t.group, facts)); err != nil {
+		if e != nil {
+			e.Close()
+		}
+		return nil, err
+	}
+	return e, nil
+}
