@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"cftune/trainer/internal/durable"
 )
 
 func model(n int) []byte { return bytes.Repeat([]byte("GGUF0123456789ab"), n/16) }
@@ -385,4 +387,19 @@ func TestTokensGoOverNoOpenWire(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, want, req.Header.Get("Authorization"), at)
 	}
+}
+
+func TestADiskThatIsTooSmallIsFoundBeforeTheDownload(t *testing.T) {
+	h := newFakeHub(t)
+	h.files["m.gguf"] = model(4096)
+	h.onHead = func(w http.ResponseWriter) bool {
+		w.Header().Set("X-Repo-Commit", h.commit)
+		w.Header().Set("X-Linked-Etag", strings.Repeat("b", 64))
+		w.Header().Set("X-Linked-Size", fmt.Sprint(int64(1)<<60))
+		return true
+	}
+	_, err := h.store().Find(context.Background(), "hf://o/m/m.gguf")
+	var space *durable.SpaceError
+	require.ErrorAs(t, err, &space)
+	assert.Zero(t, h.gets)
 }

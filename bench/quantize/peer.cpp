@@ -1,0 +1,20 @@
+// peer.cpp - quantizes a GGUF by calling libllama and nothing else, as llama.cpp's own tool does: what `cftune quantize` is compared with.
+#include "ggml-backend.h"
+#include "llama.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+int main(int argc, char **argv) {
+    if (argc != 6) {
+        std::fprintf(stderr, "usage: peer FROM TO FTYPE THREADS BACKENDS\n");
+        return 2;
+    }
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    ggml_backend_load_all_from_path(argv[5]);
+    llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype                       = llama_ftype(std::atoi(argv[3]));
+    params.nthread                     = std::atoi(argv[4]);
+    params.allow_requantize            = true;
+    return llama_model_quantize(argv[1], argv[2], &params) == 0 ? 0 : 1;
+}
