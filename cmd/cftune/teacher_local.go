@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cftune/bindings/engine"
@@ -46,8 +47,10 @@ type localOptions struct {
 // localTogether is how many requests are generated in one go, for each sequence: with more, sequences idle less at its end.
 const localTogether = 4
 
-// gatherFor is how long a first request waits for others to be generated with.
-const gatherFor = 30 * time.Millisecond
+// gatherFor is how long requests wait for others to be generated with. As many come as there are workers, each with its next
+// one as soon as its last is answered, so this is waited for only at the end of a run. What is generated together decides the
+// last bits of sums, and so now and then a token: with full groups, a run that is not interrupted has the same ones each time.
+const gatherFor = time.Second
 
 func openLocalTeacher(o localOptions, vocab *engine.Vocab, template *chat.Template) (*localTeacher, error) {
 	const batch = 512 // tokens of prompts read at once; more gains nothing
@@ -115,11 +118,15 @@ func (t *localTeacher) serve() {
 			select {
 			case r := <-t.asked:
 				group = append(group, r)
+				timer.Reset(gatherFor)
 			case <-timer.C:
 				break gather
+			case <-t.ctx.Done():
+				break gather // generate tells them
 			}
 		}
 		timer.Stop()
+		slices.SortFunc(group, func(a, b localRequest) int { return a.Job - b.Job })
 		t.generate(group)
 	}
 }

@@ -415,7 +415,7 @@ func (r askReport) print(w io.Writer) error {
 		c := r.Critique[name]
 		fmt.Fprintf(&b, "%s: %d critiques: %d right, %d wrong, %d without a verdict; %d cut off, %d empty (left out)", name, c.Written, c.Right, c.Wrong, c.NoVerdict, c.CutOff, c.Empty)
 		if c.Labelled > 0 {
-			fmt.Fprintf(&b, "; %d of %d labels agree", c.Agree, c.Labelled)
+			fmt.Fprintf(&b, "; %d of %d verdicts agree with the row's label", c.Agree, c.Labelled)
 		}
 		b.WriteString("\n")
 	}

@@ -16,6 +16,7 @@ type Request struct {
 	TopP        float64
 	Stop        []string
 	Seed        uint64
+	Job         int    // the request's number
 	Key         string // the same for each attempt: an endpoint that knows it answers only once
 }
 

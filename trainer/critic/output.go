@@ -85,7 +85,7 @@ type CritiqueCounts struct {
 	Empty     int `json:"empty"`    // answered with nothing; not written
 	CutOff    int `json:"cut_off"`  // ended at the bound of tokens; written
 	Headings  int `json:"headings"` // "Critique:" at the beginning, which the layout of training adds itself, taken off
-	// Of rows with a label or a gold answer that the response was graded with: how many verdicts agree.
+	// Of verdicts on rows with a label, how many agree with it.
 	Labelled int `json:"labelled"`
 	Agree    int `json:"agree"`
 }
@@ -126,7 +126,7 @@ func (r *Run) WriteCritiques() (map[string]*CritiqueCounts, error) {
 		if e.Finish == FinishLength {
 			c.CutOff++
 		}
-		if row.Label != "" {
+		if row.Label != "" && verdict != evaluate.NoVerdict {
 			c.Labelled++
 			if string(verdict) == row.Label {
 				c.Agree++

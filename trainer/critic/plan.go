@@ -102,7 +102,7 @@ func (p Plan) request(job int, run string) (Request, error) {
 	key := sha256.Sum256(fmt.Appendf(nil, "%s %d", run, job))
 	return Request{
 		Messages: messages, MaxTokens: p.MaxTokens, Temperature: p.Temperature, TopP: p.TopP, Stop: p.Stop,
-		Seed: binary.LittleEndian.Uint64(sum[:8]), Key: "cftune-" + hex.EncodeToString(key[:16]),
+		Seed: binary.LittleEndian.Uint64(sum[:8]), Job: job, Key: "cftune-" + hex.EncodeToString(key[:16]),
 	}, nil
 }
 
