@@ -91,6 +91,35 @@ func TestBatchedAnswersAreThoseOfOneAtATime(t *testing.T) {
 	}
 }
 
+// With seeds of their own, an answer depends on its prompt and its seed, wherever it stands.
+func TestGenerateWithSeeds(t *testing.T) {
+	model := tinyModel(t, testmodel.Options{})
+	v, err := OpenVocab(model)
+	require.NoError(t, err)
+	defer v.Close()
+	s, err := NewSession(model, "", SessionParams{NCtx: 256, NBatch: 64, NSequences: 1, NThreads: 1, F32KV: true})
+	require.NoError(t, err)
+	defer s.Close()
+	g := NewGenerator(s, v)
+	prompt := prompts(t, v, questions[:1])[0]
+	generate := func(seeds ...uint64) []Completion {
+		var all [][]int32
+		for range seeds {
+			all = append(all, prompt)
+		}
+		answers, err := g.Generate(t.Context(), all, GenerateOptions{MaxTokens: 12, Sampling: Sampling{Temperature: 1, TopP: 1}, Seeds: seeds})
+		require.NoError(t, err)
+		return answers
+	}
+	two := generate(5, 6)
+	require.NotEqual(t, two[0].Tokens, two[1].Tokens)
+	swapped := generate(6, 5)
+	require.Equal(t, two[0].Tokens, swapped[1].Tokens)
+	require.Equal(t, two[1].Tokens, swapped[0].Tokens)
+	_, err = g.Generate(t.Context(), [][]int32{prompt}, GenerateOptions{MaxTokens: 1, Seeds: []uint64{1, 2}})
+	require.ErrorContains(t, err, "2 seeds for 1 prompts")
+}
+
 func TestGenerateStops(t *testing.T) {
 	v, s := openVocab(t), openSession(t, nil)
 	g := NewGenerator(s, v)
