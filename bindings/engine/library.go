@@ -45,13 +45,20 @@ func Stacks() string {
 	return string(buf[:n])
 }
 
-// Device is something that ggml can compute on.
+// Device is something that can compute: of ggml, or of libcftune-cuda.
 type Device struct {
 	Name        string `json:"name"`
 	Description string `json:"description"`
 	MemoryTotal uint64 `json:"memory_total"` // bytes
 	MemoryFree  uint64 `json:"memory_free"`  // bytes
 	CanTrain    bool   `json:"can_train"`
+}
+
+// CUDAState says how many CUDA devices there are, or why none can be used.
+func CUDAState() string {
+	var text [512]C.char
+	C.cft_cuda_state(&text[0], C.size_t(len(text)))
+	return fromChars(text[:])
 }
 
 // Devices lists the devices of all loaded backends.

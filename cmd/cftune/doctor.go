@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ import (
 type doctorReport struct {
 	Version versionReport   `json:"version"`
 	Devices []engine.Device `json:"devices"`
+	CUDA    string          `json:"cuda"` // how many devices there are, or why there are none
 	// SGEMM is the best rate of single-precision matrix products seen on all cores, in FLOP per second.
 	SGEMM float64    `json:"sgemm_flops"`
 	Run   *runReport `json:"run,omitempty"`
@@ -36,6 +39,7 @@ type runReport struct {
 	Buffers    uint64                `json:"buffers"`          // bytes: all but the mapped weights, which may be dropped and read again
 	Available  uint64                `json:"available"`        // bytes for buffers: limits.memory, or most of what is free
 	Limited    bool                  `json:"limited"`          // by limits.memory
+	OnDevice   bool                  `json:"on_device"`        // of its own memory: buffers are then all, weights included
 	Fits       bool                  `json:"fits"`
 	WouldFit   []fitting             `json:"would_fit,omitempty"` // where it does not fit
 	fromConfig config.Run
@@ -49,6 +53,9 @@ type fitting struct {
 
 // usableMemory is the share of the free memory that the engine takes for buffers where no limit is set.
 const usableMemory = 0.9
+
+// usableDeviceMemory is the same for a device's own memory.
+const usableDeviceMemory = 0.95
 
 // buffers is what a limit is compared with.
 func buffers(e engine.MemoryEstimate) uint64 { return e.Total - e.Weights }
@@ -109,6 +116,7 @@ func examine(cmd *cobra.Command, path string, sets []string) (doctorReport, erro
 	if report.Devices, err = engine.Devices(); err != nil {
 		return report, engineError(fmt.Errorf("doctor: %w", err))
 	}
+	report.CUDA = engine.CUDAState()
 	const square = 1024 // large enough for the full rate, and over in a moment
 	if report.SGEMM, err = engine.BenchSGEMM(square, square, square, run.Threads); err != nil {
 		return report, engineError(fmt.Errorf("doctor: %w", err))
@@ -138,20 +146,46 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 	if r.Memory, err = model.EstimateMemory(params); err != nil {
 		return nil, paramsError(err)
 	}
-	r.Keep, r.Buffers = r.Memory.Keep.String(), buffers(r.Memory)
+	need := buffers
+	where := deviceOf(devices, run.Device)
+	if r.OnDevice = where != nil && !isCPU(*where); r.OnDevice {
+		need = func(e engine.MemoryEstimate) uint64 { return e.Total } // weights lie there as well
+	}
+	r.Keep, r.Buffers = r.Memory.Keep.String(), need(r.Memory)
 	r.Available, r.Limited = params.MemoryLimit, params.MemoryLimit > 0
-	for _, d := range devices {
-		if d.CanTrain && !r.Limited {
-			r.Available = uint64(float64(d.MemoryFree) * usableMemory)
-			break
-		}
+	if where != nil && !r.Limited {
+		r.Available = uint64(float64(where.MemoryFree) * usable(*where))
 	}
 	if r.Fits = r.Buffers <= r.Available; !r.Fits {
-		if r.WouldFit, err = whatWouldFit(model, params, r.Available); err != nil {
+		if r.WouldFit, err = whatWouldFit(model, params, r.Available, need); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+// deviceOf returns the device that a configuration's name means, as the engine reads it; nil if it is not here.
+func deviceOf(devices []engine.Device, name string) *engine.Device {
+	want := "CPU"
+	if number, ok := strings.CutPrefix(strings.ToLower(name), "cuda"); ok {
+		want = "CUDA" + cmp.Or(strings.TrimPrefix(number, ":"), "0")
+	}
+	for i := range devices {
+		if devices[i].Name == want {
+			return &devices[i]
+		}
+	}
+	return nil
+}
+
+func isCPU(d engine.Device) bool { return d.Name == "CPU" }
+
+// usable is the part of a device's free memory that a run may take, as the engine sees it.
+func usable(d engine.Device) float64 {
+	if isCPU(d) {
+		return usableMemory
+	}
+	return usableDeviceMemory
 }
 
 // saving is a setting that can be turned down, step by step, to save memory.
@@ -183,10 +217,10 @@ func halve(setting *int, least int) (string, bool) {
 }
 
 // whatWouldFit turns settings down: each on its own as far as it must go, or, where none does it alone, all together.
-func whatWouldFit(model *engine.Model, params engine.Params, available uint64) ([]fitting, error) {
+func whatWouldFit(model *engine.Model, params engine.Params, available uint64, need func(engine.MemoryEstimate) uint64) ([]fitting, error) {
 	var found []fitting
 	for _, s := range savings {
-		f, err := turnDown(model, params, available, []saving{s})
+		f, err := turnDown(model, params, available, []saving{s}, need)
 		if err != nil {
 			return nil, err
 		}
@@ -195,11 +229,11 @@ func whatWouldFit(model *engine.Model, params engine.Params, available uint64) (
 	if len(found) > 0 {
 		return found, nil
 	}
-	return turnDown(model, params, available, savings)
+	return turnDown(model, params, available, savings, need)
 }
 
 // turnDown takes a step of each setting in turn until the run fits; it returns nothing if it never does.
-func turnDown(model *engine.Model, p engine.Params, available uint64, settings []saving) ([]fitting, error) {
+func turnDown(model *engine.Model, p engine.Params, available uint64, settings []saving, need func(engine.MemoryEstimate) uint64) ([]fitting, error) {
 	values := map[string]string{}
 	for again := true; again; {
 		again = false
@@ -214,8 +248,8 @@ func turnDown(model *engine.Model, p engine.Params, available uint64, settings [
 			if err != nil {
 				return nil, err
 			}
-			if buffers(e) <= available {
-				f := fitting{Buffers: buffers(e)}
+			if need(e) <= available {
+				f := fitting{Buffers: need(e)}
 				for _, key := range slices.Sorted(maps.Keys(values)) {
 					f.Settings = append(f.Settings, key+"="+values[key])
 				}
@@ -239,6 +273,7 @@ func (r doctorReport) print(out io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.Description, bytesText(d.MemoryFree), bytesText(d.MemoryTotal), trains)
 	}
+	fmt.Fprintf(w, "\nCUDA: %s\n", r.CUDA)
 	fmt.Fprintf(w, "\nmatrix products: %.1f GFLOP/s (single precision)\n", r.SGEMM/1e9)
 	if r.Run != nil {
 		r.Run.print(w)
@@ -250,11 +285,15 @@ func (r runReport) print(w io.Writer) {
 	m := r.Info
 	fmt.Fprintf(w, "\n%s: %s, %d layers of %d, %.1fM parameters\n", r.Model, m.Architecture, m.Layers, m.Embedding, float64(m.NumberParameters)/1e6)
 	fmt.Fprintf(w, "rank %d, packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Rank, r.fromConfig.Train.SeqLen, r.Keep)
+	weights, whole, source := "weights (mapped)", "buffers (all but weights)", "available for them"
+	if r.OnDevice {
+		weights, whole, source = "weights", "on the device", "available there"
+	}
 	for _, part := range []struct {
 		name  string
 		bytes uint64
 	}{
-		{"weights (mapped)", r.Memory.Weights},
+		{weights, r.Memory.Weights},
 		{"adapter", r.Memory.Adapter},
 		{"gradients", r.Memory.Gradients},
 		{"moments", r.Memory.Moments},
@@ -262,11 +301,10 @@ func (r runReport) print(w io.Writer) {
 		{"workspace", r.Memory.Workspace},
 		{"loss", r.Memory.Loss},
 		{"total", r.Memory.Total},
-		{"buffers (all but weights)", r.Buffers},
+		{whole, r.Buffers},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", part.name, bytesText(part.bytes))
 	}
-	source := "available for them"
 	if r.Limited {
 		source = "limits.memory"
 	}

@@ -78,6 +78,10 @@ typedef struct cft_device {
 CFT_API size_t     cft_device_count(void);
 CFT_API cft_status cft_device_get(size_t index, cft_device *out, cft_error *err);
 
+// cft_cuda_state writes, as text with a final NUL and cut where it is longer, how many CUDA devices there are, or why none can be
+// used: no library for them, no driver, no device.
+CFT_API void cft_cuda_state(char *buf, size_t capacity);
+
 // cft_log_drain copies collected native log lines (ggml, llama.cpp, ours) into buf, oldest first, separated by
 // newlines, and forgets them. Returns the number of bytes written; 0 when there are none.
 CFT_API size_t cft_log_drain(char *buf, size_t capacity);
@@ -109,7 +113,7 @@ typedef struct cft_model_info {
 } cft_model_info;
 
 // cft_model_load maps the GGUF at path and checks every tensor that training needs: presence, shape, type, bounds.
-// device is "auto", "cpu" or a device's name.
+// device is "auto" or "cpu", or a CUDA device: "cuda", "cuda:1", "CUDA1". Weights come to a device when a trainer is made.
 CFT_API cft_status cft_model_load(const char *path, size_t path_len, const char *device, size_t device_len,
                                   cft_model **out, cft_error *err);
 CFT_API void       cft_model_free(cft_model *model);
@@ -133,7 +137,7 @@ typedef struct cft_trainer_params {
     uint32_t targets;         // CFT_TARGET_*
     uint64_t seed;            // of A's initial values and of dropout
     int32_t  keep_activations;// cft_keep
-    uint64_t memory_limit;    // bytes for all buffers of the trainer; 0 = what the machine has free
+    uint64_t memory_limit;    // bytes for all buffers of the trainer (on a device: weights too); 0 = what the machine or device has free
     int32_t  max_tokens;      // longest pack that accumulate will be given
     int32_t  max_targets;     // most targets of a pack; 0 = max_tokens
     int32_t  n_threads;       // 0 = all processors that this process may use
@@ -153,7 +157,7 @@ typedef struct cft_module {
 } cft_module;
 
 typedef struct cft_memory_estimate {
-    uint64_t weights;         // mapped from the file
+    uint64_t weights;         // mapped from the file; on a device, what they take there
     uint64_t adapter;         // A and B
     uint64_t gradients;
     uint64_t moments;

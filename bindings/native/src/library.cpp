@@ -305,6 +305,23 @@ cft_status cft_device_get(size_t index, cft_device *out, cft_error *err) {
     });
 }
 
+void cft_cuda_state(char *buf, size_t capacity) {
+    guard(nullptr, [&] {
+        std::string                 reason;
+        const cft::device_library *const library = cuda_library(reason);
+        const int                   count = library ? library->count() : 0;
+        std::string                 text;
+        if (!library) {
+            text = "cannot be used: " + reason;
+        } else if (count == 0) {
+            text = "there is no CUDA device here (or no driver for it)";
+        } else {
+            text = std::to_string(count) + (count == 1 ? " device" : " devices") + "; device: cuda trains on the first";
+        }
+        copy_text(buf, capacity, text.c_str());
+    });
+}
+
 size_t cft_log_drain(char *buf, size_t capacity) {
     size_t n = 0;
     guard(nullptr, [&] { n = buf ? ring().drain(buf, capacity) : 0; });

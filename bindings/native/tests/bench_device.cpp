@@ -1,7 +1,7 @@
 // bench_device.cpp - measures training steps through cft.h on a device, or the CPU, with random weights in the shape of a published
 // model, and prints one JSON line. It needs no model file: the GGUF is written to a folder and removed again.
 //
-// With --compare 1 it computes one pack's gradient on the device and on the CPU instead, and fails where they differ.
+// With --estimate 1 it prints what the trainer would take, and trains nothing. With --compare 1 it computes one pack's gradient on the device and on the CPU instead, and fails where they differ.
 //
 // usage: bench_device --shape qwen3-0.6b --type bf16|q8_0|q4_k_m --device cuda --tokens 16384 --segment 2048 --targets 1.0
 //                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --compare 0
@@ -35,7 +35,7 @@ constexpr int head_dim = 128;
 
 std::map<std::string, std::string> options = {
     {"shape", "qwen3-0.6b"}, {"type", "bf16"}, {"device", "cuda"}, {"tokens", "16384"}, {"segment", "2048"}, {"targets", "1.0"}, {"steps", "8"},
-    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}};
+    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"}};
 
 std::string path_to_remove;
 
@@ -120,7 +120,8 @@ std::vector<tensor> tensors_of(const shape &s) {
     return all;
 }
 
-void write_model(const shape &s, const std::string &path) {
+// Without values, the file is as long as it would be, but empty.
+void write_model(const shape &s, const std::string &path, bool with_values) {
     gguf_context *g = gguf_init_empty();
     gguf_set_val_str(g, "general.architecture", "qwen3");
     const auto set = [&](const char *key, int value) { gguf_set_val_u32(g, (std::string("qwen3.") + key).c_str(), uint32_t(value)); };
@@ -139,11 +140,15 @@ void write_model(const shape &s, const std::string &path) {
     if (!gguf_write_to_file(g, path.c_str(), true)) {
         fail("cannot write " + path);
     }
-    FILE *file = std::fopen(path.c_str(), "ab");
+    FILE *file = std::fopen(path.c_str(), "r+b");
+    std::fseek(file, 0, SEEK_END);
     random_rows source;
     for (const tensor &t : all) {
         size_t bytes = 0;
-        if (t.rows == 0) {
+        if (!with_values) {
+            bytes = ggml_row_size(t.type, t.columns) * size_t(std::max<int64_t>(t.rows, 1));
+            std::fseek(file, long(bytes), SEEK_CUR);
+        } else if (t.rows == 0) {
             const std::vector<float> ones(size_t(t.columns), 1.0f);
             bytes = std::fwrite(ones.data(), 1, ones.size() * sizeof(float), file);
         } else {
@@ -274,6 +279,21 @@ void compare(const shape &s, const std::string &path) {
     }
 }
 
+void estimate(const shape &s, const std::string &path) {
+    const std::string device = options.at("device");
+    cft_model        *model  = nullptr;
+    ok(cft_model_load(path.data(), path.size(), device.data(), device.size(), &model, &err));
+    const cft_trainer_params params = trainer_params(make_pack(number("tokens"), s.n_vocab));
+    cft_memory_estimate      e;
+    ok(cft_memory_estimate_get(model, &params, &e, &err));
+    const auto mib = [](uint64_t bytes) { return double(bytes) / 1048576; };
+    std::printf("{\"tool\":\"estimate\",\"shape\":\"%s\",\"type\":\"%s\",\"tokens\":%d,\"total_mib\":%.0f,\"weights_mib\":%.0f,\"adapter_mib\":%.0f,"
+                "\"activations_mib\":%.0f,\"workspace_mib\":%.0f,\"loss_mib\":%.0f,\"keep\":%d}\n",
+                options.at("shape").c_str(), options.at("type").c_str(), number("tokens"), mib(e.total), mib(e.weights),
+                mib(e.adapter + e.gradients + e.moments), mib(e.activations), mib(e.workspace), mib(e.loss), int(e.keep_activations));
+    cft_model_free(model);
+}
+
 void measure(const shape &s, const std::string &path, double written) {
     const std::string device = options.at("device");
     const double      t0     = now();
@@ -346,9 +366,11 @@ int main(int argc, char **argv) {
     const std::string path  = options.at("folder") + "/bench_device." + std::to_string(now()) + ".gguf";
     const double      begin = now();
     path_to_remove          = path;
-    write_model(s, path);
+    write_model(s, path, number("estimate") == 0);
     const double written = now() - begin;
-    if (number("compare")) {
+    if (number("estimate")) {
+        estimate(s, path);
+    } else if (number("compare")) {
         compare(s, path);
     } else {
         measure(s, path, written);
