@@ -165,6 +165,7 @@ void write_model(const shape &s, const std::string &path, bool with_values) {
         const std::vector<char> gap((32 - bytes % 32) % 32);
         std::fwrite(gap.data(), 1, gap.size(), file);
     }
+    std::fputc(0, file); // a file ends where something was written
     if (std::fclose(file) != 0) {
         fail("cannot write " + path);
     }
