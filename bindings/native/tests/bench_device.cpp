@@ -230,7 +230,7 @@ double gradient_on(const std::string &path, const std::string &device, const pac
     cft_trainer *trainer = nullptr;
     ok(cft_model_load(path.data(), path.size(), device.data(), device.size(), &model, &err));
     const cft_trainer_params params = trainer_params(p);
-    ok(cft_trainer_new(model, &params, &trainer, &err));
+    ok(cft_trainer_new(model, &params, nullptr, 0, &trainer, &err));
     std::mt19937                    bits(5);
     std::normal_distribution<float> normal(0, 0.02f);
     double                          loss = 0;
@@ -286,7 +286,7 @@ void estimate(const shape &s, const std::string &path) {
     ok(cft_model_load(path.data(), path.size(), device.data(), device.size(), &model, &err));
     const cft_trainer_params params = trainer_params(make_pack(number("tokens"), s.n_vocab));
     cft_memory_estimate      e;
-    ok(cft_memory_estimate_get(model, &params, &e, &err));
+    ok(cft_memory_estimate_get(model, &params, nullptr, 0, &e, &err));
     const auto mib = [](uint64_t bytes) { return double(bytes) / 1048576; };
     std::printf("{\"tool\":\"estimate\",\"shape\":\"%s\",\"type\":\"%s\",\"tokens\":%d,\"total_mib\":%.0f,\"weights_mib\":%.0f,\"adapter_mib\":%.0f,"
                 "\"activations_mib\":%.0f,\"workspace_mib\":%.0f,\"loss_mib\":%.0f,\"keep\":%d}\n",
@@ -304,7 +304,7 @@ void measure(const shape &s, const std::string &path, double written) {
     const cft_trainer_params params = trainer_params(p);
     const uint64_t free_before = free_on_device();
     cft_trainer   *trainer     = nullptr;
-    ok(cft_trainer_new(model, &params, &trainer, &err));
+    ok(cft_trainer_new(model, &params, nullptr, 0, &trainer, &err));
     const double loaded = now() - t0;
     const auto   step   = [&] {
         double loss = 0, length = 0;
