@@ -25,8 +25,7 @@ __device__ soft_sum block_soft_sum(soft_sum s) {
         soft_sum other;
         other.max = __shfl_xor_sync(0xffffffffu, s.max, o);
         other.sum = __shfl_xor_sync(0xffffffffu, s.sum, o);
-        // Both lanes merge in the same order, so that all get the same bits.
-        s = (threadIdx.x & unsigned(o)) == 0 ? merge(s, other) : merge(other, s);
+        s         = merge(s, other);
     }
     if (threadIdx.x % lanes == 0) {
         parts[threadIdx.x / lanes] = s;
@@ -41,7 +40,7 @@ __device__ soft_sum block_soft_sum(soft_sum s) {
 
 __device__ __forceinline__ float capped(float x, float cap) { return cap > 0 ? cap * tanhf(x / cap) : x; }
 
-// A block has one row. Rounds go in ascending order, and a round is read by all threads before any of it is written: a
+// A block has one row. Before anything is written, all has been read that the loss needs: each round has a barrier. Rounds go in ascending order, and a round is read by all threads before any of it is written: a
 // gradient in the place of F32 logits lies at half their distance from the row's start, so it covers only what was read.
 template <typename T>
 __global__ void cross_entropy_kernel(const T *logits, int64_t ld_logits, int64_t n_vocab, int64_t n_padded, const int32_t *targets,
@@ -85,7 +84,6 @@ __global__ void cross_entropy_kernel(const T *logits, int64_t ld_logits, int64_t
     if (!dx) {
         return;
     }
-    __syncthreads(); // the target's logit has been read
     for (int64_t first = 0; first < n_padded; first += per_round) {
         float g[per_thread];
         for (int k = 0; k < per_thread; k++) {
