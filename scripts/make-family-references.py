@@ -2,22 +2,25 @@
 """Writes the small references that cmd/cftune's family tests compare the engine with: for each model family, a random model
 built with transformers from its configuration class, and what PyTorch + PEFT make of two token sequences with it.
 
-usage: PEER/venv/bin/python scripts/make-family-references.py [--list] [FAMILY...]     PEER is what scripts/setup-peer prints
-Writes cmd/cftune/testdata/families/FAMILY.json and FAMILY.safetensors; without names, those of all families.
+usage: PEER/venv/bin/python scripts/make-family-references.py [--list] [NAME...]     PEER is what scripts/setup-peer prints
+Writes cmd/cftune/testdata/families/NAME.json and NAME.safetensors for families, the same in testdata/adapters for other kinds
+of adapters (ADAPTERS below) and there the folder NAME, the adapter as PEFT saves it; without names, all of them.
 The same machine and versions give the same files; on another machine the last bits differ.
 
 No weights are stored: they follow from their GGUF names (see values), here and in internal/testmodel, which writes the GGUF
 that the JSON file describes. So each file below knows a tensor's name and place in the GGUF and in transformers.
 
-FAMILY.json         architecture, metadata and tensors of the GGUF; rank, alpha and targets of the adapter; the sequences, of
-                    which tokens n_prompt.. are learned; their mean loss; same_rows, the number of rows of a sequence that
-                    llama.cpp computes alike (it ignores the windows of some families; 0 means all)
-FAMILY.safetensors  logits.N: rows of sequence N from its row logits_from on; and the gradient of the mean loss for every
-                    lora_a and lora_b, names and row order of GGUF. Of families with GELU also table.N: the logits with
+NAME.json           architecture, metadata and tensors of the GGUF; rank, alpha and targets of the adapter, of other kinds also
+                    rslora, dora and each module's rank and alpha; the sequences, of which tokens n_prompt.. are learned; their
+                    mean loss; same_rows, the number of rows of a sequence that llama.cpp computes alike (it ignores the
+                    windows of some families; 0 means all)
+NAME.safetensors    logits.N: rows of sequence N from its row logits_from on; and the gradient of the mean loss for every
+                    lora_a, lora_b and lora_magnitude, names and row order of GGUF. Of families with GELU also table.N: the logits with
                     the activation as ggml's CPU code has it, a table over half-precision numbers
 """
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -163,30 +166,58 @@ def metadata(family, config):
     return {"number": number, "real": {k: float(v) for k, v in real.items()}, "text": family.get("text", {})}
 
 
-def adapt(model, family):
-    """PEFT's adapter, A and B by the same rule as the weights. Returns the model and {GGUF name: (parameter, heads)}."""
+ENDS = {"token_embd": "model.embed_tokens", "output": "lm_head"}
+
+
+def adapter_modules(family, layers, kind):
+    """(GGUF weight, PEFT module, heads whose rows are interleaved, rank, alpha) of each module that gets an adapter."""
     modules = FUSED if family["architecture"] == "phi3" else {
         k: v for k, v in MODULES.items() if family["architecture"] != "qwen3moe" or k.startswith("attn")}
-    adapted = get_peft_model(model, LoraConfig(
-        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
-        target_modules=[v.rsplit(".")[-1] for v in modules.values()]))
-    parameters = {name: w for name, w in adapted.named_parameters() if w.requires_grad}
-    named = {}
-    for i in range(model.config.num_hidden_layers):
+    listed = [(f"{ours}.weight", ENDS[ours], 0) for ours in kind.get("ends", [])]
+    for i in kind.get("layers", range(layers)):
         for ours, theirs in modules.items():
             heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(ours, 0) if family["architecture"] == "llama" else 0
-            for part in "AB":
-                p = parameters.pop(f"base_model.model.model.layers.{i}.{theirs}.lora_{part}.default.weight")
-                name = f"blk.{i}.{ours}.weight.lora_{part.lower()}"
-                w = values(name, tuple(p.shape), 0.15)
-                heads_here = heads if part == "B" else 0
-                p.data = unpermuted(w, heads_here) if heads_here else w
-                named[name] = (p, heads_here)
+            listed.append((f"blk.{i}.{ours}.weight", f"model.layers.{i}.{theirs}", heads))
+    exact = lambda pattern, name, usual: next((v for k, v in pattern.items() if ("." + name).endswith("." + k)), usual)
+    return [(w, m, h, exact(kind.get("rank_pattern", {}), m, RANK), exact(kind.get("alpha_pattern", {}), m, ALPHA)) for w, m, h in listed]
+
+
+def adapt(model, family, kind):
+    """PEFT's adapter, its tensors by the same rule as the weights. Returns the model, {GGUF name: (parameter, to GGUF's order)}
+    and the modules."""
+    listed = adapter_modules(family, model.config.num_hidden_layers, kind)
+    adapted = get_peft_model(model, LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        target_modules=[m for _, m, *_ in listed] if kind else sorted({m.rsplit(".")[-1] for _, m, *_ in listed}),
+        use_rslora=kind.get("rslora", False), use_dora=kind.get("dora", False), rank_pattern=kind.get("rank_pattern", {}),
+        alpha_pattern=kind.get("alpha_pattern", {})))
+    parameters = {name: w for name, w in adapted.named_parameters() if w.requires_grad}
+    named = {}
+    for weight, module, heads, rank, _ in listed:
+        parts = {"lora_a": "lora_A.default.weight", "lora_b": "lora_B.default.weight"}
+        if weight == "token_embd.weight":
+            parts = {"lora_a": "lora_embedding_A.default", "lora_b": "lora_embedding_B.default"}
+        elif kind.get("dora"):
+            parts["lora_magnitude"] = "lora_magnitude_vector.default.weight"
+        for ours, theirs in parts.items():
+            p, name = parameters.pop(f"base_model.model.{module}.{theirs}"), f"{weight}.{ours}"
+            there, back = lambda w: w, lambda w: w
+            if heads and ours != "lora_a":
+                there, back = (lambda w, h=heads: unpermuted(w, h)), (lambda w, h=heads: permuted(w, h))
+            if ours == "lora_magnitude":  # a vector there, a column here
+                there, back = (lambda w, f=there: f(w[:, 0])), (lambda w, f=back: f(w)[:, None])
+            if theirs == "lora_embedding_A.default":
+                there = back = lambda w: w.T
+            shape = tuple(back(p.data).shape)
+            assert ours == "lora_magnitude" or rank in shape, f"{name} is {shape}, not of rank {rank}"
+            w = values(name, shape, 0.2, 1.0) if ours == "lora_magnitude" else values(name, shape, 0.15)
+            p.data = there(w).contiguous()
+            named[name] = (p, back)
     assert not parameters, f"adapted but not listed: {list(parameters)}"
-    return adapted.eval(), named, list(modules)
+    return adapted.eval(), named, listed
 
 
-def make(name, family, folder):
+def make(name, family, folder, kind={}):
     arguments = dict(
         vocab_size=VOCAB, hidden_size=EMBD, intermediate_size=FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS, rms_norm_eps=EPS, max_position_embeddings=CONTEXT, tie_word_embeddings=False,
@@ -195,7 +226,8 @@ def make(name, family, folder):
     config = getattr(transformers, family["class"])(**{**arguments, **family.get("config", {})})
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
     tensors = weights(model, family)
-    adapted, named, targets = adapt(model, family)
+    adapted, named, listed = adapt(model, family, kind)
+    targets = list(dict.fromkeys(w.split(".")[-2] for w, *_ in listed))
     generator = torch.Generator().manual_seed(SEED)
     sequences = [torch.randint(3, VOCAB, (n,), generator=generator) for n in LENGTHS]
     total = sum(len(s) - p for s, p in zip(sequences, PROMPTS))
@@ -206,10 +238,12 @@ def make(name, family, folder):
         part.backward()
         loss += part.item()
         saved[f"logits.{k}"] = logits[LOGITS_FROM[k]:].detach().contiguous()
-    for ours, (p, heads) in named.items():
-        saved[ours] = (permuted(p.grad, heads) if heads else p.grad).contiguous()
+    for ours, (p, back) in named.items():
+        saved[ours] = back(p.grad).contiguous()
     if family["architecture"].startswith("gemma"):
         saved.update(table_logits(adapted, model, sequences))
+    if kind:
+        save_adapter(adapted, os.path.join(folder, name))
     path = os.path.join(folder, name + ".safetensors")
     save_file(saved, path)
     os.chmod(path, 0o644)
@@ -219,11 +253,20 @@ def make(name, family, folder):
     with open(os.path.join(folder, name + ".json"), "w") as f:
         json.dump({
             "architecture": family["architecture"], **keys, "tensors": tensors, "rank": RANK, "alpha": ALPHA, "targets": targets,
+            **({"rslora": kind.get("rslora", False), "dora": kind.get("dora", False),
+                "modules": [{"weight": w, "rank": r, "alpha": a} for w, _, _, r, a in listed]} if kind else {}),
             "sequences": [{"tokens": s.tolist(), "n_prompt": p, "logits_from": f} for s, p, f in zip(sequences, PROMPTS, LOGITS_FROM)],
             "loss": loss, "vocab": VOCAB, "same_rows": family.get("same_rows", 0)}, f, indent=1)
         f.write("\n")
     spread = saved["logits.1"].max() - saved["logits.1"].min()
     print(f"make-family-references: {name}: loss {loss:.4f}, logits spread over {spread:.1f}")
+
+
+def save_adapter(adapted, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    os.remove(os.path.join(folder, "README.md"))
+    os.chmod(os.path.join(folder, "adapter_model.safetensors"), 0o644)
 
 
 class TableGelu(torch.nn.Module):
@@ -311,21 +354,33 @@ FAMILIES = {
                  "number": {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 32}},
 }
 
+# Other kinds of adapters: the family, and what PEFT is told.
+ADAPTERS = {
+    "dora": ("llama3", {"dora": True}),
+    "dora-fused": ("phi3", {"dora": True, "rank_pattern": {"qkv_proj": 6}}),
+    "dora-biases": ("qwen2", {"dora": True, "rslora": True, "layers": [1]}),
+    "patterns": ("llama3", {"rslora": True, "rank_pattern": {"q_proj": 2, "model.layers.1.mlp.down_proj": 7},
+                            "alpha_pattern": {"v_proj": 3, "layers.0.mlp.up_proj": 20}}),
+    "ends": ("llama3", {"ends": ["token_embd", "output"], "rank_pattern": {"lm_head": 3, "embed_tokens": 5}, "alpha_pattern": {"lm_head": 4}}),
+}
+
 
 def main():
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cmd", "cftune", "testdata", "families")
+    testdata = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cmd", "cftune", "testdata")
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
         sys.exit(__doc__)
     if "--list" in arguments:
-        return print("\n".join(FAMILIES))
+        return print("\n".join([*FAMILIES, *ADAPTERS]))
     for name in arguments:
-        if name not in FAMILIES:
-            sys.exit(f"make-family-references: no family {name}; these are: {' '.join(FAMILIES)}")
-    os.makedirs(folder, exist_ok=True)
+        if name not in FAMILIES and name not in ADAPTERS:
+            sys.exit(f"make-family-references: no family {name}; these are: {' '.join([*FAMILIES, *ADAPTERS])}")
     torch.set_num_threads(1)
-    for name in arguments or FAMILIES:
-        make(name, FAMILIES[name], folder)
+    for name in arguments or [*FAMILIES, *ADAPTERS]:
+        family, kind = ADAPTERS.get(name, (name, {}))
+        folder = os.path.join(testdata, "adapters" if kind else "families")
+        os.makedirs(folder, exist_ok=True)
+        make(name, FAMILIES[family], folder, kind)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,15 @@ const (
 // files.
 type familyReference struct {
 	testmodel.Described
-	Rank      int      `json:"rank"`
-	Alpha     float64  `json:"alpha"`
-	Targets   []string `json:"targets"`
-	Loss      float64  `json:"loss"`
-	SameRows  int      `json:"same_rows"`
+	Rank     int      `json:"rank"`
+	Alpha    float64  `json:"alpha"`
+	Targets  []string `json:"targets"`
+	Loss     float64  `json:"loss"`
+	SameRows int      `json:"same_rows"`
+	// Of other kinds of adapters; a family's has one rank and alpha for all that all_linear means.
+	RSLoRA    bool              `json:"rslora"`
+	DoRA      bool              `json:"dora"`
+	Modules   []referenceModule `json:"modules"`
 	Sequences []struct {
 		Tokens     []int32 `json:"tokens"`
 		NPrompt    int     `json:"n_prompt"`
@@ -44,11 +48,23 @@ type familyReference struct {
 	path    string // of the GGUF
 }
 
-// forEachFamily runs a test for every reference; a family without one would go unnoticed, hence the number.
+type referenceModule struct {
+	Weight string  `json:"weight"` // "blk.0.attn_q.weight"
+	Rank   int     `json:"rank"`
+	Alpha  float64 `json:"alpha"`
+}
+
+// forEachFamily runs a test for every family's reference.
 func forEachFamily(t *testing.T, test func(t *testing.T, r *familyReference)) {
 	t.Helper()
-	const numReferences = 12
-	files, err := filepath.Glob(filepath.Join("testdata", "families", "*.json"))
+	forEachSmall(t, "families", 12, test)
+}
+
+// forEachSmall runs a test for every reference in a folder of testdata; one that is not there would go unnoticed, hence the
+// number.
+func forEachSmall(t *testing.T, folder string, numReferences int, test func(t *testing.T, r *familyReference)) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", folder, "*.json"))
 	if err != nil || len(files) != numReferences {
 		t.Fatalf("%d references, want %d (%v)", len(files), numReferences, err)
 	}
@@ -93,10 +109,17 @@ func (r *familyReference) trainer(t *testing.T, keep engine.Keep) *engine.Traine
 		t.Fatal(err)
 	}
 	t.Cleanup(model.Close)
-	trainer, err := engine.NewTrainer(model, engine.Params{
+	params := engine.Params{
 		Rank: r.Rank, Alpha: r.Alpha, Targets: engine.TargetAllLinear, Keep: keep, MaxTokens: r.numTokens(), Threads: 2,
 		Beta1: 0.9, Beta2: 0.999, Eps: 1e-8,
-	})
+	}
+	if r.Modules != nil {
+		if params, err = engineParams(r.run(t)); err != nil {
+			t.Fatal(err)
+		}
+		params.Keep, params.MaxTokens = keep, r.numTokens()
+	}
+	trainer, err := engine.NewTrainer(model, params)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +137,12 @@ func (r *familyReference) trainer(t *testing.T, keep engine.Keep) *engine.Traine
 	return trainer
 }
 
-func adapterValues(name string, n int) []float32 { return testmodel.Values(name, n, 0.15, 0) }
+func adapterValues(name string, n int) []float32 {
+	if strings.HasSuffix(name, ".lora_magnitude") {
+		return testmodel.Values(name, n, 0.2, 1)
+	}
+	return testmodel.Values(name, n, 0.15, 0)
+}
 
 func (r *familyReference) numTokens() (n int) {
 	for _, s := range r.Sequences {
@@ -146,48 +174,51 @@ func (r *familyReference) gradients(t *testing.T, trainer *engine.Trainer, batch
 }
 
 func TestFamilyGradientsMatchPEFT(t *testing.T) {
-	forEachFamily(t, func(t *testing.T, r *familyReference) {
-		for _, tt := range []struct {
-			name   string
-			keep   engine.Keep
-			seqLen int
-		}{
-			{"one pack, activations kept", engine.KeepAll, r.numTokens()},
-			{"one pack, layers recomputed", engine.KeepLayers, r.numTokens()},
-			{"a pack for each sequence", engine.KeepAll, len(r.Sequences[1].Tokens)},
-		} {
-			t.Run(tt.name, func(t *testing.T) {
-				got, loss := r.gradients(t, r.trainer(t, tt.keep), r.batches(t, tt.seqLen, 0, 1))
-				if !(relative(loss, r.Loss) <= maxLossError) {
-					t.Errorf("loss %.7f, want %.7f", loss, r.Loss)
+	forEachFamily(t, checkGradients)
+}
+
+// checkGradients compares a reference's loss and gradients with those of the engine.
+func checkGradients(t *testing.T, r *familyReference) {
+	for _, tt := range []struct {
+		name   string
+		keep   engine.Keep
+		seqLen int
+	}{
+		{"one pack, activations kept", engine.KeepAll, r.numTokens()},
+		{"one pack, layers recomputed", engine.KeepLayers, r.numTokens()},
+		{"a pack for each sequence", engine.KeepAll, len(r.Sequences[1].Tokens)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, loss := r.gradients(t, r.trainer(t, tt.keep), r.batches(t, tt.seqLen, 0, 1))
+			if !(relative(loss, r.Loss) <= maxLossError) {
+				t.Errorf("loss %.7f, want %.7f", loss, r.Loss)
+			}
+			var worst comparison
+			compared := 0
+			for name, want := range r.tensors {
+				if !strings.Contains(name, ".weight.lora_") {
+					continue
 				}
-				var worst comparison
-				compared := 0
-				for name, want := range r.tensors {
-					if !strings.HasPrefix(name, "blk.") {
-						continue
-					}
-					tensor, ok := got[name]
-					if !ok || tensor.rows != want.rows || tensor.cols != want.cols {
-						t.Fatalf("the trainer's %s is %d x %d, want %d x %d", name, tensor.rows, tensor.cols, want.rows, want.cols)
-					}
-					worst.add(name, tensor.data, want.data)
-					compared++
+				tensor, ok := got[name]
+				if !ok || tensor.rows != want.rows || tensor.cols != want.cols {
+					t.Fatalf("the trainer's %s is %d x %d, want %d x %d", name, tensor.rows, tensor.cols, want.rows, want.cols)
 				}
-				if compared != len(got) {
-					t.Errorf("the trainer has %d tensors, the reference %d", len(got), compared)
-				}
-				t.Logf("%d tensors: lowest cosine 1 - %.1e (%s), largest norm error %.1e (%s)",
-					len(got), 1-worst.cosine, worst.cosineWhere, worst.normError, worst.normErrWhere)
-				if !(worst.cosine >= minGradientCosine) {
-					t.Errorf("%s: gradient has cosine %.6f with PEFT's", worst.cosineWhere, worst.cosine)
-				}
-				if !(worst.normError <= maxNormRatioError) {
-					t.Errorf("%s: gradient's norm is off by %.2e", worst.normErrWhere, worst.normError)
-				}
-			})
-		}
-	})
+				worst.add(name, tensor.data, want.data)
+				compared++
+			}
+			if compared != len(got) {
+				t.Errorf("the trainer has %d tensors, the reference %d", len(got), compared)
+			}
+			t.Logf("%d tensors: lowest cosine 1 - %.1e (%s), largest norm error %.1e (%s)",
+				len(got), 1-worst.cosine, worst.cosineWhere, worst.normError, worst.normErrWhere)
+			if !(worst.cosine >= minGradientCosine) {
+				t.Errorf("%s: gradient has cosine %.6f with PEFT's", worst.cosineWhere, worst.cosine)
+			}
+			if !(worst.normError <= maxNormRatioError) {
+				t.Errorf("%s: gradient's norm is off by %.2e", worst.normErrWhere, worst.normError)
+			}
+		})
+	}
 }
 
 // allLogits are those of every row of a sequence.
