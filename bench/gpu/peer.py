@@ -6,7 +6,8 @@ PEFT makes it; attention is sdpa, under autocast to bf16. A step is: forward wit
 Rows: --rows rows of --seq tokens; or, with --mixed, rows of the lengths that bench_device packs, --rows of them at a time, padded to
 the longest. The last --targets share of each row carries loss. tokens_per_s counts tokens of the data, never padding.
 
---rows 0 tries 16, 8, 4, 2, 1 and keeps the fastest that fits: as a user would tune it. With --checkpoint, activations are recomputed.
+--rows 0 tries 8, 4, 2, 1 (8B: from 4) and keeps the fastest that fits: as a user would tune it. Each that is faster than those before
+is printed, so that the last line is the result also when time ends it. With --checkpoint, activations are recomputed.
 """
 import argparse
 import json
@@ -118,7 +119,7 @@ def main():
     torch.manual_seed(0)
     model, config = make_model(args, torch, transformers, peft)
     best, tried = None, []
-    for rows in [args.rows] if args.rows else [16, 8, 4, 2, 1]:
+    for rows in [args.rows] if args.rows else [4, 2, 1] if args.shape == "qwen3-8b" else [8, 4, 2, 1]:
         try:
             result = measure(args, rows, model, config.vocab_size, torch)
         except torch.OutOfMemoryError:
@@ -129,11 +130,11 @@ def main():
         if best is not None and result["tokens_per_s"] <= best["tokens_per_s"]:
             break
         best = result
+        print(json.dumps(dict(tool="peft", shape=args.shape, layers=config.num_hidden_layers, seq=args.seq, mixed=args.mixed,
+                              targets=args.targets, checkpoint=args.checkpoint, rank=args.rank, tried=tried, **best,
+                              torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)), flush=True)
     if best is None:
         sys.exit("peer: nothing fits the device")
-    print(json.dumps(dict(tool="peft", shape=args.shape, layers=config.num_hidden_layers, seq=args.seq, mixed=args.mixed, targets=args.targets,
-                          checkpoint=args.checkpoint, rank=args.rank, tried=tried, **best,
-                          torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)))
 
 
 if __name__ == "__main__":

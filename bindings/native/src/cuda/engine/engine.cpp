@@ -144,6 +144,7 @@ journey engine::begin(const device_pack &p) {
         rope_table(j.positions, t, w_->frequencies_local, half, amplitude_local_, w_->rope_local, stream_.get());
     }
     refresh_adapters();
+    mark("a pack's beginning");
     return j;
 }
 
@@ -201,10 +202,13 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
         stop_if(cancelled);
         const int64_t n = std::min(plan_.loss_rows, j.n - begin);
         head_products(begin, n, false);
+        mark("products head");
         cross_entropy<float>(loss_->logits, ld, n, hp_.n_vocab, ld, j.targets + begin, j.weights + begin, hp_.logit_cap, w_->losses + begin,
                              backward ? reinterpret_cast<bf16 *>(loss_->logits) : nullptr, 2 * ld, stream_.get());
+        mark("cross entropy");
         if (backward) {
             head_products(begin, n, true);
+            mark("backward: products head");
         }
     }
     sum(w_->losses, j.n, false, w_->sums, stream_.get());
@@ -215,6 +219,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
 
 double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) {
     use_device(device_);
+    mark("between");
     const journey j = begin(pack);
     forward(j, cancelled);
     loss(j, backward, cancelled);
@@ -262,6 +267,7 @@ void engine::adamw(const adamw_step &step) {
     cft::cuda::adamw(step, nullptr, value_, gradient_, moment1_, moment2_, plan_.n_values, stream_.get());
     stale_ = true;
     stream_.wait();
+    mark("optimizer");
 }
 
 void engine::discard() {

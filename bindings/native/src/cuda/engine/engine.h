@@ -6,6 +6,7 @@
 
 #include "gemm.h"
 #include "plan.h"
+#include "profile.h"
 #include "runtime.h"
 
 namespace cft::cuda {
@@ -100,6 +101,7 @@ class engine : public device_trainer {
     // linear.cpp
     const bf16 *group_weights(int layer, int kind);
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
+    void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n][inputs], NULL: not wanted.
@@ -135,6 +137,7 @@ class engine : public device_trainer {
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     int                             device_;
     float                           amplitude_, amplitude_local_;
+    profile                         profile_;
     bool                            stale_ = true; // bf16 copies of the adapter are older than its values
 };
 

@@ -51,6 +51,7 @@ void engine::layer_forward(const journey &j, int layer, bool entered, bool produ
     } else {
         add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
     }
+    mark("norm");
     project(v);
     attend(v);
     feed_forward(v, products_only);
@@ -68,6 +69,7 @@ void engine::project(const layer_view &v) {
     } else {
         linear_forward({v.layer, kind_qkv, 0, all, v.t, a.norm}, v.drop, a.qkv, all);
     }
+    mark("products qkv");
     if (v.w.q_bias) {
         add_bias(v.w.q_bias, v.n, v.q_width, v.q, v.ld_q, stream_.get());
     }
@@ -99,9 +101,12 @@ void engine::norm_heads(const layer_view &v) {
 void engine::attend(const layer_view &v) {
     const activations &a = v.a;
     norm_heads(v);
+    mark("heads, rope");
     attention(v.shape, v.view, v.head_norms ? w_->q : v.q, v.head_norms ? v.q_width : v.ld_q, v.head_norms ? w_->k : v.k,
               v.head_norms ? v.kv_width : v.ld_kv, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get());
+    mark("attention");
     linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? a.attn_out : w_->delta, v.d);
+    mark("products output");
     if (v.post_norms) {
         add_rmsnorm<bf16>(a.attn_out, nullptr, nullptr, v.w.attn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.attn_rstd, stream_.get());
     }
@@ -112,9 +117,13 @@ void engine::attend(const layer_view &v) {
 // it is left out.
 void engine::feed_forward(const layer_view &v, bool products_only) {
     const activations &a = v.a;
+    mark("norm");
     linear_forward({v.layer, kind_gate_up, 0, 2 * v.ff, v.n, a.mid_norm}, v.drop, a.gate_up, 2 * v.ff);
+    mark("products gate_up");
     gated(v.gelu, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
+    mark("gated");
     linear_forward({v.layer, kind_down, 0, v.d, v.n, a.act}, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
+    mark("products down");
     if (v.post_norms) {
         add_rmsnorm<bf16>(a.ffn_out, nullptr, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
     }
@@ -150,14 +159,18 @@ void engine::feed_forward_backward(const layer_view &v) {
     }
     const int64_t ld_dy = v.d + v.columns(kind_down), ld_d = 2 * v.ff + v.columns(kind_gate_up);
     into_dy(v, a.ffn_out, v.w.ffn_post_norm, a.ffn_rstd, ld_dy);
+    mark("backward: rows");
     linear_backward(down, v.drop, w_->dy, ld_dy, w_->d_act);
+    mark("backward: products down");
     gated_backward(v.gelu, w_->d_act, v.ff, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, w_->d_gate_up, ld_d, w_->d_gate_up + v.ff,
                    ld_d, nullptr, 0, stream_.get());
+    mark("backward: gated");
     if (again) {
         add_rmsnorm<float>(a.mid, nullptr, nullptr, v.w.ffn_norm, v.n, v.d, hp_.rms_eps, a.mid_norm, v.ld(kind_gate_up), nullptr, stream_.get());
         adapter_inputs(gate_up, v.drop);
     }
     linear_backward(gate_up, v.drop, w_->d_gate_up, ld_d, w_->d_norm);
+    mark("backward: products gate_up");
     rmsnorm_backward<float, float>(w_->d_norm, v.d, a.mid, v.w.ffn_norm, a.mid_rstd, v.n, v.d, w_->d, w_->d, stream_.get());
 }
 
@@ -165,8 +178,11 @@ void engine::attention_half_backward(const layer_view &v) {
     const activations &a    = v.a;
     const int64_t      all  = v.q_width + 2 * v.kv_width, columns = v.columns(kind_qkv), ld_dy = v.d + v.columns(kind_output);
     into_dy(v, a.attn_out, v.w.attn_post_norm, a.attn_rstd, ld_dy);
+    mark("backward: rows");
     linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, w_->dy, ld_dy, w_->d_attn);
+    mark("backward: products output");
     norm_heads(v);
+    mark("backward: heads, rope");
     bf16 *const   dq = v.last ? w_->d_q : w_->d_qkv, *const dk = v.last ? w_->d_qkv : w_->d_qkv + v.q_width, *const dv = dk + v.kv_width;
     const int64_t ld_dq = v.last ? v.q_width + columns : all + columns, ld_dkv = v.last ? 2 * v.kv_width + columns : ld_dq;
     attention_backward(v.shape, v.view,
@@ -174,6 +190,7 @@ void engine::attention_half_backward(const layer_view &v) {
                         v.head_norms ? v.q_width : v.ld_q, v.head_norms ? v.kv_width : v.ld_kv, v.ld_kv, v.ld(kind_output), v.q_width, ld_dq,
                         ld_dkv, ld_dkv},
                        stream_.get());
+    mark("backward: attention");
     rotate(v, dq, ld_dq, dk, ld_dkv, -1);
     if (v.head_norms) {
         head_rmsnorm_backward(dq, ld_dq, v.q, v.ld_q, v.w.q_norm, w_->q_rstd, v.n, hp_.n_head, hp_.head_dim, dq, ld_dq, stream_.get());
@@ -184,6 +201,7 @@ void engine::attention_half_backward(const layer_view &v) {
         add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
         adapter_inputs(whole, v.drop);
     }
+    mark("backward: heads, rope");
     bf16 *const dx = v.first ? nullptr : w_->d_norm;
     if (v.last) {
         linear_backward(kv, v.drop, w_->d_qkv, ld_dkv, dx);
@@ -191,6 +209,7 @@ void engine::attention_half_backward(const layer_view &v) {
     } else {
         linear_backward(whole, v.drop, w_->d_qkv, ld_dq, dx);
     }
+    mark("backward: products qkv");
     if (!v.first) {
         rmsnorm_backward<float, float>(w_->d_norm, v.d, a.x, v.w.attn_norm, a.rstd, v.t, v.d, w_->d, w_->d, stream_.get());
     }
