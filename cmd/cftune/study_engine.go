@@ -18,6 +18,7 @@ import (
 	"cftune/trainer/chat"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 	"cftune/trainer/study"
 )
@@ -43,11 +44,11 @@ func (e *studyEngine) Model(ctx context.Context, spec study.Spec) (study.Model, 
 	if err != nil {
 		return study.Model{}, err
 	}
-	sum, bytes, err := fileDigest(spec.Model)
+	sum, err := export.Digest(f.Shards...)
 	if err != nil {
 		return study.Model{}, err
 	}
-	m := study.Model{File: filepath.Base(spec.Model), Bytes: bytes, SHA256: sum}
+	m := study.Model{File: filepath.Base(spec.Model), Bytes: f.Size, SHA256: sum}
 	template := []byte(f.ChatTemplate())
 	if spec.Chat.TemplateFile != "" {
 		if template, err = os.ReadFile(spec.Chat.TemplateFile); err != nil {
@@ -64,15 +65,13 @@ func (e *studyEngine) Model(ctx context.Context, spec study.Spec) (study.Model, 
 	return m, nil
 }
 
-func fileDigest(path string) (sum string, bytes int64, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", 0, err
+// fileDigest is the SHA-256 of a file, or of all shards of a model.
+func fileDigest(path string) (string, error) {
+	files := []string{path}
+	if f, err := gguf.Open(path); err == nil { // adapters and templates are no models
+		files = f.Shards
 	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	return hex.EncodeToString(h.Sum(nil)), n, err
+	return export.Digest(files...)
 }
 
 // sizes counts the numbers in the model's matrices, and those of the adapter that the study trains.

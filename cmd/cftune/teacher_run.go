@@ -158,6 +158,9 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 	}
 	teachers, session := map[string]any{}, map[string]any{}
 	for _, s := range specs {
+		if s.gguf, err = findModel(cmd.Context(), s.gguf, cmd.ErrOrStderr()); err != nil {
+			return nil, err
+		}
 		t, err := f.teacher(s, a)
 		if err != nil {
 			return nil, err
@@ -268,7 +271,7 @@ func (f *askFlags) localTeacher(s teacherSpec, a *asking) (critic.Teacher, error
 	describe := map[string]any{"gguf": fileName(s.gguf), "parallel": f.parallel}
 	for key, path := range map[string]string{"sha256": s.gguf, "adapter_sha256": s.adapter, "template_sha256": s.templateFile} {
 		if path != "" {
-			if describe[key], _, err = fileDigest(path); err != nil {
+			if describe[key], err = fileDigest(path); err != nil {
 				vocab.Close()
 				return critic.Teacher{}, codedError{err, codeUsage}
 			}
