@@ -64,6 +64,11 @@ func Check(dir string) (Report, error) {
 	case torn && r.Holder == "":
 		r.Notes = append(r.Notes, fmt.Sprintf("the last line of %s is cut off; it does not count", checkpoint.JournalName))
 	}
+	if chosen, found, err := checkpoint.Chosen(dir); err != nil {
+		r.Problems = append(r.Problems, err.Error())
+	} else if found && !slices.Contains(steps, chosen.Step) {
+		r.Problems = append(r.Problems, fmt.Sprintf("the checkpoint of step %d is gone, which %s names", chosen.Step, checkpoint.ChosenName))
+	}
 	left, err := checkpoint.Leftovers(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return Report{}, err

@@ -502,6 +502,9 @@ func (t *Trainer) retention() checkpoint.Retention {
 	if t.run.Checkpoint.KeepBest && t.best != nil {
 		keep.Also = []int{t.best.Step}
 	}
+	if pinned, err := keep.Pinned(t.dir.Dir()); err == nil { // Prune tells of the error
+		keep = pinned
+	}
 	return keep
 }
 

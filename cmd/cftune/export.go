@@ -102,7 +102,7 @@ func newExportCommand() *cobra.Command {
 	f.StringVar(&e.output, "output", "", "the file or folder to write (required)")
 	f.StringVar(&e.format, "format", "adapter", strings.Join(exportFormats, ", "))
 	f.StringVar(&e.kind, "type", "F16", "what a merged model's weights are stored as")
-	f.StringVar(&e.which, "checkpoint", "latest", "latest, best (lowest validation loss), or a step")
+	f.StringVar(&e.which, "checkpoint", "latest", "latest, best (what cftune evaluate chose, or else the lowest validation loss), or a step")
 	f.StringVar(&e.model, "model", "", "the base model's file (default: the run's)")
 	f.StringVar(&e.baseName, "base-name", "", "peft, card: what the base model is called where transformers can load it")
 	f.BoolVar(&e.f16, "f16", false, "adapter: store 16-bit numbers: half the size, rounded")
@@ -352,8 +352,15 @@ func chooseCheckpoint(dir, which string) (*checkpoint.Checkpoint, error) {
 		return latest, nil
 	case which != "best":
 		return nil, codedError{fmt.Errorf("--checkpoint: must be latest, best or a step, got %q", which), codeUsage}
+	}
+	// What an evaluation chose comes before the lowest validation loss.
+	switch chosen, found, err := checkpoint.Chosen(dir); {
+	case err != nil:
+		return nil, err
+	case found:
+		return checkpoint.Open(dir, chosen.Step)
 	case latest.Best == nil:
-		return nil, codedError{fmt.Errorf("--checkpoint best: %s has no validation loss (data.validation)", dir), codeCheckpoint}
+		return nil, codedError{fmt.Errorf("--checkpoint best: %s has no validation loss (data.validation) and no choice of cftune evaluate --choose", dir), codeCheckpoint}
 	}
 	best, err := checkpoint.Open(dir, latest.Best.Step)
 	if errors.Is(err, checkpoint.ErrNotFound) {

@@ -38,6 +38,7 @@ func newRootCommand() *cobra.Command {
 		newVerifyCommand(),
 		newSampleCommand(),
 		newCritiqueCommand(),
+		newEvaluateCommand(),
 		newDemoCommand(),
 		newStudyCommand(),
 		newGenerateCommand(),

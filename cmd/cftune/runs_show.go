@@ -178,6 +178,9 @@ func pruneRun(dir string, keep checkpoint.Retention, best, dryRun bool) ([]int, 
 	if best && latest.Best != nil {
 		keep.Also = []int{latest.Best.Step}
 	}
+	if keep, err = keep.Pinned(dir); err != nil {
+		return nil, fmt.Errorf("prune: %w", err)
+	}
 	steps, err := checkpoint.List(dir)
 	if err != nil {
 		return nil, err

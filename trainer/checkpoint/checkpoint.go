@@ -109,8 +109,21 @@ func (k Retention) Removed(steps []int) []int {
 	return removed
 }
 
-// Prune removes the checkpoints that are not kept. The newest one always is.
+// Pinned returns the retention with what an evaluation of the run chose: see Choose.
+func (k Retention) Pinned(dir string) (Retention, error) {
+	c, found, err := Chosen(dir)
+	if found {
+		k.Also = append(slices.Clone(k.Also), c.Step)
+	}
+	return k, err
+}
+
+// Prune removes the checkpoints that are not kept. The newest one always is, and so is a chosen one.
 func (r *Run) Prune(keep Retention) error {
+	keep, err := keep.Pinned(r.dir)
+	if err != nil {
+		return fmt.Errorf("prune checkpoints: %w", err)
+	}
 	steps, err := List(r.dir)
 	if err != nil {
 		return fmt.Errorf("prune checkpoints: %w", err)

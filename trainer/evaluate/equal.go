@@ -40,8 +40,12 @@ type Grade struct {
 //
 // Where a text states its answer in a sentence ("the answer is that she has 18 left") and the right one is a number, a
 // single number of the sentence stands for it.
+// Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
 func GradeAnswer(text, gold string) Grade {
 	g := Grade{Extracted: ExtractAnswer(text)}
+	if oneWord.MatchString(gold) && MatchAnswer(text, gold).Leading {
+		return Grade{Extracted{gold, MarkWord}, true}
+	}
 	if !g.Found() {
 		return g
 	}
@@ -53,6 +57,9 @@ func GradeAnswer(text, gold string) Grade {
 	}
 	return g
 }
+
+// oneWord is a word of more letters than a choice has.
+var oneWord = regexp.MustCompile(`^\p{L}[\p{L}'’-]+$`)
 
 var twoWords = regexp.MustCompile(`[A-Za-z]{2,}[^A-Za-z\\]+[A-Za-z]{2,}`)
 

@@ -11,6 +11,7 @@ const (
 	MarkHash      = "####"      // GSM8K's
 	MarkStatement = "statement" // "the answer is ...", "final answer is $...$. I hope", "A: ..."
 	MarkNumber    = "number"    // none of these: the last number
+	MarkWord      = "word"      // the right word, where the answer leads with it: see MatchAnswer
 )
 
 // Extracted is the final answer of a text.

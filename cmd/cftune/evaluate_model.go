@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+
+	"cftune/bindings/engine"
+	"cftune/trainer/chat"
+	"cftune/trainer/dataset"
+	"cftune/trainer/objective"
+	"cftune/trainer/score"
+)
+
+// servedModel lets score's package write and measure through libllama.
+type servedModel struct {
+	model, adapter string
+	system         string
+	o              servedOptions
+
+	vocab    *engine.Vocab
+	template *chat.Template
+	session  *engine.Session
+	logits   []float32
+}
+
+// servedOptions are what a user decides about serving.
+type servedOptions struct {
+	parallel, threads, gpuLayers int
+	lossContext                  int // longest example whose loss is measured, in tokens
+}
+
+var _ score.Model = (*servedModel)(nil)
+
+func openServed(model, adapter, system string, o servedOptions) (*servedModel, error) {
+	m := &servedModel{model: model, adapter: adapter, system: system, o: o}
+	var err error
+	if m.vocab, m.template, err = openChat(model, "", system); err != nil {
+		return nil, err
+	}
+	m.logits = make([]float32, m.vocab.Info().Tokens)
+	return m, nil
+}
+
+// Close frees the model.
+func (m *servedModel) Close() {
+	if m.session != nil {
+		m.session.Close()
+	}
+	m.vocab.Close()
+}
+
+// promptBatch is how many tokens of prompts are read at once; more gains nothing.
+const promptBatch = 512
+
+// reserve makes a session of at least that size, if the one there is is smaller.
+func (m *servedModel) reserve(context, batch, sequences int) error {
+	if m.session != nil {
+		p := m.session.Params()
+		if p.NCtx >= context && p.NBatch >= min(batch, context) && p.NSequences >= sequences {
+			return nil
+		}
+		m.session.Close()
+		m.session = nil
+	}
+	s, err := engine.NewSession(m.model, m.adapter, engine.SessionParams{
+		NCtx: context, NBatch: min(batch, context), NSequences: sequences, NThreads: m.o.threads, NGPULayers: m.o.gpuLayers, AdapterScale: 1,
+	})
+	if err != nil {
+		return engineError(err)
+	}
+	m.session = s
+	return nil
+}
+
+// endMarks end a text where they begin: a model that learned critiques ends them so, or goes on into one.
+var endMarks = []string{"[END]", "(END)", "**END**", `\[END\]`}
+
+// seedStep keeps the draws of seeds that follow each other apart, whatever rows there are.
+const seedStep = 0x9e3779b97f4a7c15
+
+func (m *servedModel) Write(ctx context.Context, requests []score.Request, s score.Sampling, maxTokens int, done func(int, score.Text) error) error {
+	prompts, seeds := make([][]int32, len(requests)), make([]uint64, len(requests))
+	longest := 0
+	for i, r := range requests {
+		var err error
+		if prompts[i], err = encodeTurn(m.template, r.Prompt); err != nil {
+			return codedError{err, codeData}
+		}
+		seeds[i] = (s.Seed+1)*seedStep + uint64(r.Stream)
+		longest = max(longest, len(prompts[i]))
+	}
+	parallel := min(m.o.parallel, len(requests))
+	if err := m.reserve(parallel*(longest+maxTokens), promptBatch, parallel); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var doneErr error
+	options := engine.GenerateOptions{
+		MaxTokens: maxTokens, StopStrings: endMarks, Seeds: seeds,
+		OnDone: func(i int, c engine.Completion) {
+			if doneErr != nil {
+				return
+			}
+			ended := c.Reason != engine.StopLength && c.Reason != engine.StopContext
+			if doneErr = done(i, score.Text{Text: c.Text, Tokens: len(c.Tokens), Ended: ended}); doneErr != nil {
+				stop()
+			}
+		},
+	}
+	if s.Temperature > 0 {
+		options.Sampling = engine.Sampling{Temperature: s.Temperature, TopP: s.TopP, Seed: s.Seed}
+	}
+	_, err := engine.NewGenerator(m.session, m.vocab).Generate(ctx, prompts, options)
+	if doneErr != nil {
+		return doneErr
+	}
+	return engineError(err)
+}
+
+func (m *servedModel) Loss(_ context.Context, c objective.Conversation) (sum float64, tokens int, tooLong bool, err error) {
+	ids, labels, err := m.template.Encode(c.Messages, c.Train)
+	if err != nil {
+		return 0, 0, false, codedError{err, codeData}
+	}
+	if len(ids) > m.o.lossContext {
+		return 0, 0, true, nil
+	}
+	first := 1
+	for first < len(labels) && labels[first] == dataset.IgnoreLabel {
+		first++
+	}
+	// In powers of two, so that a longer example does not load the model again each time.
+	size := promptBatch
+	for size < len(ids) {
+		size *= 2
+	}
+	if err := m.reserve(size, size, 1); err != nil {
+		return 0, 0, false, err
+	}
+	s := &scorer{session: m.session, logits: m.logits}
+	err = s.forward(ids, first-1, func(i int, logits []float32) {
+		if labels[i+1] != dataset.IgnoreLabel {
+			sum += negativeLogLikelihood(logits, labels[i+1])
+			tokens++
+		}
+	})
+	return sum, tokens, false, engineError(err)
+}
