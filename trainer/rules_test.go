@@ -52,7 +52,6 @@ var allowed = map[string][]string{
 	"trainer/verify":    {"trainer/config", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
 	"trainer/critic":    {"configs/teacher", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
 	"trainer/score":     {"trainer/dataset", "trainer/evaluate", "trainer/objective", "trainer/internal/*"},
-	"trainer/critic":    {"trainer/dataset", "trainer/chat", "trainer/internal/*"},
 	// The demo's data set, as records.
 	"trainer/wordforms": {"trainer/dataset"},
 	// Many runs as one experiment.
