@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"cftune/bindings/engine"
@@ -144,12 +146,39 @@ func (e *studyEngine) Train(ctx context.Context, run config.Run) error {
 	if err != nil {
 		return err
 	}
-	if begun {
-		_, err = e.session(false).resume(ctx, run.Output, nil)
-	} else {
+	if !begun {
 		_, err = e.session(false).train(ctx, run)
+		return err
 	}
+	record, err := trainer.ReadRecord(run.Output)
+	if err != nil {
+		return err
+	}
+	if diffs := config.Diff(settings(record.Config), settings(run)); len(diffs) > 0 {
+		return fmt.Errorf("the run in %s was made with %s = %s, the study's is %s: %w", run.Output, diffs[0].Key, diffs[0].A, diffs[0].B, study.ErrChanged)
+	}
+	sources, err := json.Marshal(run.Data.Sources)
+	if err != nil {
+		return err
+	}
+	// Where things lie may have changed; what they hold is compared by digests.
+	sets := []string{"model=" + run.Model, "device=" + run.Device, fmt.Sprintf("threads=%d", run.Threads), "data.sources=" + string(sources)}
+	if run.Data.Validation.Path != "" {
+		sets = append(sets, "data.validation.path="+run.Data.Validation.Path)
+	}
+	_, err = e.session(false).resume(ctx, run.Output, sets)
 	return err
+}
+
+// settings is a run's configuration without where it computes and where its files lie.
+func settings(run config.Run) config.Run {
+	run.Model, run.Output, run.Device, run.Threads, run.Limits = "", "", "", 0, config.Limits{}
+	run.Data.Validation.Path = filepath.Base(run.Data.Validation.Path)
+	run.Data.Sources = slices.Clone(run.Data.Sources)
+	for i, s := range run.Data.Sources {
+		run.Data.Sources[i].Path = filepath.Base(s.Path)
+	}
+	return run
 }
 
 // runBegun reports whether a run is there to go on with. One that was killed before its first checkpoint has nothing to
