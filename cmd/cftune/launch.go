@@ -177,7 +177,13 @@ func (l launcher) launch(ctx context.Context) error {
 		return err
 	}
 	if state, is := plan.Running(); is && !l.dryRun {
-		l.say("%s is %s already", l.requests[0].Name, state.Phase)
+		name := l.requests[0].Name
+		l.say("%s is %s already", name, state.Phase)
+		if state.Phase == launch.PhaseDone {
+			l.say("cftune launch fetch %s brings what it made", name)
+			_, err := fmt.Fprintln(l.out, name)
+			return err
+		}
 		return l.started(ctx)
 	}
 	findings, err := plan.First(ctx)

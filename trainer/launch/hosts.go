@@ -122,7 +122,25 @@ func LoadTarget(path, name string) (TargetConfig, error) {
 	if !ok {
 		return TargetConfig{}, usage("%s: no target %q; there are: %s", path, name, strings.Join(sortedKeys(targets), ", "))
 	}
+	t.settle(filepath.Dir(path))
 	return t, nil
+}
+
+// settle makes the paths of this machine absolute: relative ones are beside the file of targets, wherever a later command is
+// given.
+func (t *TargetConfig) settle(folder string) {
+	absolute := func(p string) string {
+		if p = expandHome(p); p == "" || filepath.IsAbs(p) {
+			return p
+		}
+		return filepath.Join(folder, p)
+	}
+	t.Build, t.KnownHosts, t.SSHConfig = absolute(t.Build), absolute(t.KnownHosts), absolute(t.SSHConfig)
+	identity := make([]string, len(t.Identity))
+	for i, p := range t.Identity {
+		identity[i] = absolute(p)
+	}
+	t.Identity = identity
 }
 
 // ParseHosts reads a file of targets, strictly: an unknown key is an error, and all problems are told at once.

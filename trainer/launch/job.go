@@ -10,7 +10,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -132,15 +134,45 @@ func (s *shipped) place(key, p string, t TargetConfig, root string, here bool) (
 	case !info.Mode().IsRegular():
 		return "", fmt.Errorf("%s is no plain file, and only such are sent: put it there, and name it in paths of target %s", p, t.name)
 	}
-	written, err := durable.Digest(p)
+	files, err := withShards(p)
 	if err != nil {
 		return "", err
 	}
-	u := upload{key: key, local: p, remote: path.Join(root, "files", written.SHA256[:digestPrefix], filepath.Base(p)), written: written}
-	if !slices.ContainsFunc(s.uploads, func(o upload) bool { return o.remote == u.remote }) {
-		s.uploads = append(s.uploads, u)
+	// The folder is named by all that is in it.
+	all := sha256.New()
+	var uploads []upload
+	for _, file := range files {
+		written, err := durable.Digest(file)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(all, written.SHA256)
+		uploads = append(uploads, upload{key: key, local: file, written: written})
 	}
-	return u.remote, nil
+	folder := path.Join(root, "files", hex.EncodeToString(all.Sum(nil))[:digestPrefix])
+	for _, u := range uploads {
+		u.remote = path.Join(folder, filepath.Base(u.local))
+		if !slices.ContainsFunc(s.uploads, func(o upload) bool { return o.remote == u.remote }) {
+			s.uploads = append(s.uploads, u)
+		}
+	}
+	return path.Join(folder, filepath.Base(p)), nil
+}
+
+var firstShard = regexp.MustCompile(`^(.*)-00001-of-([0-9]{5})\.gguf$`)
+
+// withShards returns a file and, where it is the first shard of a model, the others.
+func withShards(p string) ([]string, error) {
+	files := []string{p}
+	parts := firstShard.FindStringSubmatch(p)
+	if parts == nil {
+		return files, nil
+	}
+	count, err := strconv.Atoi(parts[2])
+	for i := 2; i <= count; i++ {
+		files = append(files, fmt.Sprintf("%s-%05d-of-%s.gguf", parts[1], i, parts[2]))
+	}
+	return files, err
 }
 
 // mapped finds a path, or the longest beginning of it, among those that are there already.

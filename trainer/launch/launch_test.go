@@ -189,6 +189,37 @@ func TestPathsOfConfigurations(t *testing.T) {
 	assert.ErrorContains(t, err, "data.sources[1].path: folder is no plain file")
 }
 
+func TestShardsAreSentTogether(t *testing.T) {
+	t.Chdir(t.TempDir())
+	run, err := config.Parse([]byte("model: m-00001-of-00002.gguf\noutput: o\ndata: {sources: [{path: 's3://b/x.jsonl', format: cft}]}"), nil, nil)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile("m-00001-of-00002.gguf", []byte("1"), 0o600))
+	_, err = shipConfig(run, TargetConfig{}, "/root", "/out", false)
+	assert.ErrorContains(t, err, "m-00002-of-00002.gguf")
+	require.NoError(t, os.WriteFile("m-00002-of-00002.gguf", []byte("2"), 0o600))
+	s, err := shipConfig(run, TargetConfig{}, "/root", "/out", false)
+	require.NoError(t, err)
+	require.Len(t, s.uploads, 2)
+	assert.Equal(t, strings.Replace(s.run.Model, "00001-of", "00002-of", 1), s.uploads[1].remote)
+	require.NoError(t, os.WriteFile("m-00002-of-00002.gguf", []byte("3"), 0o600))
+	other, err := shipConfig(run, TargetConfig{}, "/root", "/out", false)
+	require.NoError(t, err)
+	assert.NotEqual(t, s.run.Model, other.run.Model, "a folder is of all its shards")
+}
+
+func TestPathsOfTargetsAreBesideTheirFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, HostsName)
+	require.NoError(t, os.WriteFile(path, []byte("targets: {a: {kind: ssh, host: h, identity: [key, /abs], known_hosts: sub/known, folder: there}}"), 0o600))
+	target, err := LoadTarget(path, "a")
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(dir, "key"), "/abs"}, target.Identity)
+	assert.Equal(t, filepath.Join(dir, "sub", "known"), target.KnownHosts)
+	assert.Equal(t, "there", target.Folder, "the folder is the far side's")
+	_, err = LoadTarget(path, "b")
+	assert.ErrorContains(t, err, `no target "b"; there are: a`)
+}
+
 // supervised runs a job whose program is a shell script.
 func supervised(t *testing.T, script string, job Job, ask func(dir string, asks chan<- Ask)) (State, int) {
 	t.Helper()

@@ -183,7 +183,7 @@ func (p *Plan) second(ctx context.Context) []Finding {
 	if err := json.Unmarshal(out, &version); err != nil {
 		return append(findings, Finding{LevelFail, "program", fmt.Sprintf("it answers %q", lastLines(string(out), 2)), ""})
 	}
-	findings = append(findings, Finding{LevelOK, "program", strings.TrimSpace(fmt.Sprintf("%s %.12s, CPU kernels for %s", version.Version, version.Revision, version.CPU)), ""})
+	findings = append(findings, Finding{LevelOK, "program", fmt.Sprintf("%s, CPU kernels for %s", strings.TrimSpace(fmt.Sprintf("%s %.12s", version.Version, version.Revision)), version.CPU), ""})
 	for i, j := range p.jobs {
 		if p.config.Kind == KindSlurm {
 			findings = append(findings, Finding{LevelWarn, "fit", "not looked at: the login host is not the node", ""})
