@@ -128,16 +128,9 @@ func (a *asking) close() {
 // open checks everything and opens the run. kind is the command's name; fixed has its own settings.
 func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []teacherSpec, fixed map[string]any,
 	messages func(dataset.Record) ([]dataset.Message, error)) (_ *asking, err error) {
-	budget := critic.Money(0)
-	if f.budget != "" {
-		if budget, err = critic.ParseMoney(f.budget); err != nil || budget == 0 {
-			return nil, codedError{fmt.Errorf("--budget: must be an amount above 0, got %q", f.budget), codeUsage}
-		}
-		for _, s := range specs {
-			if s.gguf == "" && (s.price.In == 0 || s.price.Out == 0) {
-				return nil, codedError{fmt.Errorf("--budget: teacher %s has no price_in and price_out", s.name), codeUsage}
-			}
-		}
+	budget, err := f.money(specs)
+	if err != nil {
+		return nil, codedError{err, codeUsage}
 	}
 	a := &asking{}
 	defer func() {
@@ -190,6 +183,23 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 		}
 	})
 	return a, nil
+}
+
+// money reads --budget, for which every endpoint must have its prices.
+func (f *askFlags) money(specs []teacherSpec) (critic.Money, error) {
+	if f.budget == "" {
+		return 0, nil
+	}
+	budget, err := critic.ParseMoney(f.budget)
+	if err != nil || budget == 0 {
+		return 0, fmt.Errorf("--budget: must be an amount above 0, got %q", f.budget)
+	}
+	for _, s := range specs {
+		if s.gguf == "" && (s.price.In == 0 || s.price.Out == 0) {
+			return 0, fmt.Errorf("--budget: teacher %s has no price_in and price_out", s.name)
+		}
+	}
+	return budget, nil
 }
 
 func (f *askFlags) openData(ctx context.Context, data []string, a *asking) (firstRows, error) {

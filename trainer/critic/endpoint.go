@@ -206,6 +206,10 @@ func (e *Endpoint) fault(ctx context.Context, response *http.Response, err error
 	if f.Status >= 400 {
 		f.RetryAfter = RetryAfter(response.Header, time.Now())
 		f.Kind = kindOfStatus(f.Status, err)
+		switch f.Status {
+		case http.StatusRequestTimeout, http.StatusBadGateway, http.StatusGatewayTimeout:
+			f.MayBePaid = true // a gateway gave up on an endpoint that may have answered it
+		}
 		return f
 	}
 	cause := context.Cause(ctx)

@@ -193,72 +193,82 @@ type SampleCounts struct {
 
 // WriteSamples grades the answers and writes those that are to be kept, in the order of the rows.
 func (r *Run) WriteSamples(keep Keep, grade func(answer, gold string) bool) (SampleCounts, error) {
-	var (
-		c      SampleCounts
-		labels []evaluate.Verdict // of what passes so far; NoVerdict = ungraded
-	)
-	visit := func(c *SampleCounts, put func(Row, evaluate.Verdict) error) func(Entry) error {
-		row, seen := -1, map[string]bool{}
-		return func(e Entry) error {
-			out, record, err := r.rowOf(e)
-			if err != nil {
-				return err
-			}
-			if at := r.plan.place(e.Job).row; at != row {
-				row, seen = at, map[string]bool{}
-			}
-			text := strings.TrimSpace(e.Text)
-			c.Answered++
-			verdict := evaluate.NoVerdict
-			switch {
-			case text == "":
-				c.Empty++
-				return nil
-			case record.Gold == "":
-				c.Ungraded++
-			default:
-				verdict = evaluate.Of(grade(text, record.Gold))
-				if verdict == evaluate.Right {
-					c.Right++
-				} else {
-					c.Wrong++
-				}
-			}
-			if e.Finish == FinishLength {
-				c.CutOff++
-			}
-			if seen[text] {
-				c.Repeated++
-				if keep.Distinct {
-					return nil
-				}
-			}
-			seen[text] = true
-			out.ID = fmt.Sprintf("%s#%s.%d", out.ID, out.Source.Teacher, out.Source.Number)
-			out.Response, out.Label = text, string(verdict)
-			return put(out, verdict)
-		}
+	var labels []evaluate.Verdict // of what passes so far; NoVerdict = ungraded
+	first := &grader{run: r, keep: keep, grade: grade, row: -1}
+	err := r.journal.answers(func(e Entry) error {
+		return first.visit(e, func(_ Row, v evaluate.Verdict) error {
+			labels = append(labels, v)
+			return nil
+		})
+	})
+	if err != nil {
+		return first.counts, err
 	}
-	if err := r.journal.answers(visit(&c, func(_ Row, v evaluate.Verdict) error { labels = append(labels, v); return nil })); err != nil {
-		return c, err
-	}
-	chosen := keep.choose(labels, r.plan.Seed)
-	next := 0
-	var again SampleCounts // the same counts, a second time
-	_, err := durable.ReplaceFile(durable.OS, filepath.Join(r.o.Dir, SamplesName), func(w io.Writer) error {
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		return r.journal.answers(visit(&again, func(row Row, _ evaluate.Verdict) error {
+	chosen, next := keep.choose(labels, r.plan.Seed), 0
+	c := &first.counts
+	again := &grader{run: r, keep: keep, grade: grade, row: -1} // the same once more: texts are not kept in memory
+	err = r.writeRows(SamplesName, func(e Entry, put func(Row) error) error {
+		return again.visit(e, func(row Row, _ evaluate.Verdict) error {
 			next++
 			if !chosen[next-1] {
 				c.LeftOut++
 				return nil
 			}
 			c.Written++
-			return encoder.Encode(row)
-		}))
+			return put(row)
+		})
 	})
-	return c, err
+	return *c, err
+}
+
+// grader turns answers into rows with labels, and counts them.
+type grader struct {
+	run    *Run
+	keep   Keep
+	grade  func(answer, gold string) bool
+	counts SampleCounts
+	row    int // of the record whose answers are in seen
+	seen   map[string]bool
+}
+
+// visit grades an answer and hands it on, unless it is empty or a repetition that is not wanted.
+func (g *grader) visit(e Entry, put func(Row, evaluate.Verdict) error) error {
+	out, record, err := g.run.rowOf(e)
+	if err != nil {
+		return err
+	}
+	if at := g.run.plan.place(e.Job).row; at != g.row {
+		g.row, g.seen = at, map[string]bool{}
+	}
+	text := strings.TrimSpace(e.Text)
+	g.counts.Answered++
+	verdict := evaluate.NoVerdict
+	switch {
+	case text == "":
+		g.counts.Empty++
+		return nil
+	case record.Gold == "":
+		g.counts.Ungraded++
+	case g.grade(text, record.Gold):
+		g.counts.Right++
+		verdict = evaluate.Right
+	default:
+		g.counts.Wrong++
+		verdict = evaluate.Wrong
+	}
+	if e.Finish == FinishLength {
+		g.counts.CutOff++
+	}
+	if g.seen[text] {
+		g.counts.Repeated++
+		if g.keep.Distinct {
+			return nil
+		}
+	}
+	g.seen[text] = true
+	out.ID = fmt.Sprintf("%s#%s.%d", out.ID, out.Source.Teacher, out.Source.Number)
+	out.Response, out.Label = text, string(verdict)
+	return put(out, verdict)
 }
 
 // choose says which of the answers are kept. With a mix, those of the label that there is too much of are drawn.
