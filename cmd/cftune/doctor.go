@@ -284,7 +284,7 @@ func (r doctorReport) print(out io.Writer) error {
 func (r runReport) print(w io.Writer) {
 	m := r.Info
 	fmt.Fprintf(w, "\n%s: %s, %d layers of %d, %.1fM parameters\n", r.Model, m.Architecture, m.Layers, m.Embedding, float64(m.NumberParameters)/1e6)
-	fmt.Fprintf(w, "rank %d, packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Rank, r.fromConfig.Train.SeqLen, r.Keep)
+	fmt.Fprintf(w, "%s; packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Describe(), r.fromConfig.Train.SeqLen, r.Keep)
 	weights, whole, source := "weights (mapped)", "buffers (all but weights)", "available for them"
 	if r.OnDevice {
 		weights, whole, source = "weights", "on the device", "available there"

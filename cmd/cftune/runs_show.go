@@ -105,7 +105,7 @@ func (d runDetails) print(out io.Writer) error {
 		fmt.Fprintf(w, "best validation loss\t%.4f after step %d\n", d.Best.Loss, d.Best.Step)
 	}
 	fmt.Fprintf(w, "plan\t%d examples, %d tokens, %d of them targets\n", d.Plan.Examples, d.Plan.Tokens, d.Plan.Targets)
-	fmt.Fprintf(w, "adapter\trank %d, alpha %g, %s\n", d.Config.Adapter.Rank, d.Config.Adapter.Alpha, d.Config.Adapter.Targets)
+	fmt.Fprintf(w, "adapter\t%s\n", d.Config.Adapter.Describe())
 	fmt.Fprintf(w, "begun with\tcftune %s\n", d.Version)
 	if from := d.WarmStart; from != nil {
 		fmt.Fprintf(w, "started from\t%s\n", from.Path)

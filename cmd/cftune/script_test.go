@@ -47,7 +47,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptModel writes a tiny model: model FILE [nan] [f32] [architecture=NAME] [seed=N] [embd=N] [layers=N] [shards=N], or one of
+// scriptModel writes a tiny model: model FILE [nan] [f32] [untied] [architecture=NAME] [seed=N] [embd=N] [layers=N] [shards=N], or one of
 // testdata/families: model FILE family=NAME
 func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
@@ -69,6 +69,8 @@ func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 			o.NaN, o.Type = true, testmodel.F32
 		case "f32":
 			o.Type = testmodel.F32
+		case "untied":
+			o.Untied = true
 		case "architecture":
 			o.Architecture = value
 		case "seed", "embd", "layers", "shards":

@@ -65,6 +65,36 @@ func (a Adapter) NamesAllLinear() bool {
 	return false
 }
 
+// Describe tells people what is trained, in one line.
+func (a Adapter) Describe() string {
+	parts := []string{fmt.Sprintf("rank %d%s", a.Rank, patternText(a.RankPattern)), fmt.Sprintf("alpha %g%s", a.Alpha, patternText(a.AlphaPattern))}
+	if a.DoRA {
+		parts = append([]string{"dora"}, parts...)
+	}
+	if a.RSLoRA {
+		parts = append(parts, "rslora")
+	}
+	parts = append(parts, a.Targets)
+	if a.Layers != "" {
+		parts = append(parts, "layers "+a.Layers)
+	}
+	if a.LoRAPlusRatio != 0 {
+		parts = append(parts, fmt.Sprintf("lora_plus_ratio %g", a.LoRAPlusRatio))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func patternText[V any](pattern map[string]V) string {
+	if len(pattern) == 0 {
+		return ""
+	}
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(pattern)) {
+		parts = append(parts, fmt.Sprintf("%s %v", key, pattern[key]))
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
+}
+
 // Module is a module of the model that gets an adapter.
 type Module struct {
 	Layer int    // -1 for the embedding and the head
