@@ -94,8 +94,10 @@ inline const char *cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ?
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaMalloc(void **p, size_t bytes) { return (*p = std::aligned_alloc(256, (bytes + 255) / 256 * 256)) ? cudaSuccess : cudaErrorMemoryAllocation; }
 inline cudaError_t cudaFree(void *p) { return std::free(p), cudaSuccess; }
-inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) { return std::memmove(to, from, n), cudaSuccess; }
-inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t = nullptr) { return std::memmove(to, from, n), cudaSuccess; }
-inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t n, cudaStream_t = nullptr) { return std::memset(to, byte, n), cudaSuccess; }
+inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) {
+    return n > 0 ? (void)std::memmove(to, from, n) : (void)0, cudaSuccess; // of nothing, the addresses may be null
+}
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t = nullptr) { return cudaMemcpy(to, from, n, cudaMemcpyDefault); }
+inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t n, cudaStream_t = nullptr) { return n > 0 ? (void)std::memset(to, byte, n) : (void)0, cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
