@@ -125,7 +125,7 @@ func readTest(path string, want DataFile) ([]Item, error) {
 	return items, nil
 }
 
-// Part of a whole, counted over all seeds.
+// Count is a part of a whole, counted over all seeds.
 type Count struct {
 	Count int `json:"count"`
 	N     int `json:"n"`
