@@ -36,7 +36,7 @@ var testPrice = Price{In: 2_500_000_001, Out: 10_000_000_007}
 
 func endpoint(t testing.TB, url, key string, change func(*EndpointOptions)) *Endpoint {
 	t.Helper()
-	o := EndpointOptions{URL: url, Model: "teacher-1", Key: key, Stream: true, Timeout: time.Second, Idle: 500 * time.Millisecond, Connections: 32}
+	o := EndpointOptions{URL: url, Model: "teacher-1", Key: key, Stream: true, Timeout: 10 * time.Second, Idle: 1500 * time.Millisecond, Connections: 32}
 	if change != nil {
 		change(&o)
 	}
