@@ -182,7 +182,7 @@ func (s *scorer) write(ctx context.Context, set, task string, asks []ask, sampli
 		return nil, err
 	}
 	if s.o.Note != nil {
-		s.o.Note("%s: %s %s: %d texts to write", s.subject.Name, set, task, len(missing))
+		s.o.Note("%s: %s: %d texts to write", s.subject.Name, strings.TrimSpace(set+" "+task), len(missing))
 	}
 	requests := make([]Request, len(missing))
 	for k, i := range missing {
