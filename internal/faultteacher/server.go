@@ -1,8 +1,8 @@
 // Package faultteacher is a teacher for tests: a server on the loopback interface that speaks OpenAI's protocol of chat
 // completions, streamed or not, and of batches, and misbehaves on a schedule.
 //
-// What goes wrong is a function of the seed, a request's idempotency key and how often that key has come, so that tests can
-// be run again. The server counts what it would charge: every answer that it makes, delivered or not. Where it honours
+// What goes wrong is a function of the seed, a request's idempotency key and how often that key has come, whatever runs beside
+// it. The server counts what it would charge: every answer that it makes, delivered or not. Where it honours
 // idempotency keys, a key is charged once and gets the same answer again.
 package faultteacher
 

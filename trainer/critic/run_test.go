@@ -27,8 +27,13 @@ var allFaults = faultteacher.Faults{
 }
 
 func TestFaultsOfEveryKind(t *testing.T) {
+	// Keys, and with them the schedule, differ from run to run: shares at which no kind can well be missing among 300 requests.
+	faults := faultteacher.Faults{
+		TooMany: 0.06, TooManySeconds: 0.06, TooManyDate: 0.06, Internal: 0.06, Unavailable: 0.06, Hang: 0.06, Cut: 0.06, Malformed: 0.06,
+		Drip: 0.06, NoVerdict: 0.06,
+	}
 	for _, stream := range []bool{true, false} {
-		s := faultteacher.New(faultteacher.Options{Seed: 1, Faults: allFaults, Honour: true})
+		s := faultteacher.New(faultteacher.Options{Seed: 1, Faults: faults, Honour: true})
 		dir := t.TempDir()
 		teacher := Teacher{Name: "t", Backend: endpoint(t, s.URL, "", func(o *EndpointOptions) { o.Stream = stream }), Price: testPrice, Concurrency: 32}
 		result := work(t, t.Context(), paperPlan(t, problems(300), teacher), testOptions(dir))
