@@ -8,7 +8,7 @@ import sys
 import urllib.request
 
 port, modelfile, model, *adapter = sys.argv[1:]
-TOKENS = 32
+TOKENS = int(os.environ.get("TOKENS", "32"))
 CONVERSATIONS = [
     [("user", "What is 18 + 25?")],
     [("system", "Answer in one word."), ("user", "Name a colour.")],
@@ -18,7 +18,7 @@ CONVERSATIONS = [
 
 
 def ask(messages):
-    options = {"temperature": 0, "num_predict": TOKENS, "seed": 1}
+    options = {"temperature": 0, "num_predict": TOKENS, "num_thread": 1, "seed": 1}
     body = {"model": "checked", "messages": [{"role": r, "content": c} for r, c in messages], "stream": False, "options": options}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/api/chat", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=600) as answer:
@@ -31,7 +31,7 @@ def system_of(text):
 
 
 system = system_of(open(modelfile, encoding="utf-8").read())
-command = [os.environ["CFTUNE"], "generate", "--model", model, "--jsonl", "--max-tokens", str(TOKENS), "--parallel", "1"]
+command = [os.environ["CFTUNE"], "generate", "--model", model, "--jsonl", "--max-tokens", str(TOKENS), "--parallel", "1", "--threads", "1"]
 command += ["--adapter", adapter[0]] if adapter else []
 command += ["--system", system] if system else []
 lines = "".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in m]}) + "\n" for m in CONVERSATIONS)
