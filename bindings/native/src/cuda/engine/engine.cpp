@@ -31,7 +31,9 @@ engine::engine(const plan &p, int device)
     const rope_sets &rope   = p.model->rope;
     const rope_set  &global = rope.global_for(int(plan_.t));
     to_device(w_->frequencies, global.frequencies.data(), global.frequencies.size() * sizeof(float), stream_.get());
-    to_device(w_->frequencies_local, rope.local.frequencies.data(), rope.local.frequencies.size() * sizeof(float), stream_.get());
+    if (!rope.local.frequencies.empty()) {
+        to_device(w_->frequencies_local, rope.local.frequencies.data(), rope.local.frequencies.size() * sizeof(float), stream_.get());
+    }
     amplitude_       = global.amplitude;
     amplitude_local_ = rope.local.amplitude;
     std::vector<int32_t> rows(static_cast<size_t>(plan_.t));
