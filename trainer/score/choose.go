@@ -51,6 +51,17 @@ func (r *Report) Choose(by string) error {
 	return nil
 }
 
+// ties is how many others are as good as the best.
+func (c *Choice) ties() int {
+	n := -1 // the best itself
+	for _, each := range c.Candidates {
+		if each.Value == c.Best.Value {
+			n++
+		}
+	}
+	return n
+}
+
 func figure(r Result, by string) (float64, error) {
 	sum, n := 0.0, 0
 	for _, s := range r.Sets {

@@ -55,6 +55,9 @@ func (r Report) Tables() []Table {
 	tables = append(tables, r.probeTables()...)
 	if r.Chosen != nil {
 		t := Table{Title: fmt.Sprintf("Checkpoints, by %s", r.Chosen.By), Header: []string{"checkpoint", "step", r.Chosen.By, ""}}
+		if n := r.Chosen.ties(); n > 0 {
+			t.Note = fmt.Sprintf("Others with the same figure: %d. Of equals the earliest is chosen.", n)
+		}
 		for _, c := range r.Chosen.Candidates {
 			mark := ""
 			if c == r.Chosen.Best {

@@ -247,6 +247,8 @@ func TestChoose(t *testing.T) {
 	require.NoError(t, report.Choose(ByAnswers))
 	assert.Equal(t, Candidate{"run@20", 20, 0.7}, report.Chosen.Best, "the base is no checkpoint; of equals the earliest")
 	assert.Len(t, report.Chosen.Candidates, 4)
+	tables := report.Tables()
+	assert.Contains(t, tables[len(tables)-1].Note, "Others with the same figure: 1.")
 	require.ErrorContains(t, report.Choose(ByLoss), "no set has rows for that")
 	report.Results = report.Results[:1]
 	require.ErrorContains(t, report.Choose(ByAnswers), "there is no checkpoint")
