@@ -80,7 +80,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	codes := []int{0, codeOther, codeUsage, codeData, codeCheckpoint, codeDevice, codeNonFinite, codeMirror, codeInterrupted}
+	codes := []int{0, codeOther, codeUsage, codeData, codeCheckpoint, codeDevice, codeNonFinite, codeMirror, codeShort, codeInterrupted}
 	for _, r := range rules {
 		assert.Contains(t, codes, r.code)
 	}

@@ -191,7 +191,7 @@ func (p *place) jobOf(name string) string {
 func TestLaunchOnSlurm(t *testing.T) {
 	c := startCluster(t)
 	p, folder := slurmPlace(t, c, "")
-	const epochs, steps = 40, 960
+	const epochs, steps = 120, 2880 // a quick machine takes some seconds for them
 	p.config("straight", epochs)
 	p.config("long", epochs)
 	p.must("train", "--config", "straight.yaml")
@@ -280,8 +280,8 @@ func TestLaunchArrayOnSlurm(t *testing.T) {
 func TestLaunchTellsWhatHappenedOnSlurm(t *testing.T) {
 	c := startCluster(t)
 	p, _ := slurmPlace(t, c, "")
-	p.config("straight", 40)
-	p.config("killed", 40)
+	p.config("straight", 120)
+	p.config("killed", 120)
 	p.must("train", "--config", "straight.yaml")
 	p.must("launch", "-c", "killed.yaml", "--on", "cluster", "--detach")
 	metrics := filepath.Join(p.dir, "runs", "killed", "metrics.jsonl")
@@ -293,5 +293,5 @@ func TestLaunchTellsWhatHappenedOnSlurm(t *testing.T) {
 	assert.Contains(t, r.err, "the last lines of its log there:")
 	assert.Contains(t, r.err, "cftune launch resume killed starts it again")
 	require.Eventually(t, func() bool { return p.run("launch", "resume", "killed").code == 0 }, launchTimeout, time.Second)
-	require.Equal(t, p.manifest("runs/straight", 960), p.manifest("runs/killed", 960))
+	require.Equal(t, p.manifest("runs/straight", 2880), p.manifest("runs/killed", 2880))
 }

@@ -231,7 +231,7 @@ func TestLaunchKeysAndJumps(t *testing.T) {
 func TestLaunchOverSSH(t *testing.T) {
 	s := startServer(t)
 	p := newPlace(t)
-	const epochs, steps = 40, 960
+	const epochs, steps = 120, 2880
 	p.config("straight", epochs)
 	p.config("launched", epochs)
 	p.must("train", "--config", "straight.yaml")
@@ -249,6 +249,7 @@ func TestLaunchOverSSH(t *testing.T) {
 	job := filepath.Join(folder, "runs", "launched")
 	p.await(filepath.Join(job, "run", "metrics.jsonl"), 20)
 	assertSecretKept(t, secret, "TOKEN_OF_TEST")
+	signalTraining(t, job, syscall.SIGSTOP) // a quick machine would be done before it is disturbed
 
 	// It is followed over a connection that breaks, then a second start finds it running.
 	follow := exec.Command(p.program, "launch", "follow", "launched")
@@ -263,6 +264,7 @@ func TestLaunchOverSSH(t *testing.T) {
 	followedLine("launched is running")
 	require.Positive(t, s.dropConnections(t))
 	followedLine("the connection is lost")
+	signalTraining(t, job, syscall.SIGCONT)
 	r = p.must("launch", "stop", "launched")
 	assert.Contains(t, r.out, "stopped")
 	followedLine("launched is stopped")
@@ -312,6 +314,20 @@ func assertSecretKept(t *testing.T, secret, name string) {
 		}
 	})
 	assert.Equal(t, 1, trains, "processes that train with the secret")
+}
+
+// signalTraining sends a signal to the processes that train the run in a job's folder.
+func signalTraining(t *testing.T, job string, signal syscall.Signal) {
+	t.Helper()
+	reached := 0
+	eachProcess(t, func(pid int, dir string) {
+		line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err == nil && bytes.Contains(line, []byte("--or-resume")) && bytes.Contains(line, []byte(job)) {
+			require.NoError(t, syscall.Kill(pid, signal))
+			reached++
+		}
+	})
+	require.Equal(t, 1, reached, "processes that train in %s", job)
 }
 
 // assertPrivate wants everything below a folder to be for its owner alone.
