@@ -1,0 +1,5 @@
+//go:build race
+
+package critic
+
+const raceDetector = true
