@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-var percentPattern = regexp.MustCompile(`^%(?:%|([-0 +]*)([0-9]*)(?:\.([0-9]{1,2}))?([sdirf]))`)
+var percentPattern = regexp.MustCompile(`^%([-0 +]*)([0-9]*)(?:\.([0-9]{1,2}))?([sdirf])`)
 
 // percent is format % args, for the conversions s, d, i, r and f.
 func percent(format string, args any) string {
@@ -27,15 +27,16 @@ func percent(format string, args any) string {
 		}
 		out.add(format[:at])
 		rest := format[at:]
+		if strings.HasPrefix(rest, "%%") {
+			out.add("%")
+			format = rest[2:]
+			continue
+		}
 		m := percentPattern.FindStringSubmatch(rest)
 		if m == nil || m[1] != "" || m[2] != "" {
 			failf("the format %.20q is not supported", rest)
 		}
 		format = rest[len(m[0]):]
-		if m[4] == "" {
-			out.add("%")
-			continue
-		}
 		if used == len(items) {
 			failf("a format has more conversions than arguments")
 		}
