@@ -263,6 +263,8 @@ void test_masks() {
         run({shape, until, every(until.size(), 1)});
         shape.head_dim = 256;
         run({shape, until, every(until.size(), 1)});
+        shape.head_dim = 128;
+        run({shape, until, every(until.size(), 2)});
     });
 }
 
@@ -296,9 +298,12 @@ void test_same_bits() {
 } // namespace
 
 int main() {
-    test_shapes();
-    test_masks();
-    test_same_bits();
+    for (const bool warpgroups : {false, true}) {
+        cuda::use_warpgroups(warpgroups);
+        test_shapes();
+        test_masks();
+        test_same_bits();
+    }
     std::printf("largest errors over largest values: out %.2g, log-sum-exp %.2g, gradients %.2g\n", worst_forward, worst_lse, worst_backward);
     return finish("test_cuda_attention");
 }

@@ -6,67 +6,6 @@
 namespace cft::cuda {
 namespace {
 
-struct forward_args {
-    attention_view view;
-    score_map      score;
-    int            group; // query heads of a key head
-    const bf16    *q, *k, *v;
-    bf16          *out;
-    float         *lse;
-    int64_t        ld_q, ld_k, ld_v, ld_out;
-};
-
-constexpr int key_tiles_of_8 = attention_tile / 8;
-
-// Masks the scores of a warp's rows; `above` and `below` are the two rows of this thread.
-__device__ __forceinline__ void hide(float (&s)[key_tiles_of_8][4], const attention_view &view, int64_t first_key, const query_side &above,
-                                     const query_side &below) {
-    const int t = int(threadIdx.x) % 4;
-#pragma unroll
-    for (int n = 0; n < key_tiles_of_8; n++) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const key_side key = key_at(view, first_key + 8 * n + 2 * t + i);
-            s[n][i]            = sees(above, key) ? s[n][i] : -INFINITY;
-            s[n][2 + i]        = sees(below, key) ? s[n][2 + i] : -INFINITY;
-        }
-    }
-}
-
-// The maximum over the four threads that share a row.
-__device__ __forceinline__ float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-// Turns scores (log2) of one row into exponentials under the running maximum; gives the factor for what was summed before.
-template <int row> __device__ __forceinline__ float to_exponentials(float (&s)[key_tiles_of_8][4], float &max, float &sum) {
-    float m = max;
-#pragma unroll
-    for (int n = 0; n < key_tiles_of_8; n++) {
-        m = fmaxf(m, fmaxf(s[n][2 * row], s[n][2 * row + 1]));
-    }
-    m                  = row_max(m);
-    const float base   = m == -INFINITY ? 0.0f : m; // nothing seen so far
-    const float factor = exp2_fast(max - base);
-    float       part   = 0;
-#pragma unroll
-    for (int n = 0; n < key_tiles_of_8; n++) {
-#pragma unroll
-        for (int i = 2 * row; i < 2 * row + 2; i++) {
-            s[n][i] = exp2_fast(s[n][i] - base);
-            part += s[n][i];
-        }
-    }
-    sum = sum * factor + part;
-    max = m;
-    return factor;
-}
-
 template <int head_dim> __global__ void __launch_bounds__(attention_threads) attention_kernel(forward_args a) {
     constexpr int stride = tile_stride<head_dim>, tile_elements = attention_tile * stride;
     bf16 *const   q_tile = shared_array<bf16>(), *const k_tile = q_tile + tile_elements, *const v_tile = k_tile + tile_elements;
@@ -146,8 +85,11 @@ bool can_attend(int head_dim) {
 void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
                const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream) {
     const forward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, q, k, v, out, lse, ld_q, ld_k, ld_v, ld_out};
-    const dim3         grid(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)); // all heads' longest lists first
-    const bool         known = with_head_dim(shape.head_dim, [&](auto size) {
+    if (attend_by_warpgroups(shape, args, stream)) {
+        return;
+    }
+    const dim3 grid(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)); // all heads' longest lists first
+    const bool known = with_head_dim(shape.head_dim, [&](auto size) {
         constexpr int head_dim = decltype(size)::value;
         launch("attention", attention_kernel<head_dim>, grid, attention_threads, 3 * attention_tile * tile_stride<head_dim> * sizeof(bf16), stream,
                args);

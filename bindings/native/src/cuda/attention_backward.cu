@@ -6,13 +6,6 @@
 namespace cft::cuda {
 namespace {
 
-struct backward_args {
-    attention_view     view;
-    score_map          score;
-    int                group;
-    attention_gradient m;
-};
-
 constexpr int chunk = 32, chunk_tiles = chunk / 8; // rows of the other side whose scores a warp holds at a time
 
 // ---- delta: the sum of dout * out over a head's columns; a warp has one query of one head
@@ -36,19 +29,6 @@ __global__ void delta_kernel(backward_args a, int n_head, int head_dim) {
     if (threadIdx.x % lanes == 0) {
         a.m.delta[head * n + query] = sum;
     }
-}
-
-// What the backward pass knows of a query: log-sum-exp in units of log2, and delta. Beyond the last query the former is
-// infinite: probabilities are 0.
-struct query_sums {
-    float lse, delta;
-};
-__device__ __forceinline__ query_sums sums_at(const backward_args &a, int head, int64_t query) {
-    const int64_t n = a.view.n_queries;
-    if (query >= n) {
-        return {INFINITY, 0.0f};
-    }
-    return {a.m.lse[head * n + query] * log2_e, a.m.delta[head * n + query]};
 }
 
 // ---- dq: rows are queries, columns keys
@@ -175,11 +155,14 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) key
 
 void attention_backward(const cpu::attention_shape &shape, const attention_view &view, const attention_gradient &m, cudaStream_t stream) {
     const backward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, m};
-    const bool          known = with_head_dim(shape.head_dim, [&](auto size) {
+    launch("attention delta", delta_kernel, blocks_for(view.n_queries * shape.n_head * lanes, attention_threads), attention_threads, 0, stream, args,
+           shape.n_head, shape.head_dim);
+    if (attention_gradient_by_warpgroups(shape, args, stream)) {
+        return;
+    }
+    const bool known = with_head_dim(shape.head_dim, [&](auto size) {
         constexpr int    head_dim = decltype(size)::value;
         constexpr size_t shared   = 2 * (attention_tile + stage_rows<head_dim>)*tile_stride<head_dim> * sizeof(bf16);
-        launch("attention delta", delta_kernel, blocks_for(view.n_queries * shape.n_head * lanes, attention_threads), attention_threads, 0, stream,
-               args, shape.n_head, head_dim);
         launch("attention key gradient", key_gradient_kernel<head_dim>,
                dim3(unsigned(shape.n_head_kv), blocks_for(view.n_tokens, attention_tile), unsigned(column_parts<head_dim>)), attention_threads, shared,
                stream, args);

@@ -98,6 +98,95 @@ __device__ __forceinline__ bool sees(const query_side &q, const key_side &k) {
     return k.index <= q.token && q.token < k.until && k.position >= q.window_start;
 }
 
+// ---- what kernels are given
+
+struct forward_args {
+    attention_view view;
+    score_map      score;
+    int            group; // query heads of a key head
+    const bf16    *q, *k, *v;
+    bf16          *out;
+    float         *lse;
+    int64_t        ld_q, ld_k, ld_v, ld_out;
+};
+
+struct backward_args {
+    attention_view     view;
+    score_map          score;
+    int                group;
+    attention_gradient m;
+};
+
+// What the backward pass knows of a query: log-sum-exp in units of log2, and delta. Beyond the last query the former is
+// infinite: probabilities are 0.
+struct query_sums {
+    float lse, delta;
+};
+__device__ __forceinline__ query_sums sums_at(const backward_args &a, int head, int64_t query) {
+    const int64_t n = a.view.n_queries;
+    if (query >= n) {
+        return {INFINITY, 0.0f};
+    }
+    return {a.m.lse[head * n + query] * log2_e, a.m.delta[head * n + query]};
+}
+
+// ---- a running softmax over the scores of a warp's 16 queries with a tile of keys
+
+constexpr int key_tiles_of_8 = attention_tile / 8;
+
+// Masks the scores of a warp's rows; `above` and `below` are the two rows of this thread.
+__device__ __forceinline__ void hide(float (&s)[key_tiles_of_8][4], const attention_view &view, int64_t first_key, const query_side &above,
+                                     const query_side &below) {
+    const int t = int(threadIdx.x) % 4;
+#pragma unroll
+    for (int n = 0; n < key_tiles_of_8; n++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const key_side key = key_at(view, first_key + 8 * n + 2 * t + i);
+            s[n][i]            = sees(above, key) ? s[n][i] : -INFINITY;
+            s[n][2 + i]        = sees(below, key) ? s[n][2 + i] : -INFINITY;
+        }
+    }
+}
+
+// The maximum over the four threads that share a row.
+__device__ __forceinline__ float row_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ __forceinline__ float row_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Turns scores (log2) of one row into exponentials under the running maximum; gives the factor for what was summed before.
+template <int row> __device__ __forceinline__ float to_exponentials(float (&s)[key_tiles_of_8][4], float &max, float &sum) {
+    float m = max;
+#pragma unroll
+    for (int n = 0; n < key_tiles_of_8; n++) {
+        m = fmaxf(m, fmaxf(s[n][2 * row], s[n][2 * row + 1]));
+    }
+    m                  = row_max(m);
+    const float base   = m == -INFINITY ? 0.0f : m; // nothing seen so far
+    const float factor = exp2_fast(max - base);
+    float       part   = 0;
+#pragma unroll
+    for (int n = 0; n < key_tiles_of_8; n++) {
+#pragma unroll
+        for (int i = 2 * row; i < 2 * row + 2; i++) {
+            s[n][i] = exp2_fast(s[n][i] - base);
+            part += s[n][i];
+        }
+    }
+    sum = sum * factor + part;
+    max = m;
+    return factor;
+}
+
+// The same by products of warpgroups (attention_warpgroup.cu); false where the device or the head has none. delta is given.
+bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream);
+bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream);
+
 // Calls f with a constant for the head size; false if there is no kernel for it.
 template <typename F> bool with_head_dim(int head_dim, F &&f) {
     switch (head_dim) {

@@ -64,7 +64,7 @@ inline unsigned blocks_for(int64_t n, int64_t per_block) { return unsigned((n + 
 // Dynamic shared memory as an array.
 template <typename T> __device__ __forceinline__ T *shared_array() {
 #if defined(__CUDACC__)
-    extern __shared__ __align__(128) unsigned char shared_bytes_[];
+    extern __shared__ __align__(1024) unsigned char shared_bytes_[];
     return reinterpret_cast<T *>(shared_bytes_);
 #else
     return reinterpret_cast<T *>(shim::shared_memory);

@@ -165,6 +165,10 @@ struct attention_view {
 
 bool can_attend(int head_dim); // 64, 80, 96, 128, 256
 
+// Whether attention uses products of warpgroups where it can (compute capability 9.0, heads of 64 and 128). It does, unless
+// CFT_CUDA_WARPGROUPS=0; on the shim only where a test asks for it.
+void use_warpgroups(bool use);
+
 // q, out: [n_queries][n_head * head_dim]; k, v: [n_tokens][n_head_kv * head_dim]; lse: [n_head][n_queries], natural log.
 void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
                const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream);

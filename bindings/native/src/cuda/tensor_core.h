@@ -130,6 +130,15 @@ __device__ __forceinline__ void copy_async(bf16 *shared, const bf16 *from, bool 
     shim::copy_later(shared, present ? from : nullptr, 16);
 #endif
 }
+// The same of one word.
+__device__ __forceinline__ void copy_async_word(float *shared, const float *from, bool present) {
+#if CFT_ON_DEVICE
+    const uint32_t to = uint32_t(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
+#elif !defined(__CUDACC__)
+    shim::copy_later(shared, present ? from : nullptr, 4);
+#endif
+}
 __device__ __forceinline__ void copy_async_end_group() {
 #if CFT_ON_DEVICE
     asm volatile("cp.async.commit_group;" ::: "memory");

@@ -243,8 +243,9 @@ void run_block(const char *name, dim3 size, char *shared, size_t shared_bytes) {
 } // namespace
 
 void run(const char *name, dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()> &body) {
-    std::vector<char> shared(shared_bytes + guard_bytes + 128);
-    char *const       aligned = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(shared.data()) + 127) & ~uintptr_t(127));
+    constexpr size_t  alignment = 1024; // what kernels ask for at most
+    std::vector<char> shared(shared_bytes + guard_bytes + alignment);
+    char *const       aligned = reinterpret_cast<char *>((reinterpret_cast<uintptr_t>(shared.data()) + alignment - 1) & ~uintptr_t(alignment - 1));
     shared_memory             = aligned;
     block_size                = size;
     grid_size                 = grid;

@@ -1,0 +1,363 @@
+// attention_warpgroup.cu - attention.cu's and attention_backward.cu's kernels with the products of warpgroups, for compute capability
+// 9.0 and heads of 64 and 128. A block is one warpgroup; blocks of a multiprocessor hide each other's waiting.
+#include "attention_tile.h"
+#include "warpgroup.h"
+
+#if defined(__CUDACC__)
+#include <cstdlib>
+#endif
+
+namespace cft::cuda {
+namespace {
+
+template <int head_dim> constexpr int tile_elements = attention_tile * head_dim;
+
+// Starts copying a tile of rows, from row `first` on; rows from n_rows on become 0.
+template <int head_dim> __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *from, int64_t ld, int64_t first, int64_t n_rows) {
+    constexpr int units = head_dim / 8;
+#pragma unroll
+    for (int i = int(threadIdx.x); i < attention_tile * units; i += attention_threads) {
+        const int     row = i / units, column = i % units * 8;
+        const int64_t source  = first + row;
+        const bool    present = source < n_rows;
+        copy_async(tile + swizzled<attention_tile>(row, column), from + (present ? source : 0) * ld + column, present);
+    }
+}
+
+// What this thread has copied, but for the newest `pending` groups, and what the others have: for the tensor cores.
+template <int pending> __device__ __forceinline__ void wait_for_tiles() {
+    copy_async_wait<pending>();
+    show_tensor_cores();
+    __syncthreads();
+}
+
+// The same code for all score maps would ask at each score whether there is a cap.
+template <bool capped> __device__ __forceinline__ float score_of(const score_map &map, float product) {
+    return capped ? map(product) : product * (map.scale * log2_e);
+}
+// d score / d product; without a cap that is a factor of all, which the end of a sum applies.
+template <bool capped> __device__ __forceinline__ float slope_of(const score_map &map, float score) { return capped ? map.slope(score) : 1.0f; }
+template <bool capped> __device__ __forceinline__ float factor_of_sums(const score_map &map) { return capped ? 1.0f : map.scale; }
+
+// ---- forward
+
+template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 3) attention_kernel(forward_args a) {
+    bf16 *const q_tile = shared_array<bf16>(), *const k_tile = q_tile + tile_elements<head_dim>, *const v_tile = k_tile + tile_elements<head_dim>;
+
+    const int     head = int(blockIdx.x), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, g = int(threadIdx.x) % lanes / 4;
+    const int32_t tile        = a.view.query_order[blockIdx.y];
+    const int64_t first_query = int64_t(tile) * attention_tile, query = first_query + warp * warp_rows + g;
+    const bf16   *k = a.k + kv_head * head_dim, *v = a.v + kv_head * head_dim;
+    const int32_t begin = a.view.key_tiles_start[tile], end = a.view.key_tiles_start[tile + 1];
+
+    const query_side above = query_at(a.view, query), below = query_at(a.view, query + 8);
+    float            out[head_dim / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+
+    load_tile<head_dim>(q_tile, a.q + head * head_dim, a.ld_q, first_query, a.view.n_queries);
+    load_tile<head_dim>(k_tile, k, a.ld_k, int64_t(a.view.key_tiles[begin] / 2) * attention_tile, a.view.n_tokens);
+    copy_async_end_group();
+    for (int32_t i = begin; i < end; i++) {
+        const int32_t entry     = a.view.key_tiles[i];
+        const int64_t first_key = int64_t(entry / 2) * attention_tile;
+        wait_for_tiles<0>(); // the keys are there, and nobody needs the last values any more
+        load_tile<head_dim>(v_tile, v, a.ld_v, first_key, a.view.n_tokens);
+        copy_async_end_group();
+
+        float s[key_tiles_of_8][4] = {};
+        wgmma_begin();
+        multiply_tiles<head_dim>(s, q_tile, k_tile);
+        wgmma_end_group();
+        wgmma_wait<0>();
+        wgmma_arrived(s);
+        __syncthreads(); // nobody needs these keys any more
+        if (i + 1 < end) {
+            load_tile<head_dim>(k_tile, k, a.ld_k, int64_t(a.view.key_tiles[i + 1] / 2) * attention_tile, a.view.n_tokens);
+        }
+        copy_async_end_group();
+
+#pragma unroll
+        for (int n = 0; n < key_tiles_of_8; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                s[n][e] = score_of<capped>(a.score, s[n][e]);
+            }
+        }
+        if (entry % 2 == 0) {
+            hide(s, a.view, first_key, above, below);
+        }
+        const float factor_above = to_exponentials<0>(s, max[0], sum[0]), factor_below = to_exponentials<1>(s, max[1], sum[1]);
+#pragma unroll
+        for (int n = 0; n < head_dim / 8; n++) {
+            out[n][0] *= factor_above;
+            out[n][1] *= factor_above;
+            out[n][2] *= factor_below;
+            out[n][3] *= factor_below;
+        }
+        uint32_t p[4][4];
+        to_fragments(p, s);
+        wait_for_tiles<1>(); // the values are there
+        wgmma_begin();
+        multiply_fragments(out, p, v_tile);
+        wgmma_end_group();
+        wgmma_wait<0>();
+        wgmma_arrived(out);
+    }
+    copy_async_wait<0>();
+    __syncthreads(); // tiles are room for the output now
+
+    const float total_above = row_sum(sum[0]), total_below = row_sum(sum[1]);
+    if (threadIdx.x % 4 == 0) {
+        float *const lse = a.lse + int64_t(head) * a.view.n_queries;
+        if (query < a.view.n_queries) {
+            lse[query] = max[0] * ln_2 + logf(total_above);
+        }
+        if (query + 8 < a.view.n_queries) {
+            lse[query + 8] = max[1] * ln_2 + logf(total_below);
+        }
+    }
+    store_rows<head_dim>(out, 1.0f / total_above, 1.0f / total_below, q_tile + warp * warp_rows * tile_stride<head_dim>, a.out + head * head_dim,
+                         a.ld_out, first_query + warp * warp_rows, a.view.n_queries);
+}
+
+// ---- dq: rows are queries, columns keys
+
+template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 2) query_gradient_kernel(backward_args a) {
+    bf16 *const q_tile = shared_array<bf16>(), *const dout_tile = q_tile + tile_elements<head_dim>;
+    bf16 *const stages = dout_tile + tile_elements<head_dim>; // twice keys and values
+
+    const int     head = int(blockIdx.x), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes;
+    const int     g = lane / 4, t = lane % 4;
+    const int32_t tile        = a.view.query_order[blockIdx.y];
+    const int64_t first_query = int64_t(tile) * attention_tile, query = first_query + warp * warp_rows + g;
+    const int32_t begin = a.view.key_tiles_start[tile], end = a.view.key_tiles_start[tile + 1];
+
+    const query_side sides[2] = {query_at(a.view, query), query_at(a.view, query + 8)};
+    const query_sums sums[2]  = {sums_at(a, head, query), sums_at(a, head, query + 8)};
+    float            dq[head_dim / 8][4] = {};
+
+    const auto load_stage = [&](int32_t i) {
+        if (i < end) {
+            bf16 *const   to        = stages + (i - begin) % 2 * 2 * tile_elements<head_dim>;
+            const int64_t first_key = int64_t(a.view.key_tiles[i] / 2) * attention_tile;
+            load_tile<head_dim>(to, a.m.k + kv_head * head_dim, a.m.ld_k, first_key, a.view.n_tokens);
+            load_tile<head_dim>(to + tile_elements<head_dim>, a.m.v + kv_head * head_dim, a.m.ld_v, first_key, a.view.n_tokens);
+        }
+        copy_async_end_group();
+    };
+    load_tile<head_dim>(q_tile, a.m.q + head * head_dim, a.m.ld_q, first_query, a.view.n_queries);
+    load_tile<head_dim>(dout_tile, a.m.dout + head * head_dim, a.m.ld_dout, first_query, a.view.n_queries);
+    load_stage(begin);
+    for (int32_t i = begin; i < end; i++) {
+        const int32_t     entry     = a.view.key_tiles[i];
+        const int64_t     first_key = int64_t(entry / 2) * attention_tile;
+        const bf16 *const k_tile = stages + (i - begin) % 2 * 2 * tile_elements<head_dim>, *const v_tile = k_tile + tile_elements<head_dim>;
+        load_stage(i + 1);
+        wait_for_tiles<1>();
+
+        float p[8][4] = {}, ds[8][4] = {};
+        wgmma_begin();
+        multiply_tiles<head_dim>(p, q_tile, k_tile);
+        wgmma_end_group();
+        multiply_tiles<head_dim>(ds, dout_tile, v_tile);
+        wgmma_end_group();
+        wgmma_wait<1>();
+        wgmma_arrived(p);
+        float slope[capped ? 8 : 1][4];
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const float score = score_of<capped>(a.score, p[n][e]);
+                const bool  seen  = entry % 2 == 1 || sees(sides[e / 2], key_at(a.view, first_key + 8 * n + 2 * t + e % 2));
+                p[n][e]           = seen ? exp2_fast(score - sums[e / 2].lse) : 0.0f;
+                if (capped) {
+                    slope[n][e] = slope_of<capped>(a.score, score);
+                }
+            }
+        }
+        wgmma_wait<0>();
+        wgmma_arrived(ds);
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                ds[n][e] = p[n][e] * (ds[n][e] - sums[e / 2].delta) * (capped ? slope[capped ? n : 0][e] : 1.0f);
+            }
+        }
+        uint32_t fragments[4][4];
+        to_fragments(fragments, ds);
+        wgmma_begin();
+        multiply_fragments(dq, fragments, k_tile);
+        wgmma_end_group();
+        wgmma_wait<0>();
+        wgmma_arrived(dq);
+        __syncthreads(); // nobody needs this stage any more
+    }
+    copy_async_wait<0>();
+    __syncthreads(); // tiles are room for the output now
+    const float factor = factor_of_sums<capped>(a.score);
+    store_rows<head_dim>(dq, factor, factor, q_tile + warp * warp_rows * tile_stride<head_dim>, a.m.dq + head * head_dim, a.m.ld_dq,
+                         first_query + warp * warp_rows, a.view.n_queries);
+}
+
+// ---- dk and dv: rows are keys, columns queries
+
+template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 2) key_gradient_kernel(backward_args a) {
+    constexpr int stage_elements = 2 * tile_elements<head_dim>;
+    bf16 *const   k_tile = shared_array<bf16>(), *const v_tile = k_tile + tile_elements<head_dim>;
+    bf16 *const   stages = v_tile + tile_elements<head_dim>; // twice queries and gradients of outputs, then twice log-sum-exp and delta
+    float *const  sums   = reinterpret_cast<float *>(stages + 2 * stage_elements);
+
+    const int     kv_head = int(blockIdx.x), warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes, g = lane / 4, t = lane % 4;
+    const int32_t tile      = a.view.key_order[blockIdx.y];
+    const int64_t first_key = int64_t(tile) * attention_tile, key = first_key + warp * warp_rows + g;
+    const int32_t begin = a.view.query_tiles_start[tile], per_head = a.view.query_tiles_start[tile + 1] - begin, n = per_head * a.group;
+
+    const key_side sides[2] = {key_at(a.view, key), key_at(a.view, key + 8)};
+    float          dk[head_dim / 8][4] = {}, dv[head_dim / 8][4] = {};
+
+    // Queries beyond the last one are rows of 0: they add nothing, whatever their scores.
+    const auto load_stage = [&](int32_t i) {
+        if (i < n) {
+            const int     head = kv_head * a.group + i / per_head;
+            bf16 *const   to = stages + i % 2 * stage_elements;
+            const int64_t first_query = int64_t(a.view.query_tiles[begin + i % per_head] / 2) * attention_tile;
+            load_tile<head_dim>(to, a.m.q + head * head_dim, a.m.ld_q, first_query, a.view.n_queries);
+            load_tile<head_dim>(to + tile_elements<head_dim>, a.m.dout + head * head_dim, a.m.ld_dout, first_query, a.view.n_queries);
+            const int64_t query   = first_query + int(threadIdx.x) % attention_tile;
+            const bool    present = query < a.view.n_queries;
+            const float  *from    = (int(threadIdx.x) < attention_tile ? a.m.lse : a.m.delta) + int64_t(head) * a.view.n_queries;
+            copy_async_word(sums + i % 2 * attention_threads + threadIdx.x, from + (present ? query : 0), present);
+        }
+        copy_async_end_group();
+    };
+    load_tile<head_dim>(k_tile, a.m.k + kv_head * head_dim, a.m.ld_k, first_key, a.view.n_tokens);
+    load_tile<head_dim>(v_tile, a.m.v + kv_head * head_dim, a.m.ld_v, first_key, a.view.n_tokens);
+    load_stage(0);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t     entry       = a.view.query_tiles[begin + i % per_head];
+        const int64_t     first_query = int64_t(entry / 2) * attention_tile;
+        const bf16 *const q_tile = stages + i % 2 * stage_elements, *const dout_tile = q_tile + tile_elements<head_dim>;
+        const float *const lse = sums + i % 2 * attention_threads, *const delta = lse + attention_tile;
+        load_stage(i + 1);
+        wait_for_tiles<1>();
+
+        float p[8][4] = {}, ds[8][4] = {};
+        wgmma_begin();
+        multiply_tiles<head_dim>(p, k_tile, q_tile);
+        wgmma_end_group();
+        multiply_tiles<head_dim>(ds, v_tile, dout_tile);
+        wgmma_end_group();
+        wgmma_wait<1>();
+        wgmma_arrived(p);
+        float slope[capped ? 8 : 1][4];
+#pragma unroll
+        for (int m = 0; m < 8; m++) {
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int        column = 8 * m + 2 * t + e;
+                const float      of_query = lse[column] * log2_e;
+                const query_side side     = entry % 2 == 1 ? query_side() : query_at(a.view, first_query + column);
+#pragma unroll
+                for (int row = 0; row < 2; row++) {
+                    float      &x     = p[m][2 * row + e];
+                    const float score = score_of<capped>(a.score, x);
+                    const bool  seen  = entry % 2 == 1 || sees(side, sides[row]);
+                    x                 = seen ? exp2_fast(score - of_query) : 0.0f;
+                    if (capped) {
+                        slope[m][2 * row + e] = slope_of<capped>(a.score, score);
+                    }
+                }
+            }
+        }
+        uint32_t fragments[4][4];
+        to_fragments(fragments, p);
+        wgmma_begin();
+        multiply_fragments(dv, fragments, dout_tile);
+        wgmma_end_group();
+        wgmma_wait<1>();
+        wgmma_arrived(ds);
+#pragma unroll
+        for (int m = 0; m < 8; m++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                ds[m][e] = p[m][e] * (ds[m][e] - delta[8 * m + 2 * t + e % 2]) * (capped ? slope[capped ? m : 0][e] : 1.0f);
+            }
+        }
+        uint32_t of_scores[4][4];
+        to_fragments(of_scores, ds);
+        wgmma_begin();
+        multiply_fragments(dk, of_scores, q_tile);
+        wgmma_end_group();
+        wgmma_wait<0>();
+        wgmma_arrived(dv);
+        wgmma_arrived(dk);
+        __syncthreads(); // nobody needs this stage any more
+    }
+    copy_async_wait<0>();
+    __syncthreads(); // tiles are room for the output now
+    const int64_t row    = first_key + warp * warp_rows;
+    const float   factor = factor_of_sums<capped>(a.score);
+    bf16 *const   own    = k_tile + warp * warp_rows * tile_stride<head_dim>;
+    store_rows<head_dim>(dk, factor, factor, own, a.m.dk + kv_head * head_dim, a.m.ld_dk, row, a.view.n_tokens);
+    store_rows<head_dim>(dv, 1.0f, 1.0f, own, a.m.dv + kv_head * head_dim, a.m.ld_dv, row, a.view.n_tokens);
+}
+
+bool device_has_warpgroups() {
+#if defined(__CUDACC__)
+    int device = 0, major = 0, minor = 0;
+    check(cudaGetDevice(&device), "the current device");
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+    return major == 9 && minor == 0;
+#else
+    return true;
+#endif
+}
+
+#if defined(__CUDACC__)
+bool asked_for() {
+    const char *const v = std::getenv("CFT_CUDA_WARPGROUPS");
+    return !v || std::string(v) != "0";
+}
+bool use_them = asked_for();
+#else
+bool use_them = false; // the shim computes them slowly; its tests say when
+#endif
+
+// Calls f with constants for head size and cap.
+template <typename F> bool with_variant(const cpu::attention_shape &shape, F &&f) {
+    if (!use_them || (shape.head_dim != 64 && shape.head_dim != 128) || !device_has_warpgroups()) {
+        return false;
+    }
+    const auto with_cap = [&](auto size) { shape.soft_cap > 0 ? f(size, std::true_type()) : f(size, std::false_type()); };
+    shape.head_dim == 64 ? with_cap(std::integral_constant<int, 64>()) : with_cap(std::integral_constant<int, 128>());
+    return true;
+}
+
+} // namespace
+
+void use_warpgroups(bool use) { use_them = use; }
+
+bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream) {
+    return with_variant(shape, [&](auto size, auto capped) {
+        constexpr int head_dim = decltype(size)::value;
+        launch("attention", attention_kernel<head_dim, decltype(capped)::value>,
+               dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads,
+               size_t(3 * tile_elements<head_dim>) * sizeof(bf16), stream, args);
+    });
+}
+
+bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream) {
+    return with_variant(shape, [&](auto size, auto capped) {
+        constexpr int    head_dim = decltype(size)::value;
+        constexpr size_t tiles    = size_t(6 * tile_elements<head_dim>) * sizeof(bf16);
+        launch("attention key gradient", key_gradient_kernel<head_dim, decltype(capped)::value>,
+               dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads,
+               tiles + 2 * attention_threads * sizeof(float), stream, args);
+        launch("attention query gradient", query_gradient_kernel<head_dim, decltype(capped)::value>,
+               dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads, tiles, stream, args);
+    });
+}
+
+} // namespace cft::cuda
