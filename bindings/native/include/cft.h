@@ -113,7 +113,7 @@ typedef struct cft_model_info {
 } cft_model_info;
 
 // cft_model_load maps the GGUF at path and checks every tensor that training needs: presence, shape, type, bounds.
-// device is "auto" or "cpu", or a CUDA device: "cuda", "cuda:1", "CUDA1". Weights come to a device when a trainer is made.
+// device is "cpu", a CUDA device ("cuda", "cuda:1", "CUDA1"), or "auto": the first CUDA device that can train, else the CPU. Weights come to a device when a trainer is made.
 CFT_API cft_status cft_model_load(const char *path, size_t path_len, const char *device, size_t device_len,
                                   cft_model **out, cft_error *err);
 CFT_API void       cft_model_free(cft_model *model);

@@ -53,9 +53,22 @@ const device_library *cuda_library(std::string &reason) {
     return once->library;
 }
 
+// The first CUDA device if it can train, else the CPU.
+static device_choice first_device() {
+    std::string                 reason;
+    const device_library *const library = cuda_library(reason);
+    cft_device                  first{};
+    if (library && library->count() > 0) {
+        library->describe(0, &first);
+    }
+    return first.can_train ? device_choice{library, 0} : device_choice{};
+}
+
 device_choice choose_device(const std::string &name) {
-    // auto is the CPU until the device code has been proved on devices (docs/DECISIONS.md).
-    if (name.empty() || name == "auto" || name == "cpu" || name == "CPU") {
+    if (name.empty() || name == "auto") {
+        return first_device();
+    }
+    if (name == "cpu" || name == "CPU") {
         return {};
     }
     const bool plain = name == "cuda" || name == "CUDA";

@@ -57,7 +57,7 @@ struct device_choice {
     int                   index   = 0;
 };
 
-// "auto" and "cpu" are the CPU; "cuda", "cuda:1" and "CUDA1" a CUDA device. Throws CFT_ERR_DEVICE in words.
+// "auto" is the first CUDA device if there is one that can train, else the CPU; "cpu" the CPU; "cuda", "cuda:1" and "CUDA1" a CUDA device. Throws CFT_ERR_DEVICE in words.
 device_choice choose_device(const std::string &name);
 
 // The library, or NULL with the reason.

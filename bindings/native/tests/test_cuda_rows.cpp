@@ -148,9 +148,10 @@ void test_norms() {
             const std::vector<float> x = random_rounded(size_t(n * width)), w = random_floats(size_t(head_dim)), dy = random_rounded(size_t(n * width));
             on_device<bf16>          dx(all_to<bf16>(spread(x, ld, width))), y(size_t(n * ld)), g(all_to<bf16>(spread(dy, ld, width)));
             on_device<float>         dw(w), rstd(size_t(n * n_head));
-            cuda::head_rmsnorm(dx.data(), ld, dw.data(), n, int(n_head), head_dim, eps, y.data(), ld, rstd.data(), nullptr);
+            const cuda::head_map m = {int(n_head), head_dim, dw.data(), eps, rstd.data(), 0, false, nullptr, nullptr};
+            cuda::turn_heads(m, dx.data(), ld, n, y.data(), ld, nullptr);
             CHECK(worst(inner(y.host(), ld, width), norm_rows(doubles(x), doubles(w))) <= bf16_tolerance);
-            cuda::head_rmsnorm_backward(g.data(), ld, dx.data(), ld, dw.data(), rstd.data(), n, int(n_head), head_dim, g.data(), ld, nullptr);
+            cuda::turn_heads_backward(m, g.data(), ld, dx.data(), ld, n, g.data(), ld, nullptr);
             const vector want = differences([&](const vector &v) { return norm_rows(v, doubles(w)); }, doubles(x), doubles(dy));
             CHECK(worst(inner(g.host(), ld, width), want) <= bf16_tolerance);
         });
@@ -174,39 +175,66 @@ vector rotated(vector x, int64_t width, int n_head, int head_dim, int n_rot, boo
     return x;
 }
 
-void test_rope() {
-    for (const bool halves : {false, true}) {
-        in_both_orders(halves ? "rope, halves" : "rope, neighbours", [&] {
-            const int                  n_head = 3, head_dim = 64, n_rot = 48, half = n_rot / 2;
-            const int64_t              width = n_head * head_dim, ld = width + 8;
-            const std::vector<int32_t> positions = {0, 1, 77, 4095, 2};
-            const int64_t              n = int64_t(positions.size());
-            std::vector<float>         f;
-            for (int j = 0; j < half; j++) {
-                f.push_back(std::pow(10000.0f, -2.0f * float(j) / n_rot));
-            }
-            const float              amplitude = 1.25f;
-            const std::vector<float> x         = random_rounded(size_t(n * width));
-            on_device<int32_t>       p(positions);
-            on_device<float>         df(f), table(size_t(n * n_rot));
-            on_device<bf16>          y(all_to<bf16>(spread(x, ld, width)));
-            cuda::rope_table(p.data(), n, df.data(), half, amplitude, table.data(), nullptr);
-            cuda::rope(y.data(), ld, n, nullptr, n_head, head_dim, n_rot, halves, table.data(), 1, nullptr);
-            const vector want = rotated(doubles(x), width, n_head, head_dim, n_rot, halves, positions, doubles(f), double(amplitude));
-            CHECK(worst(inner(y.host(), ld, width), want) <= bf16_tolerance);
+struct rope_case {
+    int  head_dim, n_rot;
+    bool halves;
+};
 
-            // Some rows, turned back: the transposed rotation, which undoes it but for the amplitude.
-            const std::vector<int32_t> rows = {3, 1};
-            on_device<int32_t>         index(rows);
-            on_device<bf16>            z(all_to<bf16>(std::vector<float>(x.begin(), x.begin() + 2 * width)));
-            cuda::rope(z.data(), width, 2, index.data(), n_head, head_dim, n_rot, halves, table.data(), 1, nullptr);
-            cuda::rope(z.data(), width, 2, index.data(), n_head, head_dim, n_rot, halves, table.data(), -1, nullptr);
-            std::vector<float> back(x.begin(), x.begin() + 2 * width);
-            for (size_t i = 0; i < back.size(); i++) {
-                back[i] *= int(i) % head_dim < n_rot ? amplitude * amplitude : 1.0f;
-            }
-            CHECK(worst(all_to_float(z.host()), back) <= 2 * bf16_tolerance); // rounded twice
-        });
+void test_rope(const rope_case &c) {
+    const int                  n_head = 3, half = c.n_rot / 2;
+    const int64_t              width = n_head * c.head_dim, ld = width + 8;
+    const std::vector<int32_t> positions = {0, 1, 77, 4095, 2};
+    const int64_t              n = int64_t(positions.size());
+    std::vector<float>         f;
+    for (int j = 0; j < half; j++) {
+        f.push_back(std::pow(10000.0f, -2.0f * float(j) / float(c.n_rot)));
+    }
+    const float              amplitude = 1.25f;
+    const std::vector<float> x = random_rounded(size_t(n * width)), w = random_floats(size_t(c.head_dim)), dy = random_rounded(size_t(n * width));
+    on_device<int32_t>       p(positions);
+    on_device<float>         df(f), table(size_t(n * c.n_rot)), dw(w), rstd(size_t(n * n_head));
+    on_device<bf16>          y(all_to<bf16>(spread(x, ld, width)));
+    cuda::rope_table(p.data(), n, df.data(), half, amplitude, table.data(), nullptr);
+    cuda::head_map m = {n_head, c.head_dim, nullptr, eps, nullptr, c.n_rot, c.halves, table.data(), nullptr};
+    cuda::turn_heads(m, y.data(), ld, n, y.data(), ld, nullptr);
+    const auto turned = [&](const vector &v) { return rotated(v, width, n_head, c.head_dim, c.n_rot, c.halves, positions, doubles(f), double(amplitude)); };
+    CHECK(worst(inner(y.host(), ld, width), turned(doubles(x))) <= bf16_tolerance);
+
+    // Some rows, turned back: the transposed rotation, which undoes it but for the amplitude.
+    const std::vector<int32_t> rows = {3, 1};
+    on_device<int32_t>         index(rows);
+    on_device<bf16>            z(all_to<bf16>(std::vector<float>(x.begin(), x.begin() + 2 * width)));
+    m.rows = index.data();
+    cuda::turn_heads(m, z.data(), width, 2, z.data(), width, nullptr);
+    cuda::turn_heads_backward(m, z.data(), width, nullptr, 0, 2, z.data(), width, nullptr);
+    std::vector<float> back(x.begin(), x.begin() + 2 * width);
+    for (size_t i = 0; i < back.size(); i++) {
+        back[i] *= int(i) % c.head_dim < c.n_rot ? amplitude * amplitude : 1.0f;
+    }
+    CHECK(worst(all_to_float(z.host()), back) <= 2 * bf16_tolerance); // rounded twice
+
+    // With the norm before it, both ways.
+    const auto      both = [&](const vector &v) {
+        vector normed;
+        for (int64_t i = 0; i < n * n_head; i++) {
+            const vector part = norm_rows(vector(v.begin() + i * c.head_dim, v.begin() + (i + 1) * c.head_dim), doubles(w));
+            normed.insert(normed.end(), part.begin(), part.end());
+        }
+        return turned(normed);
+    };
+    on_device<bf16> in(all_to<bf16>(x)), out(x.size()), d(all_to<bf16>(dy));
+    m.rows = nullptr;
+    m.w    = dw.data();
+    m.rstd = rstd.data();
+    cuda::turn_heads(m, in.data(), width, n, out.data(), width, nullptr);
+    CHECK(worst(all_to_float(out.host()), both(doubles(x))) <= bf16_tolerance);
+    cuda::turn_heads_backward(m, d.data(), width, in.data(), width, n, d.data(), width, nullptr);
+    CHECK(worst(all_to_float(d.host()), differences(both, doubles(x), doubles(dy))) <= bf16_tolerance);
+}
+
+void test_ropes() {
+    for (const rope_case &c : {rope_case{64, 48, true}, {64, 48, false}, {128, 128, true}, {80, 80, true}, {96, 20, false}, {256, 64, true}}) {
+        in_both_orders("rope of " + std::to_string(c.n_rot) + " of " + std::to_string(c.head_dim) + (c.halves ? ", halves" : ", neighbours"), [&] { test_rope(c); });
     }
 }
 
@@ -412,7 +440,7 @@ void test_losses() {
 
 int main() {
     test_norms();
-    test_rope();
+    test_ropes();
     test_gates();
     test_others();
     test_losses();

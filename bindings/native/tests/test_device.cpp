@@ -280,6 +280,19 @@ void test_steps() {
     CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
 }
 
+// auto takes the device where there is one: its sums, not the CPU's.
+void test_auto() {
+    where = "auto";
+    const model  m(device_sizes(), "device-auto.gguf");
+    const batch  b = segments(m.o.n_vocab);
+    const auto   loss_on = [&](const char *name) {
+        const opened on(m.path, name);
+        return trainer(on.handle, device_params()).accumulate(b);
+    };
+    CHECK(loss_on("auto") == loss_on("CUDA0"));
+    CHECK(loss_on("auto") != loss_on("cpu"));
+}
+
 void test_refusals() {
     where = "refusals";
     const model m(device_sizes(), "device-refusals.gguf");
@@ -365,7 +378,7 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)();
     } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans},
-                 {"steps", test_steps}, {"refusals", test_refusals}, {"devices", test_devices}, {"real", test_real_model}};
+                 {"steps", test_steps}, {"refusals", test_refusals}, {"auto", test_auto}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             t.run();

@@ -48,7 +48,7 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) att
         if (entry % 2 == 0) {
             hide(s, a.view, first_key, above, below);
         }
-        const float factor_above = to_exponentials<0>(s, max[0], sum[0]), factor_below = to_exponentials<1>(s, max[1], sum[1]);
+        const float factor_above = to_exponentials<0>(s, 1.0f, max[0], sum[0]), factor_below = to_exponentials<1>(s, 1.0f, max[1], sum[1]);
 #pragma unroll
         for (int n = 0; n < head_dim / 8; n++) {
             out[n][0] *= factor_above;

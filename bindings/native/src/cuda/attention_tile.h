@@ -159,22 +159,23 @@ __device__ __forceinline__ float row_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Turns scores (log2) of one row into exponentials under the running maximum; gives the factor for what was summed before.
-template <int row> __device__ __forceinline__ float to_exponentials(float (&s)[key_tiles_of_8][4], float &max, float &sum) {
+// Turns scores of one row into exponentials under the running maximum; gives the factor for what was summed before. A score of 1 is
+// `unit` in log2; max is a score.
+template <int row> __device__ __forceinline__ float to_exponentials(float (&s)[key_tiles_of_8][4], float unit, float &max, float &sum) {
     float m = max;
 #pragma unroll
     for (int n = 0; n < key_tiles_of_8; n++) {
         m = fmaxf(m, fmaxf(s[n][2 * row], s[n][2 * row + 1]));
     }
     m                  = row_max(m);
-    const float base   = m == -INFINITY ? 0.0f : m; // nothing seen so far
-    const float factor = exp2_fast(max - base);
+    const float base   = m == -INFINITY ? 0.0f : m * unit; // nothing seen so far
+    const float factor = exp2_fast(max * unit - base);
     float       part   = 0;
 #pragma unroll
     for (int n = 0; n < key_tiles_of_8; n++) {
 #pragma unroll
         for (int i = 2 * row; i < 2 * row + 2; i++) {
-            s[n][i] = exp2_fast(s[n][i] - base);
+            s[n][i] = exp2_fast(s[n][i] * unit - base);
             part += s[n][i];
         }
     }

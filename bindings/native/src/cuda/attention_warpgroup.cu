@@ -3,24 +3,32 @@
 #include "attention_tile.h"
 #include "warpgroup.h"
 
-#if defined(__CUDACC__)
 #include <cstdlib>
-#endif
 
 namespace cft::cuda {
 namespace {
 
 template <int head_dim> constexpr int tile_elements = attention_tile * head_dim;
 
-// Starts copying a tile of rows, from row `first` on; rows from n_rows on become 0.
+// Starts copying a tile of rows, from row `first` on; rows from n_rows on become 0. A thread has the same columns of every eighth or
+// sixteenth row, so that what one copy needs is a step from the one before.
 template <int head_dim> __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *from, int64_t ld, int64_t first, int64_t n_rows) {
-    constexpr int units = head_dim / 8;
+    constexpr int units = head_dim / 8, step = attention_threads / units;
+    static_assert(step % swizzle_rows == 0, "rows of a thread are swizzled alike");
+    const int row = int(threadIdx.x) / units, column = int(threadIdx.x) % units * 8;
+    tile += swizzled<attention_tile>(row, column);
+    from += (first + row) * ld + column;
+    if (first + attention_tile <= n_rows) {
 #pragma unroll
-    for (int i = int(threadIdx.x); i < attention_tile * units; i += attention_threads) {
-        const int     row = i / units, column = i % units * 8;
-        const int64_t source  = first + row;
-        const bool    present = source < n_rows;
-        copy_async(tile + swizzled<attention_tile>(row, column), from + (present ? source : 0) * ld + column, present);
+        for (int i = 0; i < attention_tile / step; i++) {
+            copy_async(tile + i * step * panel_columns, from, true);
+            from += step * ld;
+        }
+        return;
+    }
+    for (int i = 0; i < attention_tile / step; i++) {
+        const bool present = first + row + i * step < n_rows;
+        copy_async(tile + i * step * panel_columns, present ? from + i * step * ld : from - (first + row) * ld, present);
     }
 }
 
@@ -51,6 +59,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     const int32_t begin = a.view.key_tiles_start[tile], end = a.view.key_tiles_start[tile + 1];
 
     const query_side above = query_at(a.view, query), below = query_at(a.view, query + 8);
+    const float      unit = capped ? 1.0f : a.score.scale * log2_e; // of what is kept as a score
     float            out[head_dim / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 
     load_tile<head_dim>(q_tile, a.q + head * head_dim, a.ld_q, first_query, a.view.n_queries);
@@ -75,17 +84,19 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         }
         copy_async_end_group();
 
+        if (capped) {
 #pragma unroll
-        for (int n = 0; n < key_tiles_of_8; n++) {
+            for (int n = 0; n < key_tiles_of_8; n++) {
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                s[n][e] = score_of<capped>(a.score, s[n][e]);
+                for (int e = 0; e < 4; e++) {
+                    s[n][e] = a.score(s[n][e]);
+                }
             }
         }
         if (entry % 2 == 0) {
             hide(s, a.view, first_key, above, below);
         }
-        const float factor_above = to_exponentials<0>(s, max[0], sum[0]), factor_below = to_exponentials<1>(s, max[1], sum[1]);
+        const float factor_above = to_exponentials<0>(s, unit, max[0], sum[0]), factor_below = to_exponentials<1>(s, unit, max[1], sum[1]);
 #pragma unroll
         for (int n = 0; n < head_dim / 8; n++) {
             out[n][0] *= factor_above;
@@ -109,10 +120,10 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     if (threadIdx.x % 4 == 0) {
         float *const lse = a.lse + int64_t(head) * a.view.n_queries;
         if (query < a.view.n_queries) {
-            lse[query] = max[0] * ln_2 + logf(total_above);
+            lse[query] = max[0] * unit * ln_2 + logf(total_above);
         }
         if (query + 8 < a.view.n_queries) {
-            lse[query + 8] = max[1] * ln_2 + logf(total_below);
+            lse[query + 8] = max[1] * unit * ln_2 + logf(total_below);
         }
     }
     store_rows<head_dim>(out, 1.0f / total_above, 1.0f / total_below, q_tile + warp * warp_rows * tile_stride<head_dim>, a.out + head * head_dim,
@@ -121,9 +132,10 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
 
 // ---- dq: rows are queries, columns keys
 
-template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 2) query_gradient_kernel(backward_args a) {
+// One tile of keys and values at a time leaves room for a third block, which hides more than a second tile would.
+template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 3) query_gradient_kernel(backward_args a) {
     bf16 *const q_tile = shared_array<bf16>(), *const dout_tile = q_tile + tile_elements<head_dim>;
-    bf16 *const stages = dout_tile + tile_elements<head_dim>; // twice keys and values
+    bf16 *const k_tile = dout_tile + tile_elements<head_dim>, *const v_tile = k_tile + tile_elements<head_dim>;
 
     const int     head = int(blockIdx.x), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes;
     const int     g = lane / 4, t = lane % 4;
@@ -135,24 +147,21 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     const query_sums sums[2]  = {sums_at(a, head, query), sums_at(a, head, query + 8)};
     float            dq[head_dim / 8][4] = {};
 
-    const auto load_stage = [&](int32_t i) {
+    const auto load_keys = [&](int32_t i) {
         if (i < end) {
-            bf16 *const   to        = stages + (i - begin) % 2 * 2 * tile_elements<head_dim>;
             const int64_t first_key = int64_t(a.view.key_tiles[i] / 2) * attention_tile;
-            load_tile<head_dim>(to, a.m.k + kv_head * head_dim, a.m.ld_k, first_key, a.view.n_tokens);
-            load_tile<head_dim>(to + tile_elements<head_dim>, a.m.v + kv_head * head_dim, a.m.ld_v, first_key, a.view.n_tokens);
+            load_tile<head_dim>(k_tile, a.m.k + kv_head * head_dim, a.m.ld_k, first_key, a.view.n_tokens);
+            load_tile<head_dim>(v_tile, a.m.v + kv_head * head_dim, a.m.ld_v, first_key, a.view.n_tokens);
         }
         copy_async_end_group();
     };
     load_tile<head_dim>(q_tile, a.m.q + head * head_dim, a.m.ld_q, first_query, a.view.n_queries);
     load_tile<head_dim>(dout_tile, a.m.dout + head * head_dim, a.m.ld_dout, first_query, a.view.n_queries);
-    load_stage(begin);
+    load_keys(begin);
     for (int32_t i = begin; i < end; i++) {
-        const int32_t     entry     = a.view.key_tiles[i];
-        const int64_t     first_key = int64_t(entry / 2) * attention_tile;
-        const bf16 *const k_tile = stages + (i - begin) % 2 * 2 * tile_elements<head_dim>, *const v_tile = k_tile + tile_elements<head_dim>;
-        load_stage(i + 1);
-        wait_for_tiles<1>();
+        const int32_t entry     = a.view.key_tiles[i];
+        const int64_t first_key = int64_t(entry / 2) * attention_tile;
+        wait_for_tiles<0>();
 
         float p[8][4] = {}, ds[8][4] = {};
         wgmma_begin();
@@ -168,10 +177,20 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const float score = score_of<capped>(a.score, p[n][e]);
-                const bool  seen  = entry % 2 == 1 || sees(sides[e / 2], key_at(a.view, first_key + 8 * n + 2 * t + e % 2));
-                p[n][e]           = seen ? exp2_fast(score - sums[e / 2].lse) : 0.0f;
+                p[n][e]           = exp2_fast(score - sums[e / 2].lse);
                 if (capped) {
                     slope[n][e] = slope_of<capped>(a.score, score);
+                }
+            }
+        }
+        if (entry % 2 == 0) {
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const key_side key = key_at(a.view, first_key + 8 * n + 2 * t + i);
+                    p[n][i]            = sees(sides[0], key) ? p[n][i] : 0.0f;
+                    p[n][2 + i]        = sees(sides[1], key) ? p[n][2 + i] : 0.0f;
                 }
             }
         }
@@ -191,7 +210,8 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         wgmma_end_group();
         wgmma_wait<0>();
         wgmma_arrived(dq);
-        __syncthreads(); // nobody needs this stage any more
+        __syncthreads(); // nobody needs these keys any more
+        load_keys(i + 1);
     }
     copy_async_wait<0>();
     __syncthreads(); // tiles are room for the output now
@@ -239,8 +259,8 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         const int64_t     first_query = int64_t(entry / 2) * attention_tile;
         const bf16 *const q_tile = stages + i % 2 * stage_elements, *const dout_tile = q_tile + tile_elements<head_dim>;
         const float *const lse = sums + i % 2 * attention_threads, *const delta = lse + attention_tile;
-        load_stage(i + 1);
-        wait_for_tiles<1>();
+        wait_for_tiles<0>();
+        load_stage(i + 1); // where the last ones were, which nobody needs any more
 
         float p[8][4] = {}, ds[8][4] = {};
         wgmma_begin();
@@ -255,18 +275,26 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         for (int m = 0; m < 8; m++) {
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                const int        column = 8 * m + 2 * t + e;
-                const float      of_query = lse[column] * log2_e;
-                const query_side side     = entry % 2 == 1 ? query_side() : query_at(a.view, first_query + column);
+                const float of_query = lse[8 * m + 2 * t + e] * log2_e;
 #pragma unroll
                 for (int row = 0; row < 2; row++) {
                     float      &x     = p[m][2 * row + e];
                     const float score = score_of<capped>(a.score, x);
-                    const bool  seen  = entry % 2 == 1 || sees(side, sides[row]);
-                    x                 = seen ? exp2_fast(score - of_query) : 0.0f;
+                    x                 = exp2_fast(score - of_query);
                     if (capped) {
                         slope[m][2 * row + e] = slope_of<capped>(a.score, score);
                     }
+                }
+            }
+        }
+        if (entry % 2 == 0) {
+#pragma unroll
+            for (int m = 0; m < 8; m++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const query_side side = query_at(a.view, first_query + 8 * m + 2 * t + e);
+                    p[m][e]               = sees(side, sides[0]) ? p[m][e] : 0.0f;
+                    p[m][2 + e]           = sees(side, sides[1]) ? p[m][2 + e] : 0.0f;
                 }
             }
         }
@@ -292,7 +320,6 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         wgmma_wait<0>();
         wgmma_arrived(dv);
         wgmma_arrived(dk);
-        __syncthreads(); // nobody needs this stage any more
     }
     copy_async_wait<0>();
     __syncthreads(); // tiles are room for the output now
@@ -351,12 +378,13 @@ bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args 
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream) {
     return with_variant(shape, [&](auto size, auto capped) {
         constexpr int    head_dim = decltype(size)::value;
-        constexpr size_t tiles    = size_t(6 * tile_elements<head_dim>) * sizeof(bf16);
+        constexpr size_t shared   = size_t(6 * tile_elements<head_dim>) * sizeof(bf16) + 2 * attention_threads * sizeof(float);
         launch("attention key gradient", key_gradient_kernel<head_dim, decltype(capped)::value>,
-               dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads,
-               tiles + 2 * attention_threads * sizeof(float), stream, args);
+               dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads, shared,
+               stream, args);
         launch("attention query gradient", query_gradient_kernel<head_dim, decltype(capped)::value>,
-               dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads, tiles, stream, args);
+               dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads,
+               size_t(4 * tile_elements<head_dim>) * sizeof(bf16), stream, args);
     });
 }
 

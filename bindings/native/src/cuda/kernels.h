@@ -61,20 +61,24 @@ template <typename T, typename G>
 void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
                       G *dx, cudaStream_t stream);
 
-// Norms of single heads: y[i][h] = x[i][h] * rstd[i][h] * w, x and y [n][n_head * head_dim] (y may be x if x is not needed
-// again), rstd [n][n_head], w [head_dim]. Backward: dx may be dy.
-void head_rmsnorm(const bf16 *x, int64_t ld_x, const float *w, int64_t n, int n_head, int head_dim, float eps, bf16 *y, int64_t ld_y,
-                  float *rstd, cudaStream_t stream);
-void head_rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, const float *w, const float *rstd, int64_t n,
-                           int n_head, int head_dim, bf16 *dx, int64_t ld_dx, cudaStream_t stream);
-
 // table [n][2 * half]: cosines of positions[i] * frequencies[j], then sines, times amplitude; see rope.h for the frequencies.
 void rope_table(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table, cudaStream_t stream);
 
-// Rotates the heads of n rows in place; row i has row rows[i] of table, or row i if rows is NULL. direction -1 turns back.
-// Pairs are neighbours or, with halves, n_rot / 2 apart; n_rot is even.
-void rope(bf16 *x, int64_t ld_x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, bool halves, const float *table,
-          int direction, cudaStream_t stream);
+// What is done to the heads of queries or keys before attention: a norm of each head, then a rotation.
+struct head_map {
+    int            n_head, head_dim;
+    const float   *w;    // [head_dim], the norm's; NULL: no norm
+    float          eps;
+    float         *rstd; // [n][n_head]; NULL in turn_heads: not wanted
+    int            n_rot; // elements that are rotated; 0: none. With halves, a multiple of 16
+    bool           halves; // pairs are n_rot / 2 apart, else neighbours
+    const float   *table; // rope_table's
+    const int32_t *rows;  // row i has row rows[i] of the table; NULL: row i
+};
+// y = rotation(norm(x)), x and y [n][n_head * head_dim]; y may be x. Backward: dx may be dy; x is not read without a norm.
+void turn_heads(const head_map &m, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y, cudaStream_t stream);
+void turn_heads_backward(const head_map &m, const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, int64_t n, bf16 *dx, int64_t ld_dx,
+                         cudaStream_t stream);
 
 // act = silu(gate) * up or, with gelu, gelu(gate) * up (tanh form); [n][columns]. act may be gate or up.
 void gated(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act,

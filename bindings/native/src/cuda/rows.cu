@@ -1,4 +1,4 @@
-// rows.cu - norms, rotary embeddings, gates and what else goes row by row or element by element. All are bound by memory:
+// rows.cu - norms, gates and what else goes row by row or element by element. All are bound by memory:
 // sixteen bytes at a time, nothing kept that can be computed again.
 #include "device.h"
 
@@ -14,6 +14,10 @@ struct place {
 };
 __device__ __forceinline__ place place_of(int64_t n, int64_t columns) {
     const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, eighths = columns / 8;
+    if (n * eighths <= UINT32_MAX) { // division of 32 bits is several times as fast
+        const uint32_t row = uint32_t(i) / uint32_t(eighths);
+        return {row, int64_t(uint32_t(i) - row * uint32_t(eighths)) * 8, i < n * eighths};
+    }
     return {i / eighths, i % eighths * 8, i < n * eighths};
 }
 
@@ -93,101 +97,6 @@ __global__ void rmsnorm_backward_kernel(const bf16 *dy, int64_t ld_dy, const T *
         }
         store8(dx + row * d + j, e);
     }
-}
-
-// ---- norms of heads: a warp has one head, a lane eight of its elements
-
-struct head_place {
-    int64_t row;
-    int     head, column;
-    bool    inside, has_elements;
-};
-__device__ __forceinline__ head_place head_place_of(int64_t n, int n_head, int head_dim) {
-    const int64_t i    = (int64_t(blockIdx.x) * threads + threadIdx.x) / lanes;
-    const int     lane = int(threadIdx.x % lanes), head = int(i % n_head);
-    return {i / n_head, head, head * head_dim + lane * 8, i < n * n_head, lane * 8 < head_dim};
-}
-
-__global__ void head_rmsnorm_kernel(const bf16 *x, int64_t ld_x, const float *w, int64_t n, int n_head, int head_dim, float eps, bf16 *y,
-                                    int64_t ld_y, float *rstd) {
-    const head_place p = head_place_of(n, n_head, head_dim);
-    if (!p.inside) { // the whole warp
-        return;
-    }
-    eight e       = {};
-    float squares = 0;
-    if (p.has_elements) {
-        e = load8(x + p.row * ld_x + p.column);
-        for (float v : e.x) {
-            squares += v * v;
-        }
-    }
-    const float r = 1.0f / sqrtf(warp_sum(squares) / float(head_dim) + eps);
-    if (p.has_elements) {
-        const eight g = load8(w + p.column - p.head * head_dim);
-        for (int k = 0; k < 8; k++) {
-            e.x[k] = e.x[k] * r * g.x[k];
-        }
-        store8(y + p.row * ld_y + p.column, e);
-    }
-    if (rstd && threadIdx.x % lanes == 0) {
-        rstd[p.row * n_head + p.head] = r;
-    }
-}
-
-__global__ void head_rmsnorm_backward_kernel(const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, const float *w, const float *rstd,
-                                             int64_t n, int n_head, int head_dim, bf16 *dx, int64_t ld_dx) {
-    const head_place p = head_place_of(n, n_head, head_dim);
-    if (!p.inside) {
-        return;
-    }
-    eight a = {}, b = {};
-    float product = 0;
-    if (p.has_elements) {
-        a             = load8(dy + p.row * ld_dy + p.column);
-        b             = load8(x + p.row * ld_x + p.column);
-        const eight g = load8(w + p.column - p.head * head_dim);
-        for (int k = 0; k < 8; k++) {
-            a.x[k] *= g.x[k];
-            product += a.x[k] * b.x[k];
-        }
-    }
-    const float r = rstd[p.row * n_head + p.head], c = -warp_sum(product) * r * r * r / float(head_dim);
-    if (p.has_elements) {
-        for (int k = 0; k < 8; k++) {
-            a.x[k] = r * a.x[k] + c * b.x[k];
-        }
-        store8(dx + p.row * ld_dx + p.column, a);
-    }
-}
-
-// ---- rotary embeddings
-
-__global__ void rope_table_kernel(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table) {
-    const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
-    if (i >= n * half) {
-        return;
-    }
-    const int64_t row = i / half, j = i % half;
-    // Exactly the CPU engine's angle; cosf and sinf of the device are the accurate ones, for any size of angle.
-    const float angle             = times(float(positions[row]), frequencies[j]);
-    table[row * 2 * half + j]        = cosf(angle) * amplitude;
-    table[row * 2 * half + half + j] = sinf(angle) * amplitude;
-}
-
-__global__ void rope_kernel(bf16 *x, int64_t ld_x, int64_t n, const int32_t *rows, int n_head, int head_dim, int half, bool halves,
-                            const float *table, float direction) {
-    const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, pairs = int64_t(n_head) * half;
-    if (i >= n * pairs) {
-        return;
-    }
-    const int64_t      row = i / pairs;
-    const int          head = int(i % pairs) / half, j = int(i % pairs) % half;
-    const float *const turn = table + int64_t(rows ? rows[row] : row) * 2 * half;
-    bf16 *const        p = x + row * ld_x + int64_t(head) * head_dim + (halves ? j : 2 * j), *const q = p + (halves ? half : 1);
-    const float        c = turn[j], s = direction * turn[half + j], a = widen(*p), b = widen(*q);
-    *p = narrow<bf16>(a * c - b * s);
-    *q = narrow<bf16>(a * s + b * c);
 }
 
 // ---- gates
@@ -320,28 +229,6 @@ template <typename T, typename G>
 void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add, G *dx,
                       cudaStream_t stream) {
     launch("rmsnorm_backward", rmsnorm_backward_kernel<T, G>, unsigned(n), norm_threads, 0, stream, dy, ld_dy, x, w, rstd, d, d_add, dx);
-}
-
-void head_rmsnorm(const bf16 *x, int64_t ld_x, const float *w, int64_t n, int n_head, int head_dim, float eps, bf16 *y, int64_t ld_y,
-                  float *rstd, cudaStream_t stream) {
-    launch("head_rmsnorm", head_rmsnorm_kernel, blocks_for(n * n_head * lanes, threads), threads, 0, stream, x, ld_x, w, n, n_head, head_dim, eps,
-           y, ld_y, rstd);
-}
-
-void head_rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, const float *w, const float *rstd, int64_t n, int n_head,
-                           int head_dim, bf16 *dx, int64_t ld_dx, cudaStream_t stream) {
-    launch("head_rmsnorm_backward", head_rmsnorm_backward_kernel, blocks_for(n * n_head * lanes, threads), threads, 0, stream, dy, ld_dy, x, ld_x,
-           w, rstd, n, n_head, head_dim, dx, ld_dx);
-}
-
-void rope_table(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table, cudaStream_t stream) {
-    launch("rope_table", rope_table_kernel, blocks_for(n * half, threads), threads, 0, stream, positions, n, frequencies, half, amplitude, table);
-}
-
-void rope(bf16 *x, int64_t ld_x, int64_t n, const int32_t *rows, int n_head, int head_dim, int n_rot, bool halves, const float *table,
-          int direction, cudaStream_t stream) {
-    launch("rope", rope_kernel, blocks_for(n * n_head * (n_rot / 2), threads), threads, 0, stream, x, ld_x, n, rows, n_head, head_dim, n_rot / 2,
-           halves, table, float(direction));
 }
 
 void gated(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act, int64_t ld_act,

@@ -112,7 +112,8 @@ class engine : public device_trainer {
     void layer_forward(const journey &j, int layer, bool entered, bool products_only);
     void layer_backward(const journey &j, int layer);
     void project(const layer_view &v);
-    void rotate(const layer_view &v, bf16 *q, int64_t ld_q, bf16 *k, int64_t ld_k, int direction);
+    head_map query_heads(const layer_view &v) const;
+    head_map key_heads(const layer_view &v) const;
     void attend(const layer_view &v);
     void feed_forward(const layer_view &v, bool products_only);
     void feed_forward_backward(const layer_view &v);

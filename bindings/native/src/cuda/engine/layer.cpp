@@ -80,21 +80,23 @@ void engine::project(const layer_view &v) {
         add_bias(v.w.v_bias, v.t, v.kv_width, v.v, v.ld_kv, stream_.get());
     }
     if (!v.head_norms) {
-        rotate(v, v.q, v.ld_q, v.k, v.ld_kv, 1);
+        turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.q, v.ld_q, stream_.get());
+        turn_heads(key_heads(v), v.k, v.ld_kv, v.t, v.k, v.ld_kv, stream_.get());
     }
 }
 
-void engine::rotate(const layer_view &v, bf16 *q, int64_t ld_q, bf16 *k, int64_t ld_k, int direction) {
-    rope(q, ld_q, v.n, v.row_tokens, hp_.n_head, hp_.head_dim, hp_.n_rot, v.halves, v.rope, direction, stream_.get());
-    rope(k, ld_k, v.t, nullptr, hp_.n_head_kv, hp_.head_dim, hp_.n_rot, v.halves, v.rope, direction, stream_.get());
+head_map engine::query_heads(const layer_view &v) const {
+    return {hp_.n_head, hp_.head_dim, v.head_norms ? v.w.q_norm : nullptr, hp_.rms_eps, w_->q_rstd, hp_.n_rot, v.halves, v.rope, v.row_tokens};
+}
+head_map engine::key_heads(const layer_view &v) const {
+    return {hp_.n_head_kv, hp_.head_dim, v.head_norms ? v.w.k_norm : nullptr, hp_.rms_eps, w_->k_rstd, hp_.n_rot, v.halves, v.rope, nullptr};
 }
 
 // q and k as attention takes them: with norms of heads made from what is kept, in the workspace.
 void engine::norm_heads(const layer_view &v) {
     if (v.head_norms) {
-        head_rmsnorm(v.q, v.ld_q, v.w.q_norm, v.n, hp_.n_head, hp_.head_dim, hp_.rms_eps, w_->q, v.q_width, w_->q_rstd, stream_.get());
-        head_rmsnorm(v.k, v.ld_kv, v.w.k_norm, v.t, hp_.n_head_kv, hp_.head_dim, hp_.rms_eps, w_->k, v.kv_width, w_->k_rstd, stream_.get());
-        rotate(v, w_->q, v.q_width, w_->k, v.kv_width, 1);
+        turn_heads(query_heads(v), v.q, v.ld_q, v.n, w_->q, v.q_width, stream_.get());
+        turn_heads(key_heads(v), v.k, v.ld_kv, v.t, w_->k, v.kv_width, stream_.get());
     }
 }
 
@@ -191,11 +193,8 @@ void engine::attention_half_backward(const layer_view &v) {
                         ld_dkv, ld_dkv},
                        stream_.get());
     mark("backward: attention");
-    rotate(v, dq, ld_dq, dk, ld_dkv, -1);
-    if (v.head_norms) {
-        head_rmsnorm_backward(dq, ld_dq, v.q, v.ld_q, v.w.q_norm, w_->q_rstd, v.n, hp_.n_head, hp_.head_dim, dq, ld_dq, stream_.get());
-        head_rmsnorm_backward(dk, ld_dkv, v.k, v.ld_kv, v.w.k_norm, w_->k_rstd, v.t, hp_.n_head_kv, hp_.head_dim, dk, ld_dkv, stream_.get());
-    }
+    turn_heads_backward(query_heads(v), dq, ld_dq, v.q, v.ld_q, v.n, dq, ld_dq, stream_.get());
+    turn_heads_backward(key_heads(v), dk, ld_dkv, v.k, v.ld_kv, v.t, dk, ld_dkv, stream_.get());
     const linear whole = {v.layer, kind_qkv, 0, all, v.t, a.norm}, kv = {v.layer, kind_qkv, v.q_width, all, v.t, a.norm};
     if (plan_.keep == keep_products) {
         add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());

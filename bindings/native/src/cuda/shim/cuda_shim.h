@@ -82,6 +82,12 @@ template <typename T> T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
     return result;
 }
 
+template <typename T> T __shfl_sync(unsigned, T value, int from, int = 32) {
+    T result;
+    std::memcpy(&result, cft::cuda::shim::exchange(&value, sizeof value).of_lane[from], sizeof result);
+    return result;
+}
+
 // ---- the runtime's functions
 
 typedef struct CUstream_st *cudaStream_t;
