@@ -65,9 +65,11 @@ var allowed = map[string][]string{
 	// Finds models on the hub and in ollama's store.
 	"trainer/hub": {"trainer/internal/*"},
 	// Reads committed checkpoints.
-	"trainer/export":    {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
-	"trainer/launch":    {"trainer/config", "trainer/internal/*"},
-	"trainer/dashboard": {"trainer/metrics", "trainer/internal/*"},
+	"trainer/export": {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
+	"trainer/launch": {"trainer/config", "trainer/internal/*"},
+	// The one package that speaks to Kubernetes.
+	"trainer/launch/kube": {"trainer/config", "trainer/launch"},
+	"trainer/dashboard":   {"trainer/metrics", "trainer/internal/*"},
 
 	"trainer/internal/bucket":     {},
 	"trainer/internal/durable":    {},
@@ -193,6 +195,25 @@ func TestGGUFImportsOnlyTheStandardLibrary(t *testing.T) {
 				t.Errorf("%s imports %s", f.path, p)
 			}
 		}
+	}
+}
+
+// Kubernetes' modules are large, and change often: one package knows them.
+func TestOnePackageKnowsKubernetes(t *testing.T) {
+	found := false
+	for _, f := range goFiles(t) {
+		for _, p := range f.imports() {
+			if !strings.HasPrefix(p, "k8s.io/") && !strings.HasPrefix(p, "sigs.k8s.io/") {
+				continue
+			}
+			found = true
+			if f.dir != "trainer/launch/kube" {
+				t.Errorf("%s imports %s; only trainer/launch/kube may", f.path, p)
+			}
+		}
+	}
+	if !found {
+		t.Error("no file imports k8s.io")
 	}
 }
 

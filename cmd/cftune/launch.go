@@ -19,12 +19,13 @@ import (
 const launchLong = `Start a run on another machine, and see it through.
 
 hosts.yaml describes the targets (configs/launch/hosts.example.yaml): this machine (local), hosts that are reached by ssh, Slurm
-clusters. launch looks whether the target can take the run, sends this program with its libraries, the configuration and the
+and Kubernetes clusters. launch looks whether the target can take the run, sends this program with its libraries, the configuration and the
 files that it names, starts the run so that it outlives the connection, and shows its log. Ctrl-C ends the showing, not the
 run. Given again, it shows a run that runs, tells of one that is done, and goes on with one that was interrupted.
 
 Secrets are named in hosts.yaml and taken from this command's environment; their values go to the run's environment and
-nowhere else. Several --config make a job array, on Slurm.
+nowhere else. Several --config make a job array, on Slurm. On Kubernetes the image is the program, and --dry-run prints the
+manifests, as kubectl apply takes them, without a word to the cluster.
 
 `
 
@@ -163,6 +164,9 @@ type launcher struct {
 func (l launcher) say(format string, args ...any) { fmt.Fprintf(l.notes, format+"\n", args...) }
 
 func (l launcher) launch(ctx context.Context) error {
+	if l.config.Kind == launch.KindKubernetes {
+		return l.launchInCluster(ctx)
+	}
 	target, err := launch.OpenTarget(ctx, l.config)
 	if err != nil {
 		return err
@@ -208,9 +212,7 @@ func (l launcher) launch(ctx context.Context) error {
 	}
 	// Remembered first: what is started must never be unknown here.
 	for _, r := range l.requests {
-		if err := launch.Remember(launchFolder(), launch.Record{
-			Name: r.Name, Target: l.config.Name(), Hosts: l.hosts, Output: r.Run.Output, Time: time.Now().UTC(),
-		}); err != nil {
+		if err := l.remember(r); err != nil {
 			return err
 		}
 	}
@@ -218,6 +220,12 @@ func (l launcher) launch(ctx context.Context) error {
 		return err
 	}
 	return l.started(ctx)
+}
+
+func (l launcher) remember(r launch.Request) error {
+	return launch.Remember(launchFolder(), launch.Record{
+		Name: r.Name, Target: l.config.Name(), Hosts: l.hosts, Output: r.Run.Output, Time: time.Now().UTC(),
+	})
 }
 
 // started shows what was started, or how it can be seen.
@@ -236,11 +244,12 @@ func (l launcher) started(ctx context.Context) error {
 
 // follow shows a run until it is over or the context ends.
 func (l launcher) follow(ctx context.Context, name string, tail bool) error {
-	f := &launch.Follower{
-		Open: func(ctx context.Context) (launch.Target, error) { return launch.OpenTarget(ctx, l.config) },
-		Name: name, Log: l.notes, Tail: tail, Say: l.say,
+	place, err := l.openPlace(ctx, name)
+	if err != nil {
+		return err
 	}
-	state, err := f.Follow(ctx)
+	defer place.Close()
+	state, err := place.Follow(ctx, tail)
 	if ctx.Err() != nil {
 		l.say("the run goes on without being shown; cftune launch follow %s shows it again, cftune launch stop %s ends it", name, name)
 		return nil
@@ -248,12 +257,13 @@ func (l launcher) follow(ctx context.Context, name string, tail bool) error {
 	if err != nil {
 		return err
 	}
-	target, err := launch.OpenTarget(ctx, l.config)
+	// The connection may have been lost meanwhile.
+	again, err := l.openPlace(ctx, name)
 	if err != nil {
 		return err
 	}
-	defer target.Close()
-	return launch.Outcome(target, name, l.config.Name(), state)
+	defer again.Close()
+	return again.Outcome(ctx, state)
 }
 
 func (l launcher) table(findings []launch.Finding) error {

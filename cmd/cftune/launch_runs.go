@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,7 @@ import (
 )
 
 // launched is a subcommand that deals with one run that was launched.
-func launched(use, short, long string, do func(l launcher, ctx context.Context, t launch.Target, r launch.Record, name string) error) (*cobra.Command, *launchFlags) {
+func launched(use, short, long string, do func(l launcher, ctx context.Context, p launchPlace, r launch.Record, name string) error) (*cobra.Command, *launchFlags) {
 	f := &launchFlags{}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1),
@@ -27,11 +26,11 @@ func launched(use, short, long string, do func(l launcher, ctx context.Context, 
 			if l.config, record, err = f.known(args[0]); err != nil {
 				return err
 			}
-			t, err := launch.OpenTarget(cmd.Context(), l.config)
+			p, err := l.openPlace(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return errors.Join(do(l, cmd.Context(), t, record, args[0]), t.Close())
+			return errors.Join(do(l, cmd.Context(), p, record, args[0]), p.Close())
 		},
 	}
 	f.add(cmd)
@@ -42,7 +41,7 @@ func newLaunchFollowCommand() *cobra.Command {
 	cmd, _ := launched("follow NAME", "Show a launched run's log as it grows, until it is over",
 		`Show the last lines of a launched run's log and what is added, until the run is over. A lost connection is made again.
 The exit code is 0 if the run ended well; Ctrl-C ends the showing, not the run.`,
-		func(l launcher, ctx context.Context, _ launch.Target, _ launch.Record, name string) error {
+		func(l launcher, ctx context.Context, _ launchPlace, _ launch.Record, name string) error {
 			return l.follow(ctx, name, true)
 		})
 	return cmd
@@ -51,9 +50,9 @@ The exit code is 0 if the run ended well; Ctrl-C ends the showing, not the run.`
 func newLaunchStatusCommand() *cobra.Command {
 	var asJSON bool
 	cmd, _ := launched("status NAME", "Show how a launched run stands",
-		"Show how a launched run stands: what its supervisor wrote down, and what the host or Slurm says now.",
-		func(l launcher, ctx context.Context, t launch.Target, _ launch.Record, name string) error {
-			s, err := t.Status(ctx, launch.JobDir(t, name))
+		"Show how a launched run stands: what its supervisor wrote down, and what the host, Slurm or Kubernetes says now.",
+		func(l launcher, ctx context.Context, p launchPlace, _ launch.Record, name string) error {
+			s, err := p.Status(ctx)
 			if err != nil {
 				return err
 			}
@@ -107,15 +106,15 @@ func newLaunchFetchCommand() *cobra.Command {
 	cmd, _ := launched("fetch NAME", "Fetch a launched run's checkpoints and metrics, and verify them",
 		`Fetch the newest checkpoint of a launched run, its record and its metrics into the run directory that its configuration
 names, or --output. What is here already is not fetched again, an interrupted transfer goes on where it ended, and what
-has come is verified as cftune check does. Then cftune export, generate and resume work on it as on any run.`,
-		func(l launcher, ctx context.Context, t launch.Target, r launch.Record, name string) error {
+has come is verified as cftune check does. From Kubernetes they come by the run's mirror (checkpoint.mirror). Then cftune export, generate and resume work on it as on any run.`,
+		func(l launcher, ctx context.Context, p launchPlace, r launch.Record, name string) error {
 			if output == "" {
 				output = r.Output
 			}
 			if output == "" {
 				return codedError{errors.New("launch fetch: --output says where to"), codeUsage}
 			}
-			steps, err := launch.Fetch(ctx, t, name, output, all, l.say)
+			count, err := p.Fetch(ctx, output, all)
 			if err != nil {
 				return err
 			}
@@ -123,13 +122,13 @@ has come is verified as cftune check does. Then cftune export, generate and resu
 			if err != nil {
 				return err
 			}
-			for _, p := range report.Problems {
-				l.say("%s", p)
+			for _, problem := range report.Problems {
+				l.say("%s", problem)
 			}
 			if len(report.Problems) > 0 {
 				return codedError{fmt.Errorf("launch fetch: %s: problems found: %d", output, len(report.Problems)), codeCheckpoint}
 			}
-			l.say("%s: %d checkpoints are here, verified", output, len(steps))
+			l.say("%s: %d checkpoints are here, verified", output, count)
 			_, err = fmt.Fprintln(l.out, output)
 			return err
 		})
@@ -141,8 +140,8 @@ has come is verified as cftune check does. Then cftune export, generate and resu
 func newLaunchStopCommand() *cobra.Command {
 	cmd, _ := launched("stop NAME", "Let a launched run save a checkpoint and end",
 		"Let a launched run save a checkpoint and end, and wait for it. One that waits in a queue is taken out. cftune launch resume goes on.",
-		func(l launcher, ctx context.Context, t launch.Target, _ launch.Record, name string) error {
-			s, err := t.Stop(ctx, launch.JobDir(t, name))
+		func(l launcher, ctx context.Context, p launchPlace, _ launch.Record, name string) error {
+			s, err := p.Stop(ctx)
 			if err != nil {
 				return err
 			}
@@ -155,8 +154,8 @@ func newLaunchResumeCommand() *cobra.Command {
 	var detach bool
 	cmd, _ := launched("resume NAME", "Start a launched run again that was stopped, failed or lost",
 		"Start a launched run again, from its newest checkpoint, and follow it. One that runs is followed.",
-		func(l launcher, ctx context.Context, t launch.Target, _ launch.Record, name string) error {
-			if err := launch.Resume(ctx, l.config, t, name, os.Getenv); err != nil {
+		func(l launcher, ctx context.Context, p launchPlace, _ launch.Record, name string) error {
+			if err := p.Resume(ctx); err != nil {
 				return err
 			}
 			if detach {
@@ -172,9 +171,10 @@ func newLaunchResumeCommand() *cobra.Command {
 func newLaunchRemoveCommand() *cobra.Command {
 	cmd, _ := launched("remove NAME", "Remove a launched run from its target, and forget it",
 		`Remove a launched run's folder on its target: configuration, log, and the run directory if it lies there. What was fetched
-stays. Builds and data that were sent stay too, for other runs; they lie in builds and files of the target's folder.`,
-		func(l launcher, ctx context.Context, t launch.Target, _ launch.Record, name string) error {
-			if err := t.Remove(ctx, launch.JobDir(t, name)); err != nil {
+stays. Builds and data that were sent stay too, for other runs; they lie in builds and files of the target's folder. In Kubernetes
+the run's objects are removed, and what lies on claims stays.`,
+		func(l launcher, ctx context.Context, p launchPlace, _ launch.Record, name string) error {
+			if err := p.Remove(ctx); err != nil {
 				return fmt.Errorf("remove %s: %w", name, err)
 			}
 			return launch.Forget(launchFolder(), name)

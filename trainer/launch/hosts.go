@@ -26,11 +26,13 @@ const (
 	KindLocal = "local"
 	KindSSH   = "ssh"
 	KindSlurm = "slurm"
+	// KindKubernetes is a cluster whose API the program itself speaks; package kube does.
+	KindKubernetes = "kubernetes"
 )
 
 // TargetConfig describes one target. Keys are the YAML names.
 type TargetConfig struct {
-	// Kind is local, ssh or slurm.
+	// Kind is local, ssh, slurm or kubernetes.
 	Kind string `yaml:"kind"`
 	// Host is a name of ssh's configuration or of the network. Of slurm it is the login host; empty is this machine.
 	Host string `yaml:"host"`
@@ -58,7 +60,8 @@ type TargetConfig struct {
 	Retries *int   `yaml:"retries"`
 	Backoff string `yaml:"backoff"`
 
-	Slurm Slurm `yaml:"slurm"`
+	Slurm      Slurm      `yaml:"slurm"`
+	Kubernetes Kubernetes `yaml:"kubernetes"`
 
 	name string
 }
@@ -136,6 +139,7 @@ func (t *TargetConfig) settle(folder string) {
 		return filepath.Join(folder, p)
 	}
 	t.Build, t.KnownHosts, t.SSHConfig = absolute(t.Build), absolute(t.KnownHosts), absolute(t.SSHConfig)
+	t.Kubernetes.Kubeconfig = absolute(t.Kubernetes.Kubeconfig)
 	identity := make([]string, len(t.Identity))
 	for i, p := range t.Identity {
 		identity[i] = absolute(p)
@@ -190,11 +194,11 @@ func (t TargetConfig) problems() []error {
 	var problems []error
 	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	switch t.Kind {
-	case KindLocal, KindSSH, KindSlurm:
+	case KindLocal, KindSSH, KindSlurm, KindKubernetes:
 	case "":
-		add("kind: missing; it is local, ssh or slurm")
+		add("kind: missing; it is local, ssh, slurm or kubernetes")
 	default:
-		add("kind: %q is not local, ssh or slurm", t.Kind)
+		add("kind: %q is not local, ssh, slurm or kubernetes", t.Kind)
 	}
 	if t.Kind == KindSSH && t.Host == "" {
 		add("host: missing")
@@ -243,6 +247,11 @@ func (t TargetConfig) problems() []error {
 	} else if !t.Slurm.isZero() {
 		add("slurm: only a target of kind slurm has it")
 	}
+	if t.Kind == KindKubernetes {
+		problems = append(problems, t.kubernetesProblems()...)
+	} else if !t.Kubernetes.isZero() {
+		add("kubernetes: only a target of kind kubernetes has it")
+	}
 	return problems
 }
 
@@ -265,6 +274,9 @@ func (t TargetConfig) variableProblems() []error {
 	}
 	return problems
 }
+
+// Attempts is how often a run that failed in a way that may pass is started again.
+func (t TargetConfig) Attempts() int { return t.retries() }
 
 func (t TargetConfig) retries() int {
 	if t.Retries == nil {

@@ -73,32 +73,12 @@ type shipped struct {
 // shipConfig says what the paths of a configuration are on a target. root is its folder there; here says that the target
 // is this machine, where files stay where they are.
 func shipConfig(run config.Run, t TargetConfig, root, output string, here bool) (*shipped, error) {
-	s := &shipped{run: run}
-	var problems []error
-	move := func(key string, p *string) {
-		if *p == "" {
-			return
-		}
-		to, err := s.place(key, *p, t, root, here)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", key, err))
-			return
-		}
-		*p = to
-	}
-	s.run.Data.Sources = slices.Clone(run.Data.Sources)
-	move("model", &s.run.Model)
-	for i := range s.run.Data.Sources {
-		move(fmt.Sprintf("data.sources[%d].path", i), &s.run.Data.Sources[i].Path)
-	}
-	move("data.validation.path", &s.run.Data.Validation.Path)
-	move("chat.template_file", &s.run.Chat.TemplateFile)
-	move("adapter.init_from", &s.run.Adapter.InitFrom)
-	if len(problems) > 0 {
-		return nil, &UsageError{errors.Join(problems...)}
+	s := &shipped{}
+	var err error
+	if s.run, err = Relocate(run, func(key, p string) (string, error) { return s.place(key, p, t, root, here) }); err != nil {
+		return nil, err
 	}
 	s.run.Output = output
-	var err error
 	if s.text, err = json.MarshalIndent(s.run, "", "  "); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
@@ -106,6 +86,34 @@ func shipConfig(run config.Run, t TargetConfig, root, output string, here bool) 
 	sum := sha256.Sum256(s.text)
 	s.digest = hex.EncodeToString(sum[:])
 	return s, nil
+}
+
+// Relocate returns a configuration whose paths are what place makes of them. All problems are told at once.
+func Relocate(run config.Run, place func(key, path string) (string, error)) (config.Run, error) {
+	var problems []error
+	move := func(key string, p *string) {
+		if *p == "" {
+			return
+		}
+		to, err := place(key, *p)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", key, err))
+			return
+		}
+		*p = to
+	}
+	run.Data.Sources = slices.Clone(run.Data.Sources)
+	move("model", &run.Model)
+	for i := range run.Data.Sources {
+		move(fmt.Sprintf("data.sources[%d].path", i), &run.Data.Sources[i].Path)
+	}
+	move("data.validation.path", &run.Data.Validation.Path)
+	move("chat.template_file", &run.Chat.TemplateFile)
+	move("adapter.init_from", &run.Adapter.InitFrom)
+	if len(problems) > 0 {
+		return run, &UsageError{errors.Join(problems...)}
+	}
+	return run, nil
 }
 
 // place returns where a path of the configuration is on the target, and notes what must be sent.
@@ -119,7 +127,7 @@ func (s *shipped) place(key, p string, t TargetConfig, root string, here bool) (
 	if p == "-" {
 		return "", errors.New("standard input does not outlive a connection: put the rows into a file")
 	}
-	if to, ok := mapped(p, t.Paths); ok {
+	if to, ok := t.Mapped(p); ok {
 		return to, nil
 	}
 	if here {
@@ -174,6 +182,9 @@ func withShards(p string) ([]string, error) {
 	}
 	return files, err
 }
+
+// Mapped says where a path of the configuration is on the target, if the target's paths say so.
+func (t TargetConfig) Mapped(p string) (string, bool) { return mapped(p, t.Paths) }
 
 // mapped finds a path, or the longest beginning of it, among those that are there already.
 func mapped(p string, paths map[string]string) (string, bool) {

@@ -24,7 +24,7 @@ func TestExampleOfTargetsIsRead(t *testing.T) {
 	require.NoError(t, err)
 	targets, err := ParseHosts(text)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"cluster", "gpu1", "here"}, sortedKeys(targets))
+	assert.Equal(t, []string{"cloud", "cluster", "gpu1", "here"}, sortedKeys(targets))
 	assert.Equal(t, 120, targets["cluster"].Slurm.stopBefore())
 }
 
@@ -32,7 +32,7 @@ func TestTargetsAreStrict(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"unknown key", "targets: {a: {kind: local, foldr: x}}", "unknown key foldr"},
 		{"no kind", "targets: {a: {folder: x}}", "targets.a.kind: missing"},
-		{"wrong kind", "targets: {a: {kind: docker}}", `kind: "docker" is not local, ssh or slurm`},
+		{"wrong kind", "targets: {a: {kind: docker}}", `kind: "docker" is not local, ssh, slurm or kubernetes`},
 		{"ssh without host", "targets: {a: {kind: ssh}}", "host: missing"},
 		{"a host that is an option", "targets: {a: {kind: ssh, host: -oProxyCommand=x}}", "is no name of one"},
 		{"a line break in a path", `targets: {a: {kind: local, folder: "x\ny"}}`, "line break"},

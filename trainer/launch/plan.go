@@ -173,8 +173,13 @@ func (p *Plan) Second(ctx context.Context) []Finding {
 
 // Failed is an error where any of the findings is one.
 func (p *Plan) Failed(findings []Finding) error {
+	return Failed(p.config, findings)
+}
+
+// Failed is an error where any of the findings about a target is one.
+func Failed(t TargetConfig, findings []Finding) error {
 	if failed(findings) {
-		return &PreflightError{Target: p.config.name, Findings: findings}
+		return &PreflightError{Target: t.name, Findings: findings}
 	}
 	return nil
 }

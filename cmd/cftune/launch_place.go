@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"cftune/trainer"
+	"cftune/trainer/launch"
+	"cftune/trainer/launch/kube"
+)
+
+// launchPlace is where one launched run is: a job folder on a host, or objects in a cluster.
+type launchPlace interface {
+	Status(ctx context.Context) (launch.State, error)
+	Stop(ctx context.Context) (launch.State, error)
+	Resume(ctx context.Context) error
+	Remove(ctx context.Context) error
+	// Fetch brings checkpoints to output and returns how many are here then.
+	Fetch(ctx context.Context, output string, all bool) (int, error)
+	// Follow shows the log until the run is over; Outcome is an error if it did not end well.
+	Follow(ctx context.Context, tail bool) (launch.State, error)
+	Outcome(ctx context.Context, s launch.State) error
+	Close() error
+}
+
+// openPlace connects to where a run is.
+func (l launcher) openPlace(ctx context.Context, name string) (launchPlace, error) {
+	if l.config.Kind == launch.KindKubernetes {
+		if err := kube.CheckName(name); err != nil {
+			return nil, err
+		}
+		c, err := kube.Open(l.config)
+		if err != nil {
+			return nil, err
+		}
+		return inCluster{c, l, name}, nil
+	}
+	t, err := launch.OpenTarget(ctx, l.config)
+	if err != nil {
+		return nil, err
+	}
+	return onHost{t, l, name}, nil
+}
+
+// onHost is a run in a job folder.
+type onHost struct {
+	target launch.Target
+	l      launcher
+	name   string
+}
+
+func (h onHost) dir() string  { return launch.JobDir(h.target, h.name) }
+func (h onHost) Close() error { return h.target.Close() }
+
+func (h onHost) Status(ctx context.Context) (launch.State, error) {
+	return h.target.Status(ctx, h.dir())
+}
+func (h onHost) Stop(ctx context.Context) (launch.State, error) { return h.target.Stop(ctx, h.dir()) }
+func (h onHost) Remove(ctx context.Context) error               { return h.target.Remove(ctx, h.dir()) }
+
+func (h onHost) Resume(ctx context.Context) error {
+	return launch.Resume(ctx, h.l.config, h.target, h.name, os.Getenv)
+}
+
+func (h onHost) Fetch(ctx context.Context, output string, all bool) (int, error) {
+	steps, err := launch.Fetch(ctx, h.target, h.name, output, all, h.l.say)
+	return len(steps), err
+}
+
+func (h onHost) Follow(ctx context.Context, tail bool) (launch.State, error) {
+	f := &launch.Follower{
+		Open: func(ctx context.Context) (launch.Target, error) { return launch.OpenTarget(ctx, h.l.config) },
+		Name: h.name, Log: h.l.notes, Tail: tail, Say: h.l.say,
+	}
+	return f.Follow(ctx)
+}
+
+func (h onHost) Outcome(_ context.Context, s launch.State) error {
+	return launch.Outcome(h.target, h.name, h.l.config.Name(), s)
+}
+
+// inCluster is a run in a Kubernetes cluster.
+type inCluster struct {
+	cluster *kube.Cluster
+	l       launcher
+	name    string
+}
+
+func (c inCluster) Close() error { return nil }
+
+func (c inCluster) Status(ctx context.Context) (launch.State, error) {
+	return c.cluster.Status(ctx, c.name)
+}
+func (c inCluster) Stop(ctx context.Context) (launch.State, error) {
+	return c.cluster.Stop(ctx, c.name)
+}
+func (c inCluster) Resume(ctx context.Context) error { return c.cluster.Resume(ctx, c.name) }
+func (c inCluster) Remove(ctx context.Context) error { return c.cluster.Remove(ctx, c.name) }
+
+func (c inCluster) Follow(ctx context.Context, tail bool) (launch.State, error) {
+	f := &kube.Follower{Cluster: c.cluster, Name: c.name, Log: c.l.notes, Tail: tail, Say: c.l.say}
+	return f.Follow(ctx)
+}
+
+func (c inCluster) Outcome(ctx context.Context, s launch.State) error {
+	return c.cluster.Outcome(ctx, c.name, s)
+}
+
+// Fetch brings the newest checkpoint from the run's mirror: a cluster gives no access to claims from outside.
+func (c inCluster) Fetch(ctx context.Context, output string, all bool) (int, error) {
+	run, _, err := c.cluster.RunOf(ctx, c.name)
+	if err != nil {
+		return 0, err
+	}
+	if run.Checkpoint.Mirror == "" {
+		return 0, codedError{fmt.Errorf("launch fetch: %s has no checkpoint.mirror, and its checkpoints lie on a claim, in %s, where only pods reach them: copy them from a pod (kubectl cp), or launch with a mirror", c.name, run.Output), codeUsage}
+	}
+	if all {
+		return 0, codedError{errors.New("launch fetch: --all: a mirror gives its newest checkpoint; the others lie in " + run.Checkpoint.Mirror), codeUsage}
+	}
+	r, err := trainer.Restore(ctx, run.Checkpoint.Mirror, output, func(text string) { c.l.say("note: %s", text) })
+	if err != nil {
+		return 0, err
+	}
+	if r.Kept {
+		c.l.say("%s has this run already, no older than the mirror's", r.Dir)
+	}
+	return 1, nil
+}
+
+// launchInCluster is launch for a target of kind kubernetes.
+func (l launcher) launchInCluster(ctx context.Context) error {
+	if len(l.requests) != 1 {
+		return codedError{fmt.Errorf("launch: target %s: several configurations at once need Slurm; start them one by one", l.config.Name()), codeUsage}
+	}
+	r := l.requests[0]
+	namespace, err := kube.Namespace(l.config)
+	if err != nil {
+		return err
+	}
+	m, err := kube.Render(l.config, namespace, r.Name, r.Run)
+	if err != nil {
+		return err
+	}
+	if l.dryRun {
+		text, err := m.YAML()
+		if err != nil {
+			return err
+		}
+		_, err = l.out.Write(text)
+		return err
+	}
+	c, err := kube.Open(l.config)
+	if err != nil {
+		return err
+	}
+	if err := c.Same(ctx, m); err != nil {
+		return err
+	}
+	state, err := c.Status(ctx, r.Name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case state.Phase == launch.PhaseNew:
+		findings := c.Check(ctx, m)
+		if err := errors.Join(l.table(findings), launch.Failed(l.config, findings)); err != nil {
+			return err
+		}
+	case state.Phase == launch.PhaseDone:
+		l.say("%s is done already; cftune launch fetch %s brings what it made", r.Name, r.Name)
+		_, err := fmt.Fprintln(l.out, r.Name)
+		return err
+	case !launch.Over(state.Phase):
+		l.say("%s is %s already", r.Name, state.Phase)
+		return l.started(ctx)
+	}
+	// Remembered first: what is started must never be unknown here.
+	if err := l.remember(r); err != nil {
+		return err
+	}
+	if state.Phase == launch.PhaseNew {
+		err = c.Apply(ctx, m)
+	} else {
+		err = c.Resume(ctx, r.Name)
+	}
+	if err != nil {
+		return err
+	}
+	return l.started(ctx)
+}
