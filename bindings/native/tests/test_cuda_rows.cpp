@@ -119,14 +119,17 @@ template <typename T, typename G> void test_norm_backward(int64_t n, int64_t d) 
     on_device<float> dw(w), rstd(static_cast<size_t>(n));
     on_device<G>     add(all_to<G>(before)), dx(x.size());
     cuda::add_rmsnorm(dx_in.data(), static_cast<const bf16 *>(nullptr), static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), d, rstd.data(), nullptr);
-    cuda::rmsnorm_backward(ddy.data(), ld, dx_in.data(), dw.data(), rstd.data(), n, d, static_cast<const G *>(nullptr), dx.data(), nullptr);
+    cuda::rmsnorm_backward(ddy.data(), ld, dx_in.data(), dw.data(), rstd.data(), n, d, static_cast<const G *>(nullptr), dx.data(),
+                           static_cast<bf16 *>(nullptr), 0, nullptr);
     CHECK(worst(all_to_float(dx.host()), want) <= tolerance_of<G>());
-    cuda::rmsnorm_backward(ddy.data(), ld, dx_in.data(), dw.data(), rstd.data(), n, d, add.data(), add.data(), nullptr);
+    on_device<bf16> copy(size_t(n * ld));
+    cuda::rmsnorm_backward(ddy.data(), ld, dx_in.data(), dw.data(), rstd.data(), n, d, add.data(), add.data(), copy.data(), ld, nullptr);
     vector sum = want;
     for (size_t i = 0; i < sum.size(); i++) {
         sum[i] += double(before[i]);
     }
     CHECK(worst(all_to_float(add.host()), sum) <= tolerance_of<G>());
+    CHECK(worst(inner(copy.host(), ld, d), sum) <= bf16_tolerance);
 }
 
 void test_norms() {

@@ -56,10 +56,10 @@ void add_rmsnorm(const T *x, const bf16 *delta, T *sum, const float *w, int64_t 
 
 // dx = d_add (NULL: 0; may be dx) + the gradient at x of its norm, for the gradient dy at the norm. x [n][d] of T, d_add and
 // dx [n][d] of G, all with ld d. Weights are frozen: no gradient for w. T, G: bf16, float. dx may be dy if G is bf16 and
-// ld_dy is d.
+// ld_dy is d. copy (NULL: not wanted) [n] rows, ld_copy apart, becomes dx too.
 template <typename T, typename G>
 void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
-                      G *dx, cudaStream_t stream);
+                      G *dx, bf16 *copy, int64_t ld_copy, cudaStream_t stream);
 
 // table [n][2 * half]: cosines of positions[i] * frequencies[j], then sines, times amplitude; see rope.h for the frequencies.
 void rope_table(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table, cudaStream_t stream);

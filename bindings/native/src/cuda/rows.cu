@@ -73,7 +73,7 @@ __global__ void add_rmsnorm_kernel(const T *x, const bf16 *delta, T *sum, const 
 
 template <typename T, typename G>
 __global__ void rmsnorm_backward_kernel(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t d, const G *d_add,
-                                        G *dx) {
+                                        G *dx, bf16 *copy, int64_t ld_copy) {
     const int64_t row = blockIdx.x;
     dy += row * ld_dy;
     x += row * d;
@@ -96,6 +96,9 @@ __global__ void rmsnorm_backward_kernel(const bf16 *dy, int64_t ld_dy, const T *
             e.x[k] += r * a.x[k] * g.x[k] + c * b.x[k];
         }
         store8(dx + row * d + j, e);
+        if (copy) {
+            store8(copy + row * ld_copy + j, e);
+        }
     }
 }
 
@@ -227,8 +230,9 @@ void add_rmsnorm(const T *x, const bf16 *delta, T *sum, const float *w, int64_t 
 
 template <typename T, typename G>
 void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add, G *dx,
-                      cudaStream_t stream) {
-    launch("rmsnorm_backward", rmsnorm_backward_kernel<T, G>, unsigned(n), norm_threads, 0, stream, dy, ld_dy, x, w, rstd, d, d_add, dx);
+                      bf16 *copy, int64_t ld_copy, cudaStream_t stream) {
+    launch("rmsnorm_backward", rmsnorm_backward_kernel<T, G>, unsigned(n), norm_threads, 0, stream, dy, ld_dy, x, w, rstd, d, d_add, dx,
+           copy, ld_copy);
 }
 
 void gated(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act, int64_t ld_act,
@@ -279,8 +283,8 @@ void scatter_add(const T *from, int64_t ld_from, const int32_t *rows, int64_t n,
     template void add_rmsnorm(const T *, const bf16 *, T *, const float *, int64_t, int64_t, float, bf16 *, int64_t, float *, cudaStream_t);    \
     template void soft_cap(T *, int64_t, float, cudaStream_t);
 #define CFT_FOR_PAIR(T, U)                                                                                                                      \
-    template void rmsnorm_backward(const bf16 *, int64_t, const T *, const float *, const float *, int64_t, int64_t, const U *, U *,            \
-                                   cudaStream_t);                                                                                               \
+    template void rmsnorm_backward(const bf16 *, int64_t, const T *, const float *, const float *, int64_t, int64_t, const U *, U *, bf16 *,    \
+                                   int64_t, cudaStream_t);                                                                                               \
     template void add(const T *, int64_t, U *, cudaStream_t);                                                                                   \
     template void cast(const T *, float, int64_t, U *, cudaStream_t);                                                                           \
     template void gather(const T *, int64_t, const int32_t *, int64_t, int64_t, U *, int64_t, cudaStream_t);                                    \

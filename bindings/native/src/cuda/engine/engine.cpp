@@ -215,7 +215,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
     }
     sum(w_->losses, j.n, false, w_->sums, stream_.get());
     if (backward) {
-        rmsnorm_backward<float, float>(w_->d_norm, d, w_->final_x, weights_.output_norm, w_->final_rstd, j.n, d, nullptr, w_->d, stream_.get());
+        into_stream(w_->final_x, weights_.output_norm, w_->final_rstd, j.n, nullptr, plan_.layers.back().of[kind_down].columns);
     }
 }
 

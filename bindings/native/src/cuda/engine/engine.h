@@ -120,6 +120,7 @@ class engine : public device_trainer {
     void norm_heads(const layer_view &v);
     void attention_half_backward(const layer_view &v);
     void query_backward_of_rows(const layer_view &v);
+    void into_stream(const float *x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below);
     void into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld);
 
     const plan                      plan_;

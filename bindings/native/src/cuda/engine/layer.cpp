@@ -140,14 +140,21 @@ void engine::layer_backward(const journey &j, int layer) {
     attention_half_backward(v);
 }
 
-// The stream's gradient as bf16, through the half's own norm where there is one, in rows with room for u.
+// Adds to the stream's gradient what comes through a norm of the stream. Where the half below has no norm of its own, what it begins
+// with is the same as bf16, in rows with room for u: columns of that half's adapters behind them.
+void engine::into_stream(const float *x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below) {
+    const int64_t d = hp_.n_embd;
+    bf16 *const   dy = hp_.fam->has(cft::post_norms) ? nullptr : w_->dy;
+    rmsnorm_backward<float, float>(w_->d_norm, d, x, w, rstd, n, d, d_add, w_->d, dy, d + columns_below, stream_.get());
+}
+
+// The stream's gradient as bf16, through the half's own norm, in rows with room for u. Without such a norm, into_stream has left it there.
 void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld) {
     if (!v.post_norms) {
-        gather<float, bf16>(w_->d, v.d, w_->every_row, v.n, v.d, w_->dy, ld, stream_.get());
         return;
     }
     cast<float, bf16>(w_->d, 1, v.n * v.d, w_->d_norm, stream_.get());
-    rmsnorm_backward<bf16, bf16>(w_->d_norm, v.d, out, w, rstd, v.n, v.d, nullptr, w_->d_norm, stream_.get());
+    rmsnorm_backward<bf16, bf16>(w_->d_norm, v.d, out, w, rstd, v.n, v.d, nullptr, w_->d_norm, nullptr, 0, stream_.get());
     gather<bf16, bf16>(w_->d_norm, v.d, w_->every_row, v.n, v.d, w_->dy, ld, stream_.get());
 }
 
@@ -173,7 +180,7 @@ void engine::feed_forward_backward(const layer_view &v) {
     }
     linear_backward(gate_up, v.drop, w_->d_gate_up, ld_d, w_->d_norm);
     mark("backward: products gate_up");
-    rmsnorm_backward<float, float>(w_->d_norm, v.d, a.mid, v.w.ffn_norm, a.mid_rstd, v.n, v.d, w_->d, w_->d, stream_.get());
+    into_stream(a.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output));
 }
 
 void engine::attention_half_backward(const layer_view &v) {
@@ -210,7 +217,7 @@ void engine::attention_half_backward(const layer_view &v) {
     }
     mark("backward: products qkv");
     if (!v.first) {
-        rmsnorm_backward<float, float>(w_->d_norm, v.d, a.x, v.w.attn_norm, a.rstd, v.t, v.d, w_->d, w_->d, stream_.get());
+        into_stream(a.x, v.w.attn_norm, a.rstd, v.t, w_->d, plan_.layers[size_t(v.layer - 1)].of[kind_down].columns);
     }
 }
 
