@@ -14,7 +14,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: native ## build the native libraries and build/bin/cftune (default)
-	$(GO) build -o build/bin/cftune ./cmd/cftune
+	$(GO) build -ldflags "-X main.revision=$$(git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null)" -o build/bin/cftune ./cmd/cftune
 
 native: ## build build/native/lib: ggml, libllama and libcftune
 	scripts/build-native

@@ -329,10 +329,14 @@ func openText(run config.Run) (trainer.Text, *engine.Vocab, error) {
 // programVersion names this program in a run's record.
 func programVersion() string {
 	v := newVersionReport()
-	if v.Revision == "" {
-		return v.Version
+	version := v.Version
+	if v.Revision != "" {
+		version += " " + v.Revision
 	}
-	return v.Version + " " + v.Revision
+	if v.Modified {
+		version += " with changes"
+	}
+	return version
 }
 
 // cacheFolder is where what takes long to make is kept: CFTUNE_CACHE, or the user's. Empty where there is none.

@@ -6,11 +6,16 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cftune/bindings/engine"
 )
+
+// revision is what `git describe` says of the checkout, set by the Makefile: Go itself writes it into a binary only where it may
+// look at the checkout.
+var revision string
 
 // versionReport is what `version` prints.
 type versionReport struct {
@@ -31,6 +36,7 @@ func newVersionReport() versionReport {
 		Libraries: engine.LibraryVersions(),
 		CPU:       engine.CPUFeatures(),
 	}
+	r.Revision, r.Modified = strings.CutSuffix(revision, "-dirty")
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return r
