@@ -89,7 +89,7 @@ var allowed = map[string][]string{
 	"cmd/cftune":             {"trainer", "trainer/*", "bindings/*"},
 	"bench/prefix":           {"trainer/pack", "bindings/engine"},
 	"bench/merge":            {"internal/testmodel", "trainer/gguf"},
-	"bench/gpu/model": {"internal/testmodel"},
+	"bench/gpu/model":        {"internal/testmodel"},
 }
 
 // goFile is one parsed Go file of this module.
