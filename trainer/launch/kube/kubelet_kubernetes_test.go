@@ -1,0 +1,319 @@
+//go:build kubernetes
+
+package kube
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"cftune/trainer/launch"
+)
+
+// kubelet is a node that the test plays, with its scheduler: pods become processes of this machine, ConfigMaps and Secrets
+// are read from the server, logs are served to it. Volumes are folders of the same path here.
+type kubelet struct {
+	*servers
+	program string
+	mutex   sync.Mutex
+	pods    map[types.UID]*podProcess
+	stuck   bool // images cannot be pulled
+}
+
+type podProcess struct {
+	name   string
+	dir    string
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	killed bool
+}
+
+const nodeName = "n1"
+
+func (p *podProcess) log() string { return filepath.Join(p.dir, "log") }
+
+// startKubelet makes the node, and plays it until the test ends.
+func startKubelet(s *servers) *kubelet {
+	k := &kubelet{servers: s, program: os.Getenv("CFTUNE_PROGRAM"), pods: map[types.UID]*podProcess{}}
+	server := httptest.NewTLSServer(http.HandlerFunc(k.serveLog))
+	s.t.Cleanup(server.Close)
+	port := server.Listener.Addr().(interface{ String() string }).String()
+	port = port[strings.LastIndexByte(port, ':')+1:]
+	require.NoError(s.t, s.create("v1", "nodes", `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "`+nodeName+`"}}`))
+	_, err := s.owner.Resource(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}).Patch(s.t.Context(), nodeName, types.MergePatchType,
+		[]byte(`{"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": `+port+`}}}}`), metav1.PatchOptions{}, "status")
+	require.NoError(s.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			k.round(ctx)
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	s.t.Cleanup(func() {
+		cancel()
+		<-done
+		for _, p := range k.pods {
+			_ = p.cmd.Process.Kill()
+			<-p.ended
+		}
+	})
+	return k
+}
+
+func (k *kubelet) all(ctx context.Context) []corev1.Pod {
+	list, err := k.owner.Resource(podsOf).Namespace(namespaceHere).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil // the test is over, or looks again
+	}
+	pods := make([]corev1.Pod, len(list.Items))
+	for i := range list.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &pods[i]); err != nil {
+			k.t.Errorf("pod: %v", err)
+		}
+	}
+	return pods
+}
+
+// round looks at each pod once.
+func (k *kubelet) round(ctx context.Context) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	for _, p := range k.all(ctx) {
+		running := k.pods[p.UID]
+		over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+		switch {
+		case p.Spec.NodeName == "":
+			k.bind(ctx, p)
+		case running == nil && p.DeletionTimestamp != nil || over && p.DeletionTimestamp != nil:
+			k.gone(ctx, p)
+		case running == nil && !over && k.stuck:
+			k.say(ctx, p, corev1.PodPending, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff", Message: "Back-off pulling image " + p.Spec.Containers[0].Image}})
+		case running == nil && !over:
+			k.start(ctx, p)
+		case running != nil && !over:
+			select {
+			case <-running.ended:
+				k.ended(ctx, p, running)
+			default:
+				if p.DeletionTimestamp != nil && !running.killed {
+					running.killed = true
+					_ = running.cmd.Process.Signal(syscall.SIGTERM) // and SIGKILL after the grace period, which no test waits for
+				}
+			}
+		}
+	}
+}
+
+// bind does the scheduler's part.
+func (k *kubelet) bind(ctx context.Context, p corev1.Pod) {
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Binding", "metadata": map[string]any{"name": p.Name, "namespace": p.Namespace},
+		"target": map[string]any{"apiVersion": "v1", "kind": "Node", "name": nodeName}}}
+	if _, err := k.owner.Resource(podsOf).Namespace(p.Namespace).Create(ctx, u, metav1.CreateOptions{}, "binding"); err != nil && ctx.Err() == nil {
+		k.t.Logf("bind %s: %v", p.Name, err)
+	}
+}
+
+// gone lets the server forget a pod that has ended here.
+func (k *kubelet) gone(ctx context.Context, p corev1.Pod) {
+	now := int64(0)
+	_ = k.owner.Resource(podsOf).Namespace(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &p.UID}})
+}
+
+func (k *kubelet) say(ctx context.Context, p corev1.Pod, phase corev1.PodPhase, state corev1.ContainerState) {
+	p.Status.Phase = phase
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: p.Spec.Containers[0].Name, Image: p.Spec.Containers[0].Image, State: state}}
+	text, err := json.Marshal(map[string]any{"status": p.Status})
+	require.NoError(k.t, err)
+	if _, err := k.owner.Resource(podsOf).Namespace(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, text, metav1.PatchOptions{}, "status"); err != nil && ctx.Err() == nil {
+		k.t.Logf("status of %s: %v", p.Name, err)
+	}
+}
+
+// start makes a process of a pod's container.
+func (k *kubelet) start(ctx context.Context, p corev1.Pod) {
+	c := p.Spec.Containers[0]
+	proc := &podProcess{name: p.Name, dir: filepath.Join(k.dir, "pods", string(p.UID)), ended: make(chan struct{})}
+	etc := filepath.Join(proc.dir, "etc")
+	require.NoError(k.t, os.MkdirAll(etc, 0o700))
+	config, err := k.owner.Resource(configMaps).Namespace(p.Namespace).Get(ctx, ObjectName(p.Labels[labelRun]), metav1.GetOptions{})
+	if err != nil {
+		k.t.Errorf("ConfigMap of %s: %v", p.Name, err)
+		return
+	}
+	data, _, _ := unstructured.NestedStringMap(config.Object, "data")
+	for name, text := range data {
+		require.NoError(k.t, os.WriteFile(filepath.Join(etc, name), []byte(strings.ReplaceAll(text, launch.KubernetesConfigDir, etc)), 0o600))
+	}
+	args := make([]string, len(c.Command))
+	for i, a := range c.Command {
+		args[i] = strings.ReplaceAll(a, launch.KubernetesConfigDir, etc)
+	}
+	log, err := os.Create(proc.log())
+	require.NoError(k.t, err)
+	proc.cmd = exec.Command(k.program, args[1:]...)
+	proc.cmd.Stdout, proc.cmd.Stderr = &stamped{file: log}, nil
+	proc.cmd.Stderr = proc.cmd.Stdout
+	proc.cmd.Dir, proc.cmd.Env = proc.dir, []string{"PATH=" + os.Getenv("PATH")}
+	for _, e := range c.Env {
+		proc.cmd.Env = append(proc.cmd.Env, e.Name+"="+k.value(ctx, p.Namespace, e))
+	}
+	proc.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	require.NoError(k.t, proc.cmd.Start())
+	go func() { _ = proc.cmd.Wait(); log.Close(); close(proc.ended) }()
+	k.pods[p.UID] = proc
+	k.t.Logf("kubelet: pod %s is process %d", p.Name, proc.cmd.Process.Pid)
+	k.say(ctx, p, corev1.PodRunning, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}})
+}
+
+func (k *kubelet) value(ctx context.Context, namespace string, e corev1.EnvVar) string {
+	if e.ValueFrom == nil {
+		return e.Value
+	}
+	ref := e.ValueFrom.SecretKeyRef
+	u, err := k.owner.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+	require.NoError(k.t, err)
+	text, _, _ := unstructured.NestedString(u.Object, "data", ref.Key)
+	value, err := base64.StdEncoding.DecodeString(text)
+	require.NoError(k.t, err)
+	return string(value)
+}
+
+// ended writes down how a pod's process ended.
+func (k *kubelet) ended(ctx context.Context, p corev1.Pod, proc *podProcess) {
+	code := proc.cmd.ProcessState.ExitCode()
+	if status, ok := proc.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		code = 128 + int(status.Signal())
+	}
+	phase, reason := corev1.PodSucceeded, "Completed"
+	if code != 0 {
+		phase, reason = corev1.PodFailed, "Error"
+	}
+	k.t.Logf("kubelet: pod %s ended with exit code %d", p.Name, code)
+	k.say(ctx, p, phase, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: int32(code), Reason: reason, StartedAt: metav1.Now(), FinishedAt: metav1.Now()}})
+}
+
+// lose is a node that fails: the process is gone without a word, and the server deletes the pod.
+func (k *kubelet) lose(p corev1.Pod) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	proc := k.pods[p.UID]
+	require.NotNil(k.t, proc)
+	require.NoError(k.t, proc.cmd.Process.Kill())
+	<-proc.ended
+	// What Kubernetes' collector of pods writes about those of a node that is gone.
+	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC", Message: "PodGC: node no longer exists", LastTransitionTime: metav1.Now()})
+	k.say(k.t.Context(), p, corev1.PodFailed, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
+	k.gone(k.t.Context(), p)
+	k.t.Logf("kubelet: pod %s is lost with its node", p.Name)
+}
+
+// remove is kubectl delete pod: the process is told to end, saves, and the pod goes.
+func (k *kubelet) remove(p corev1.Pod) {
+	require.NoError(k.t, k.owner.Resource(podsOf).Namespace(p.Namespace).Delete(k.t.Context(), p.Name, metav1.DeleteOptions{}))
+	k.t.Logf("somebody deletes pod %s", p.Name)
+}
+
+// stamped writes lines with the time at which they came, as a container runtime does.
+type stamped struct {
+	file *os.File
+	part []byte
+}
+
+func (s *stamped) Write(b []byte) (int, error) {
+	s.part = append(s.part, b...)
+	for {
+		i := strings.IndexByte(string(s.part), '\n')
+		if i < 0 {
+			return len(b), nil
+		}
+		if _, err := fmt.Fprintf(s.file, "%s %s", time.Now().UTC().Format(time.RFC3339Nano), s.part[:i+1]); err != nil {
+			return 0, err
+		}
+		s.part = s.part[i+1:]
+	}
+}
+
+// serveLog answers the server when it is asked for a pod's log.
+func (k *kubelet) serveLog(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // containerLogs, namespace, pod, container
+	k.mutex.Lock()
+	var proc *podProcess
+	for _, p := range k.pods {
+		if len(parts) == 4 && p.name == parts[2] {
+			proc = p
+		}
+	}
+	k.mutex.Unlock()
+	if proc == nil {
+		http.NotFound(w, r)
+		return
+	}
+	q := r.URL.Query()
+	f, err := os.Open(proc.log())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer f.Close()
+	since, _ := time.Parse(time.RFC3339, q.Get("sinceTime"))
+	skip := 0
+	if n, err := strconv.Atoi(q.Get("tailLines")); err == nil {
+		text, _ := os.ReadFile(proc.log())
+		skip = max(0, strings.Count(string(text), "\n")-n)
+	}
+	w.WriteHeader(http.StatusOK)
+	reader, rest := bufio.NewReader(f), ""
+	for over := false; ; {
+		line, err := reader.ReadString('\n')
+		rest += line
+		if err == nil {
+			stamp, text, _ := strings.Cut(rest, " ")
+			at, _ := time.Parse(time.RFC3339Nano, stamp)
+			if skip--; skip < 0 && !at.Before(since) {
+				if q.Get("timestamps") == "true" {
+					text = rest
+				}
+				_, _ = w.Write([]byte(text))
+				w.(http.Flusher).Flush()
+			}
+			rest = ""
+			continue
+		}
+		if over || q.Get("follow") != "true" {
+			return
+		}
+		select {
+		case <-proc.ended:
+			over = true // once more to the end
+		case <-r.Context().Done():
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+var errNotYet = errors.New("not yet")

@@ -1,0 +1,189 @@
+//go:build kubernetes
+
+package kube
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"cftune/internal/testmodel"
+)
+
+const secretValue = "hunter2-do-not-print"
+
+// userFolder is what a user has: a model, which lies on a claim as well, data, configurations and targets.
+func userFolder(s *servers, claim string) string {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	write := func(name, text string) {
+		require.NoError(s.t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	require.NoError(s.t, testmodel.Write(filepath.Join(claim, "tiny.gguf"), testmodel.Options{Seed: 1, Type: testmodel.Q8_0}))
+	var rows strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&rows, `{"query": "What is %d + %d?", "response": "%d", "critique": "Conclusion: right [END]"}`+"\n", i, i+1, 2*i+1)
+	}
+	write("train.jsonl", rows.String())
+	for _, run := range []struct {
+		name   string
+		epochs int
+		more   string
+	}{{"straight", 60, ""}, {"first", 60, fmt.Sprintf(", mirror: 'file://%s/mirror/first'", claim)}, {"wrong", 1, ""}, {"pulled", 1, ""}} {
+		write(run.name+".yaml", fmt.Sprintf(`model: models/tiny.gguf
+output: runs/%s
+threads: 1
+data: {sources: [{path: train.jsonl, format: cft}]}
+adapter: {rank: 4, alpha: 8}
+train: {seq_len: 256, global_batch: {examples: 1}, epochs: %d}
+checkpoint: {every_steps: 100%s}
+`, run.name, run.epochs, run.more))
+	}
+	write("hosts.yaml", fmt.Sprintf(`targets:
+  cloud:
+    kind: kubernetes
+    paths: {models/: %s/}
+    retries: 3
+    kubernetes:
+      kubeconfig: %s
+      image: registry.example.org/cftune:1.0
+      cpu: "1"
+      memory: 1Gi
+      volumes: [{claim: runs, path: %s}]
+      secret_env: {AWS_SECRET_ACCESS_KEY: {secret: bucket, key: secret}}
+      grace: 30
+`, claim, s.kubeconfig("launcher", launcherToken), claim))
+	return dir
+}
+
+// newest is the pod of a run that was made last.
+func (k *kubelet) newest(run string) (corev1.Pod, error) {
+	var newest *corev1.Pod
+	for _, p := range k.all(k.t.Context()) {
+		if p.Labels[labelRun] == run && (newest == nil || p.CreationTimestamp.After(newest.CreationTimestamp.Time)) {
+			newest = &p
+		}
+	}
+	if newest == nil {
+		return corev1.Pod{}, errNotYet
+	}
+	return *newest, nil
+}
+
+// says waits until the program has said something.
+func (s *servers) says(l *launched, words string, times int) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("it says %q %d times", words, times), func() error {
+		if n := strings.Count(l.text(), words); n < times {
+			return fmt.Errorf("%d times in:\n%s", n, l.text())
+		}
+		return nil
+	})
+}
+
+// A run against a real server and Kubernetes' own controller of jobs: applied, followed, lost, resumed, stopped, gone on with,
+// fetched; it ends with the bits of an unbroken run.
+func TestARunInAServersCluster(t *testing.T) {
+	s := startServers(t)
+	k := startKubelet(s)
+	claim := t.TempDir()
+	dir := userFolder(s, claim)
+	require.NoError(t, s.create("v1", "secrets", `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket", "namespace": "training"}, "stringData": {"secret": "`+secretValue+`"}}`))
+	env := []string{"AWS_SECRET_ACCESS_KEY=" + secretValue, "HF_TOKEN=" + secretValue}
+	var said []string
+	run := func(want int, args ...string) string {
+		t.Helper()
+		text, code := s.wait(s.user(dir, env, args...))
+		require.Equal(t, want, code, "exit code")
+		said = append(said, text)
+		return text
+	}
+	run(0, "train", "--config", "straight.yaml", "--set", "model="+claim+"/tiny.gguf")
+
+	follow := s.user(dir, env, "launch", "-c", "first.yaml", "--on", "cloud")
+	s.says(follow, "step 150/", 1)
+	lost, err := k.newest("first")
+	require.NoError(t, err)
+	k.lose(lost)
+	s.says(follow, "going on after step", 1)
+	second, err := k.newest("first")
+	require.NoError(t, err)
+	assert.NotEqual(t, lost.UID, second.UID, "another pod took its place")
+
+	k.remove(second)
+	s.says(follow, "going on after step", 2)
+
+	// Given again, it is followed and not started beside itself.
+	again := s.user(dir, env, "launch", "-c", "first.yaml", "--on", "cloud")
+	s.says(again, "first is running already", 1)
+	_ = again.cmd.Process.Signal(os.Interrupt)
+	text, code := s.wait(again)
+	require.Zero(t, code)
+	assert.Contains(t, text, "the run goes on without being shown")
+	said = append(said, text)
+	assert.Contains(t, run(2, "launch", "-c", "first.yaml", "--on", "cloud", "--set", "train.epochs=70"), "with another configuration")
+
+	assert.Contains(t, run(0, "launch", "stop", "first"), "stopped")
+	text, code = s.wait(follow)
+	said = append(said, text)
+	require.Equal(t, 1, code, "following a run that was stopped")
+	assert.Contains(t, text, "first on cloud: stopped")
+	text = run(0, "launch", "resume", "first")
+	assert.Contains(t, text, "going on after step")
+	assert.Contains(t, text, "first is done")
+	assert.Contains(t, run(0, "launch", "-c", "first.yaml", "--on", "cloud"), "first is done already")
+	assert.Contains(t, run(0, "launch", "status", "first"), "done")
+
+	run(0, "launch", "fetch", "first")
+	manifest := func(run string) string {
+		text, err := os.ReadFile(filepath.Join(dir, "runs", run, "checkpoints", "step-00002400", "adapter.gguf"))
+		require.NoError(t, err)
+		return string(text)
+	}
+	assert.True(t, manifest("straight") == manifest("first"), "the adapter is that of an unbroken run, to the bit")
+
+	// What goes wrong there is told here.
+	text = run(1, "launch", "-c", "wrong.yaml", "--on", "cloud", "--set", "model=models/missing.gguf")
+	assert.Contains(t, text, "ended with exit code 3")
+	assert.Contains(t, text, "missing.gguf", "the last lines of the log")
+	k.mutex.Lock()
+	k.stuck = true
+	k.mutex.Unlock()
+	assert.Contains(t, run(1, "launch", "-c", "pulled.yaml", "--on", "cloud"), "cannot start: ImagePullBackOff: Back-off pulling image registry.example.org/cftune:1.0")
+	run(0, "launch", "stop", "pulled")
+	for _, name := range []string{"first", "wrong", "pulled"} {
+		run(0, "launch", "remove", name)
+	}
+	assert.Empty(t, k.all(t.Context()), "nothing runs unknown")
+
+	for _, secret := range []string{secretValue, launcherToken, ownerToken} {
+		assert.NotContains(t, strings.Join(said, ""), secret)
+		assertNowhere(t, secret, filepath.Join(dir, "runs"), filepath.Join(dir, "state"), claim, filepath.Join(s.dir, "pods"))
+	}
+}
+
+// assertNowhere wants a text in no file below the folders.
+func assertNowhere(t *testing.T, text string, folders ...string) {
+	t.Helper()
+	files := 0
+	for _, folder := range folders {
+		require.NoError(t, filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			files++
+			content, err := os.ReadFile(path)
+			assert.False(t, bytes.Contains(content, []byte(text)), "%s holds the secret", path)
+			return err
+		}))
+	}
+	assert.Greater(t, files, 10, "files looked at")
+}
