@@ -239,8 +239,11 @@ func TestStopSuspendsAndResumeGoesOn(t *testing.T) {
 			go func() { // the controller takes the pod away, which saves and ends
 				for t.Context().Err() == nil {
 					u, err := b.workloads().Get(t.Context(), "cftune-first", metav1.GetOptions{})
-					if suspended, _, _ := unstructured.NestedBool(u.Object, "spec", "suspend"); err == nil && suspended {
-						b.losePod("p")
+					if err != nil {
+						return
+					}
+					if suspended, _, _ := unstructured.NestedBool(u.Object, "spec", "suspend"); suspended {
+						_ = b.of(podsOf).Delete(t.Context(), "p", metav1.DeleteOptions{})
 						return
 					}
 					time.Sleep(time.Millisecond)
@@ -272,12 +275,16 @@ func TestFollowGoesFromPodToPod(t *testing.T) {
 			b.pod("a", 0, running)
 			b.logs["a"] = "2026-11-26T12:00:01.25Z step 1\n"
 		},
-		func() { b.logs["a"] += "2026-11-26T12:00:01.75Z step 2\n" },
+		func() {
+			long := strings.Repeat("x", maxLine+1)
+			b.logs["a"] += "2026-11-26T12:00:01.75Z step 2\n2026-11-26T12:00:01.75Z of the same time\n2026-11-26T12:00:01.8Z " + long + "\n"
+		},
+		func() { b.logs["a"] += "2026-11-26T12:00:01.9Z step 3\n" },
 		func() { b.losePod("a"); delete(b.logs, "a") },
 		func() { b.pod("b", 1, waitingFor("ContainerCreating", "")) },
 		func() {
 			b.pod("b", 1, running)
-			b.logs["b"] = "2026-11-26T12:02:00Z going on after step 2\n2026-11-26T12:02:01Z step 3\n"
+			b.logs["b"] = "2026-11-26T12:02:00Z going on after step 3\n2026-11-26T12:02:01Z step 4\n"
 		},
 		func() {
 			b.pod("b", 1, ended(0, "Completed"))
@@ -296,7 +303,7 @@ func TestFollowGoesFromPodToPod(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.True(t, over)
-	assert.Equal(t, "step 1\nstep 2\ngoing on after step 2\nstep 3\n", log.String(), "each line once")
+	assert.Equal(t, "step 1\nstep 2\nof the same time\nX\nstep 3\ngoing on after step 3\nstep 4\n", strings.ReplaceAll(log.String(), strings.Repeat("x", maxLine+1), "X"), "each line once")
 }
 
 func TestFollowEndsWhereNothingCanBegin(t *testing.T) {

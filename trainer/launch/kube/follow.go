@@ -145,37 +145,38 @@ func (f *Follower) showLog(ctx context.Context, p corev1.Pod) error {
 	}
 	defer stream.Close()
 	f.began = true
-	r := bufio.NewReaderSize(stream, maxLine)
-	for {
-		line, err := r.ReadSlice('\n')
-		if len(line) > 0 {
-			if writeErr := f.line(p.UID, string(line)); writeErr != nil {
-				return writeErr
-			}
-		}
-		switch {
-		case err == nil, errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF):
-			f.whole[p.UID] = ended
-			return nil
-		default:
-			return fmt.Errorf("log of pod %s: %w", p.Name, err)
-		}
+	if err := f.copyLines(stream, p.UID, last); err != nil {
+		return fmt.Errorf("log of pod %s: %w", p.Name, err)
 	}
+	f.whole[p.UID] = ended
+	return nil
 }
 
-// line shows a line that begins with the time at which it was written, unless it was shown before.
-func (f *Follower) line(pod types.UID, line string) error {
-	if stamp, rest, ok := strings.Cut(line, " "); ok {
-		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil {
-			if !at.After(f.shown[pod]) {
-				return nil
+// copyLines shows lines that begin with the time at which they were written, without it. Those up to shown were shown before.
+func (f *Follower) copyLines(stream io.Reader, pod types.UID, shown time.Time) error {
+	r := bufio.NewReaderSize(stream, maxLine)
+	inLine, skip := false, false
+	for {
+		part, err := r.ReadSlice('\n')
+		text := string(part)
+		if stamp, rest, ok := strings.Cut(text, " "); ok && !inLine {
+			if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil {
+				f.shown[pod], text, skip = at, rest, !at.After(shown)
 			}
-			f.shown[pod], line = at, rest
+		}
+		if !skip {
+			if _, err := io.WriteString(f.Log, text); err != nil {
+				return err
+			}
+		}
+		inLine = errors.Is(err, bufio.ErrBufferFull)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil && !inLine:
+			return err
 		}
 	}
-	_, err := io.WriteString(f.Log, line)
-	return err
 }
 
 // logContainer is the container that trains.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,8 +15,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"cftune/internal/testmodel"
+	"cftune/trainer/launch"
 )
 
 const secretValue = "hunter2-do-not-print"
@@ -60,8 +63,26 @@ checkpoint: {every_steps: 100%s}
       volumes: [{claim: runs, path: %s}]
       secret_env: {AWS_SECRET_ACCESS_KEY: {secret: bucket, key: secret}}
       grace: 30
-`, claim, s.kubeconfig("launcher", launcherToken), claim))
+  several:
+    kind: kubernetes
+    paths: {models/: %s/}
+    kubernetes: {kubeconfig: %s, image: 'registry.example.org/cftune:1.0', pods: 3, ssh_secret: keys, cpu: 500m, volumes: [{claim: runs, path: %s}]}
+`, claim, s.kubeconfig("launcher", launcherToken), claim, claim, s.kubeconfig("launcher", launcherToken), claim))
 	return dir
+}
+
+// jobSets teaches the server what JobSets are, from the module whose types are used.
+func (s *servers) jobSets() {
+	s.t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/jobset").Output()
+	require.NoError(s.t, err)
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "config", "components", "crd", "bases", "jobset.x-k8s.io_jobsets.yaml"))
+	require.NoError(s.t, err)
+	require.NoError(s.t, s.create("apiextensions.k8s.io/v1", "customresourcedefinitions", string(text)))
+	s.until("the server knows JobSets", func() error {
+		_, err := s.owner.Resource(resources[launch.WorkloadJobSet]).Namespace(namespaceHere).List(s.t.Context(), metav1.ListOptions{})
+		return err
+	})
 }
 
 // newest is the pod of a run that was made last.
@@ -159,7 +180,17 @@ func TestARunInAServersCluster(t *testing.T) {
 	k.mutex.Unlock()
 	assert.Contains(t, run(1, "launch", "-c", "pulled.yaml", "--on", "cloud"), "cannot start: ImagePullBackOff: Back-off pulling image registry.example.org/cftune:1.0")
 	run(0, "launch", "stop", "pulled")
-	for _, name := range []string{"first", "wrong", "pulled"} {
+
+	// A JobSet is taken by the server with JobSet's own definition; its controller is not here, so no pod begins.
+	s.jobSets()
+	assert.Contains(t, run(0, "launch", "-c", "wrong.yaml", "--name", "set", "--on", "several", "--detach"), "takes them")
+	assert.Contains(t, run(0, "launch", "status", "set"), "the controller of JobSet has not made one")
+	assert.Contains(t, run(0, "launch", "stop", "set"), "stopped")
+	assert.Contains(t, run(0, "launch", "resume", "set", "--detach"), "set")
+	assert.Contains(t, run(0, "launch", "status", "set"), "pending")
+	run(0, "launch", "stop", "set")
+
+	for _, name := range []string{"first", "wrong", "pulled", "set"} {
 		run(0, "launch", "remove", name)
 	}
 	assert.Empty(t, k.all(t.Context()), "nothing runs unknown")

@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -24,7 +23,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -258,6 +256,3 @@ func (s *servers) wait(l *launched) (text string, code int) {
 	s.t.Logf("exit code %d\n%s", l.cmd.ProcessState.ExitCode(), l.text())
 	return l.text(), l.cmd.ProcessState.ExitCode()
 }
-
-var _ io.Writer = (*launched)(nil)
-var _ = metav1.GetOptions{}
