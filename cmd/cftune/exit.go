@@ -140,7 +140,7 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*launch.HostKeyError](err); ok {
 		return e.Hint()
 	}
-	if e, ok := errors.AsType[*launch.RunError](err); ok {
+	if e, ok := errors.AsType[*launch.RunError](err); ok && launch.Over(e.State.Phase) {
 		return fmt.Sprintf("cftune launch resume %s starts it again, from its newest checkpoint; cftune launch fetch %s brings what there is", e.Name, e.Name)
 	}
 	if r := ruleFor(err); r != nil {

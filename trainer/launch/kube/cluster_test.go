@@ -187,6 +187,7 @@ func TestStatesOfPods(t *testing.T) {
 		{"starting", waitingFor("ContainerCreating", ""), launch.PhasePending, "pod p: ContainerCreating"},
 		{"out of memory", ended(137, "OOMKilled"), launch.PhaseRetrying, "OOMKilled): raise kubernetes.memory"},
 		{"an exit code", ended(5, "Error"), launch.PhaseRetrying, "exit code 5; another pod takes its place"},
+		{"wrong data", ended(3, "Error"), launch.PhaseRetrying, "exit code 3, which does not pass by itself"},
 		{"evicted", corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "the node was low on memory"}, launch.PhaseRetrying, "Evicted: the node was low on memory"},
 		{"preempted", lost, launch.PhaseRetrying, "PreemptionByScheduler: for another"},
 	} {

@@ -113,7 +113,7 @@ func (f *Follower) look(ctx context.Context) (state launch.State, over bool, err
 	}
 	for _, p := range pods {
 		if reason, message, is := stuckIn(p); is {
-			state.Message = fmt.Sprintf("pod %s cannot start: %s: %s; it still waits there, and cftune launch stop %s ends that", p.Name, reason, message, f.Name)
+			state.Message = fmt.Sprintf("pod %s cannot start: %s: %s; it still waits there: cftune launch stop %s ends that, and launch remove %s lets it be launched otherwise", p.Name, reason, message, f.Name, f.Name)
 			return state, true, &launch.RunError{Name: f.Name, Target: c.target.Name(), State: state}
 		}
 	}

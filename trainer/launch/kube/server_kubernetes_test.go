@@ -40,13 +40,13 @@ func userFolder(s *servers, claim string) string {
 		name   string
 		epochs int
 		more   string
-	}{{"straight", 60, ""}, {"first", 60, fmt.Sprintf(", mirror: 'file://%s/mirror/first'", claim)}, {"wrong", 1, ""}, {"pulled", 1, ""}} {
+	}{{"straight", 240, ""}, {"first", 240, fmt.Sprintf(", mirror: 'file://%s/mirror/first'", claim)}, {"wrong", 1, ""}, {"pulled", 1, ""}} {
 		write(run.name+".yaml", fmt.Sprintf(`model: models/tiny.gguf
 output: runs/%s
 threads: 1
 data: {sources: [{path: train.jsonl, format: cft}]}
 adapter: {rank: 4, alpha: 8}
-train: {seq_len: 256, global_batch: {examples: 1}, epochs: %d}
+train: {seq_len: 256, global_batch: {examples: 4}, epochs: %d}
 checkpoint: {every_steps: 100%s}
 `, run.name, run.epochs, run.more))
 	}
@@ -150,7 +150,7 @@ func TestARunInAServersCluster(t *testing.T) {
 	require.Zero(t, code)
 	assert.Contains(t, text, "the run goes on without being shown")
 	said = append(said, text)
-	assert.Contains(t, run(2, "launch", "-c", "first.yaml", "--on", "cloud", "--set", "train.epochs=70"), "with another configuration")
+	assert.Contains(t, run(2, "launch", "-c", "first.yaml", "--on", "cloud", "--set", "train.epochs=250"), "with another configuration")
 
 	assert.Contains(t, run(0, "launch", "stop", "first"), "stopped")
 	text, code = s.wait(follow)
@@ -158,7 +158,7 @@ func TestARunInAServersCluster(t *testing.T) {
 	require.Equal(t, 1, code, "following a run that was stopped")
 	assert.Contains(t, text, "first on cloud: stopped")
 	text = run(0, "launch", "resume", "first")
-	assert.Contains(t, text, "going on after step")
+	assert.Contains(t, text, "step 2400/2400")
 	assert.Contains(t, text, "first is done")
 	assert.Contains(t, run(0, "launch", "-c", "first.yaml", "--on", "cloud"), "first is done already")
 	assert.Contains(t, run(0, "launch", "status", "first"), "done")

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -240,6 +241,27 @@ func (s *servers) user(dir string, env []string, args ...string) *launched {
 	return l
 }
 
+var stepLine = regexp.MustCompile(`^step (\d+)/`)
+
+// brief leaves out most of the lines that tell of a step.
+func brief(text string) string {
+	var out strings.Builder
+	before := ""
+	for line := range strings.Lines(text) {
+		step := stepLine.FindStringSubmatch(line)
+		if step == nil && stepLine.MatchString(before) {
+			out.WriteString(before) // the last one before something else
+		}
+		if step == nil {
+			out.WriteString(line)
+		} else if before == "" || !stepLine.MatchString(before) {
+			out.WriteString(line + "...\n")
+		}
+		before = line
+	}
+	return out.String()
+}
+
 // wait returns what the program said and its exit code.
 func (s *servers) wait(l *launched) (text string, code int) {
 	s.t.Helper()
@@ -253,6 +275,6 @@ func (s *servers) wait(l *launched) (text string, code int) {
 		_ = l.cmd.Process.Kill()
 		s.t.Fatalf("%v takes longer than %v:\n%s", l.cmd.Args, serverTimeout, l.text())
 	}
-	s.t.Logf("exit code %d\n%s", l.cmd.ProcessState.ExitCode(), l.text())
+	s.t.Logf("exit code %d\n%s", l.cmd.ProcessState.ExitCode(), brief(l.text()))
 	return l.text(), l.cmd.ProcessState.ExitCode()
 }

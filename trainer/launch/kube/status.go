@@ -137,6 +137,9 @@ func (c *Cluster) livePhase(u *unstructured.Unstructured, trainers, pods []corev
 		case last.Status.Phase == corev1.PodPending || last.Status.Phase == "":
 			return launch.PhasePending, "pod " + last.Name + ": " + waiting(last)
 		case last.Status.Phase == corev1.PodFailed:
+			if end := terminated(last); end != nil && slices.Contains(settled, end.ExitCode) {
+				return launch.PhaseRetrying, lastEnd(trainers) + ", which does not pass by itself"
+			}
 			return launch.PhaseRetrying, lastEnd(trainers) + "; another pod takes its place"
 		case last.Status.Phase == corev1.PodSucceeded:
 			return launch.PhaseRunning, "pod " + last.Name + " has ended well"
