@@ -379,7 +379,7 @@ func TestRunsAreFoundAgain(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "s3://bucket/runs/first", run.Checkpoint.Mirror)
 	assert.Equal(t, "/data/cftune/runs/first/run", run.Output)
-	assert.Equal(t, 7, run.Threads, "whole processors of cpu")
+	assert.Zero(t, run.Threads, "the program sees its container's limit")
 	assert.Equal(t, "runs/first", output)
 	_, _, err = b.RunOf(t.Context(), "other")
 	assert.ErrorContains(t, err, "there is no run other")

@@ -11,7 +11,6 @@ import (
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -69,9 +68,6 @@ func Render(t launch.TargetConfig, namespace, name string, run config.Run) (*Man
 		return nil, &launch.UsageError{Err: fmt.Errorf("checkpoints in %s would go with the pod: mount a claim there (kubernetes.volumes of target %s), or set checkpoint.mirror", folder, t.Name())}
 	}
 	output := run.Output
-	if run.Threads == 0 {
-		run.Threads = processors(t.Kubernetes.CPU)
-	}
 	s, err := ship(t, run, path.Join(folder, "runs", name, "run"))
 	if err != nil {
 		return nil, err
@@ -91,15 +87,6 @@ func Render(t launch.TargetConfig, namespace, name string, run config.Run) (*Man
 	}
 	m.ConfigMap = r.configMap(s.text)
 	return m, m.seal(output)
-}
-
-// processors is the number of threads for an amount of CPU; 0 leaves it to the program, which sees all of the node's.
-func processors(cpu string) int {
-	if cpu == "" {
-		return 0
-	}
-	q := resource.MustParse(cpu) // the file of targets was checked
-	return int(max(1, q.MilliValue()/1000))
 }
 
 // seal notes the digest of all that makes the run what it is, and the output here.
