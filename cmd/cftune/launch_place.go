@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"cftune/trainer"
 	"cftune/trainer/launch"
@@ -165,7 +167,7 @@ func (l launcher) launchInCluster(ctx context.Context) error {
 	}
 	switch {
 	case state.Phase == launch.PhaseNew:
-		findings := c.Check(ctx, m)
+		findings := append(c.Check(ctx, m), l.podFit(r))
 		if err := errors.Join(l.table(findings), launch.Failed(l.config, findings)); err != nil {
 			return err
 		}
@@ -190,4 +192,42 @@ func (l launcher) launchInCluster(ctx context.Context) error {
 		return err
 	}
 	return l.started(ctx)
+}
+
+// podFit compares what a run takes with a pod's memory, where the model is here as well and the pod has no device.
+func (l launcher) podFit(r launch.Request) launch.Finding {
+	f := launch.Finding{Level: launch.LevelWarn, What: "fit"}
+	k := l.config.Kubernetes
+	info, err := os.Stat(r.Run.Model)
+	switch {
+	case k.GPUs > 0:
+		f.Found = "not looked at: the node's device is the cluster's"
+		return f
+	case k.Memory == "":
+		f.Found, f.WayOut = "not looked at: a pod without kubernetes.memory may be ended when its node runs short", "kubernetes.memory of the target asks for it"
+		return f
+	case err != nil || !info.Mode().IsRegular():
+		f.Found = "not looked at: the model is not here"
+		return f
+	}
+	limit, err := kube.Bytes(k.Memory)
+	if err != nil {
+		return launch.Finding{Level: launch.LevelFail, What: "fit", Found: err.Error()}
+	}
+	run := r.Run
+	if run.Device = "cpu"; run.Limits.Memory == "" {
+		run.Limits.Memory = strconv.FormatUint(uint64(float64(limit)*usableMemory), 10)
+	}
+	report, err := examineRun(r.Name, run, nil)
+	if err != nil {
+		return launch.Finding{Level: launch.LevelFail, What: "fit", Found: err.Error()}
+	}
+	f.Level, f.Found = launch.LevelOK, fmt.Sprintf("%s of buffers, a pod has %s", bytesText(report.Buffers), k.Memory)
+	if !report.Fits {
+		f.Level = launch.LevelFail
+		for _, w := range report.WouldFit {
+			f.WayOut += " --set " + strings.Join(w.Settings, " --set ") + ";"
+		}
+	}
+	return f
 }

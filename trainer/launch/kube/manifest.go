@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -87,6 +88,15 @@ func Render(t launch.TargetConfig, namespace, name string, run config.Run) (*Man
 	}
 	m.ConfigMap = r.configMap(s.text)
 	return m, m.seal(output)
+}
+
+// Bytes is an amount of memory in Kubernetes' words.
+func Bytes(quantity string) (uint64, error) {
+	q, err := resource.ParseQuantity(quantity)
+	if err != nil || q.Value() <= 0 {
+		return 0, fmt.Errorf("%q is no amount of memory: %w", quantity, err)
+	}
+	return uint64(q.Value()), nil
 }
 
 // seal notes the digest of all that makes the run what it is, and the output here.

@@ -31,6 +31,8 @@ func userFolder(s *servers, claim string) string {
 		require.NoError(s.t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	require.NoError(s.t, testmodel.Write(filepath.Join(claim, "tiny.gguf"), testmodel.Options{Seed: 1, Type: testmodel.Q8_0}))
+	require.NoError(s.t, os.Mkdir(filepath.Join(dir, "models"), 0o700))
+	require.NoError(s.t, os.Symlink(filepath.Join(claim, "tiny.gguf"), filepath.Join(dir, "models", "tiny.gguf")))
 	var rows strings.Builder
 	for i := range 40 {
 		fmt.Fprintf(&rows, `{"query": "What is %d + %d?", "response": "%d", "critique": "Conclusion: right [END]"}`+"\n", i, i+1, 2*i+1)
@@ -50,6 +52,7 @@ train: {seq_len: 256, global_batch: {examples: 4}, epochs: %d}
 checkpoint: {every_steps: 100%s}
 `, run.name, run.epochs, run.more))
 	}
+	config := s.kubeconfig("launcher", launcherToken)
 	write("hosts.yaml", fmt.Sprintf(`targets:
   cloud:
     kind: kubernetes
@@ -63,11 +66,15 @@ checkpoint: {every_steps: 100%s}
       volumes: [{claim: runs, path: %s}]
       secret_env: {AWS_SECRET_ACCESS_KEY: {secret: bucket, key: secret}}
       grace: 30
+  small:
+    kind: kubernetes
+    paths: {models/: %s/}
+    kubernetes: {kubeconfig: %s, image: 'registry.example.org/cftune:1.0', memory: 2Mi, volumes: [{claim: runs, path: %s}]}
   several:
     kind: kubernetes
     paths: {models/: %s/}
     kubernetes: {kubeconfig: %s, image: 'registry.example.org/cftune:1.0', pods: 3, ssh_secret: keys, cpu: 500m, volumes: [{claim: runs, path: %s}]}
-`, claim, s.kubeconfig("launcher", launcherToken), claim, claim, s.kubeconfig("launcher", launcherToken), claim))
+`, claim, config, claim, claim, config, claim, claim, config, claim))
 	return dir
 }
 
@@ -129,7 +136,13 @@ func TestARunInAServersCluster(t *testing.T) {
 	}
 	run(0, "train", "--config", "straight.yaml", "--set", "model="+claim+"/tiny.gguf")
 
+	// What does not fit into a pod is not started.
+	text, code := s.wait(s.user(dir, env, "launch", "-c", "first.yaml", "--on", "small"))
+	require.Equal(t, 5, code)
+	assert.Contains(t, text, "of buffers, a pod has 2Mi")
+
 	follow := s.user(dir, env, "launch", "-c", "first.yaml", "--on", "cloud")
+	s.says(follow, "of buffers, a pod has 1Gi", 1)
 	s.says(follow, "step 150/", 1)
 	lost, err := k.newest("first")
 	require.NoError(t, err)
@@ -146,7 +159,7 @@ func TestARunInAServersCluster(t *testing.T) {
 	again := s.user(dir, env, "launch", "-c", "first.yaml", "--on", "cloud")
 	s.says(again, "first is running already", 1)
 	_ = again.cmd.Process.Signal(os.Interrupt)
-	text, code := s.wait(again)
+	text, code = s.wait(again)
 	require.Zero(t, code)
 	assert.Contains(t, text, "the run goes on without being shown")
 	said = append(said, text)
