@@ -110,17 +110,15 @@ func (c inCluster) Outcome(ctx context.Context, s launch.State) error {
 	return c.cluster.Outcome(ctx, c.name, s)
 }
 
-// Fetch brings the newest checkpoint from the run's mirror: a cluster gives no access to claims from outside.
+// Fetch brings the newest checkpoint from the run's mirror, which needs no pod; without one, or all of them, from its claim.
 func (c inCluster) Fetch(ctx context.Context, output string, all bool) (int, error) {
 	run, _, err := c.cluster.RunOf(ctx, c.name)
 	if err != nil {
 		return 0, err
 	}
-	if run.Checkpoint.Mirror == "" {
-		return 0, codedError{fmt.Errorf("launch fetch: %s has no checkpoint.mirror, and its checkpoints lie on a claim, in %s, where only pods reach them: copy them from a pod (kubectl cp), or launch with a mirror", c.name, run.Output), codeUsage}
-	}
-	if all {
-		return 0, codedError{errors.New("launch fetch: --all: a mirror gives its newest checkpoint; the others lie in " + run.Checkpoint.Mirror), codeUsage}
+	if run.Checkpoint.Mirror == "" || all {
+		steps, err := c.cluster.Fetch(ctx, c.name, output, all, c.l.say)
+		return len(steps), err
 	}
 	r, err := trainer.Restore(ctx, run.Checkpoint.Mirror, output, func(text string) { c.l.say("note: %s", text) })
 	if err != nil {

@@ -106,7 +106,8 @@ func newLaunchFetchCommand() *cobra.Command {
 	cmd, _ := launched("fetch NAME", "Fetch a launched run's checkpoints and metrics, and verify them",
 		`Fetch the newest checkpoint of a launched run, its record and its metrics into the run directory that its configuration
 names, or --output. What is here already is not fetched again, an interrupted transfer goes on where it ended, and what
-has come is verified as cftune check does. From Kubernetes they come by the run's mirror (checkpoint.mirror). Then cftune export, generate and resume work on it as on any run.`,
+has come is verified as cftune check does. From Kubernetes they come by the run's mirror
+(checkpoint.mirror), or from its claim through a pod. Then cftune export, generate and resume work on it as on any run.`,
 		func(l launcher, ctx context.Context, p launchPlace, r launch.Record, name string) error {
 			if output == "" {
 				output = r.Output

@@ -41,10 +41,15 @@ func Fetch(ctx context.Context, t Target, name, dir string, all bool, say func(f
 	if here, err := filepath.Abs(dir); err == nil && h == (localHost{}) && here == job.Run {
 		return nil, nil // it was made there
 	}
-	if err := sameRun(h, job.Run, dir); err != nil {
+	return FetchRun(ctx, h, name, job.Run, dir, all, say)
+}
+
+// FetchRun brings the run directory run of a host to dir, as Fetch does.
+func FetchRun(ctx context.Context, h Host, name, run, dir string, all bool, say func(format string, args ...any)) ([]string, error) {
+	if err := sameRun(h, run, dir); err != nil {
 		return nil, err
 	}
-	steps, err := farSteps(h, job.Run)
+	steps, err := farSteps(h, run)
 	if err != nil {
 		return nil, err
 	}
@@ -58,13 +63,13 @@ func Fetch(ctx context.Context, t Target, name, dir string, all bool, say func(f
 		return nil, err
 	}
 	for _, step := range steps {
-		if err := fetchStep(ctx, h, job.Run, dir, step, say); err != nil {
+		if err := fetchStep(ctx, h, run, dir, step, say); err != nil {
 			return nil, err
 		}
 	}
 	// After the checkpoints: metrics may have more steps than they, never fewer.
 	for _, file := range append([]string{runConfig}, runFiles...) {
-		err := fetchGrowing(h, path.Join(job.Run, file), filepath.Join(dir, file))
+		err := fetchGrowing(h, path.Join(run, file), filepath.Join(dir, file))
 		if err != nil && (file == runConfig || !errors.Is(err, fs.ErrNotExist)) {
 			return nil, fmt.Errorf("fetch %s: %w", file, err)
 		}

@@ -33,6 +33,7 @@ type Cluster struct {
 	target launch.TargetConfig
 	client dynamic.Interface
 	logs   logSource
+	exec   execSource
 	poll   time.Duration
 }
 
@@ -86,7 +87,11 @@ func Open(t launch.TargetConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", t.Name(), err)
 	}
-	return &Cluster{Namespace: namespace, Server: config.Host, target: t, client: client, logs: logs, poll: time.Second}, nil
+	exec, err := openExec(config)
+	if err != nil {
+		return nil, fmt.Errorf("target %s: %w", t.Name(), err)
+	}
+	return &Cluster{Namespace: namespace, Server: config.Host, target: t, client: client, logs: logs, exec: exec, poll: time.Second}, nil
 }
 
 func (c *Cluster) of(r schema.GroupVersionResource) dynamic.ResourceInterface {

@@ -27,6 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/httpstream/spdy"
 
 	"cftune/trainer/launch"
 )
@@ -56,7 +58,13 @@ func (p *podProcess) log() string { return filepath.Join(p.dir, "log") }
 // startKubelet makes the node, and plays it until the test ends.
 func startKubelet(s *servers) *kubelet {
 	k := &kubelet{servers: s, program: os.Getenv("CFTUNE_PROGRAM"), pods: map[types.UID]*podProcess{}}
-	server := httptest.NewTLSServer(http.HandlerFunc(k.serveLog))
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/exec/") {
+			k.serveExec(w, r)
+			return
+		}
+		k.serveLog(w, r)
+	}))
 	s.t.Cleanup(server.Close)
 	port := server.Listener.Addr().(interface{ String() string }).String()
 	port = port[strings.LastIndexByte(port, ':')+1:]
@@ -174,7 +182,10 @@ func (k *kubelet) start(ctx context.Context, p corev1.Pod) {
 	}
 	log, err := os.Create(proc.log())
 	require.NoError(k.t, err)
-	proc.cmd = exec.Command(k.program, args[1:]...)
+	if args[0] == "cftune" {
+		args[0] = k.program
+	}
+	proc.cmd = exec.Command(args[0], args[1:]...)
 	proc.cmd.Stdout, proc.cmd.Stderr = &stamped{file: log}, nil
 	proc.cmd.Stderr = proc.cmd.Stdout
 	proc.cmd.Dir, proc.cmd.Env = proc.dir, []string{"PATH=" + os.Getenv("PATH")}
@@ -314,6 +325,43 @@ func (k *kubelet) serveLog(w http.ResponseWriter, r *http.Request) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// serveExec runs a command for the server, as in a pod's container.
+func (k *kubelet) serveExec(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if _, err := httpstream.Handshake(r, w, []string{"v4.channel.k8s.io"}); err != nil {
+		k.t.Logf("exec: %v", err)
+		return
+	}
+	streams := make(chan httpstream.Stream)
+	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, replied <-chan struct{}) error {
+		go func() { <-replied; streams <- s }()
+		return nil
+	})
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	cmd := exec.Command(q["command"][0], q["command"][1:]...)
+	var failure httpstream.Stream
+	for range 3 { // no command here reads its input
+		s := <-streams
+		switch s.Headers().Get(corev1.StreamType) {
+		case corev1.StreamTypeError:
+			failure = s
+		case corev1.StreamTypeStdout:
+			cmd.Stdout = s
+		case corev1.StreamTypeStderr:
+			cmd.Stderr = s
+		}
+	}
+	status := metav1.Status{Status: metav1.StatusSuccess}
+	if err := cmd.Run(); err != nil {
+		status = metav1.Status{Status: metav1.StatusFailure, Reason: "NonZeroExitCode", Message: err.Error(), Details: &metav1.StatusDetails{
+			Causes: []metav1.StatusCause{{Type: "ExitCode", Message: strconv.Itoa(cmd.ProcessState.ExitCode())}}}}
+	}
+	_ = json.NewEncoder(failure).Encode(status)
 }
 
 var errNotYet = errors.New("not yet")

@@ -17,16 +17,20 @@ import (
 // logSource opens the log of a pod.
 type logSource func(ctx context.Context, namespace, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error)
 
-// openLogs makes the one client that the dynamic one has no place for. Package kubernetes of client-go has it too, with the
-// types of all API groups, some 25 MB of program.
-func openLogs(config *rest.Config) (logSource, error) {
+// coreClient is for what the dynamic client has no place for. Package kubernetes of client-go has one too, with the types of
+// all API groups, some 25 MB of program.
+func coreClient(config *rest.Config) (*rest.RESTClient, error) {
 	v1 := schema.GroupVersion{Version: "v1"}
 	known := runtime.NewScheme()
 	metav1.AddToGroupVersion(known, v1) // errors come as objects
 	c := rest.CopyConfig(config)
 	c.APIPath, c.GroupVersion = "/api", &v1
 	c.NegotiatedSerializer = serializer.NewCodecFactory(known).WithoutConversion()
-	client, err := rest.RESTClientFor(c)
+	return rest.RESTClientFor(c)
+}
+
+func openLogs(config *rest.Config) (logSource, error) {
+	client, err := coreClient(config)
 	if err != nil {
 		return nil, err
 	}

@@ -183,6 +183,16 @@ func TestARunInAServersCluster(t *testing.T) {
 		return string(text)
 	}
 	assert.True(t, manifest("straight") == manifest("first"), "the adapter is that of an unbroken run, to the bit")
+	// The others lie on the claim: a pod is made that reads them, and removed.
+	text = run(0, "launch", "fetch", "first", "--all")
+	assert.Contains(t, text, "reads the claim")
+	assert.Contains(t, text, "checkpoints are here, verified")
+	steps, err := os.ReadDir(filepath.Join(dir, "runs", "first", "checkpoints"))
+	require.NoError(t, err)
+	assert.Greater(t, len(steps), 1)
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "runs", "first")))
+	run(0, "launch", "fetch", "first", "--all")
+	assert.True(t, manifest("straight") == manifest("first"), "from the claim as well")
 
 	// What goes wrong there is told here.
 	text = run(1, "launch", "-c", "wrong.yaml", "--on", "cloud", "--set", "model=models/missing.gguf")

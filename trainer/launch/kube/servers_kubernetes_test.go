@@ -180,8 +180,9 @@ rules:
 - {apiGroups: [batch], resources: [jobs], verbs: [get, create, patch, delete]}
 - {apiGroups: [jobset.x-k8s.io], resources: [jobsets], verbs: [get, create, patch, delete]}
 - {apiGroups: [""], resources: [configmaps], verbs: [get, create, delete]}
-- {apiGroups: [""], resources: [pods], verbs: [list]}
+- {apiGroups: [""], resources: [pods], verbs: [list, get, create, delete]}
 - {apiGroups: [""], resources: [pods/log], verbs: [get]}
+- {apiGroups: [""], resources: [pods/exec], verbs: [get, create]}
 `,
 		"rolebindings": `
 apiVersion: rbac.authorization.k8s.io/v1
