@@ -143,7 +143,8 @@ type MemoryEstimate struct {
 	Workspace   uint64 `json:"workspace"`   // one layer's forward and backward
 	Loss        uint64 `json:"loss"`        // the logits chunk
 	Total       uint64 `json:"total"`
-	Keep        Keep   `json:"-"` // what KeepAuto chose
+	Streamed    uint64 `json:"streamed"` // of weights that stay in the host's memory and come to the device for each use
+	Keep        Keep   `json:"-"`        // what KeepAuto chose
 }
 
 func goEstimate(e C.cft_memory_estimate) MemoryEstimate {
@@ -156,6 +157,7 @@ func goEstimate(e C.cft_memory_estimate) MemoryEstimate {
 		Workspace:   uint64(e.workspace),
 		Loss:        uint64(e.loss),
 		Total:       uint64(e.total),
+		Streamed:    uint64(e.streamed),
 		Keep:        Keep(e.keep_activations),
 	}
 }

@@ -305,6 +305,9 @@ func (r runReport) print(w io.Writer) {
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", part.name, bytesText(part.bytes))
 	}
+	if r.Memory.Streamed > 0 {
+		fmt.Fprintf(w, "on the host\t%s of weights, copied to the device for each use\n", bytesText(r.Memory.Streamed))
+	}
 	if r.Limited {
 		source = "limits.memory"
 	}

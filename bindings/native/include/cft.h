@@ -166,6 +166,7 @@ typedef struct cft_memory_estimate {
     uint64_t loss;            // the logits chunk
     uint64_t total;           // all of the above
     int32_t  keep_activations;// what AUTO chose: CFT_KEEP_ALL or CFT_KEEP_LAYERS
+    uint64_t streamed;        // bytes of weights that stay in the host's memory and come to the device layer by layer for each use; else 0
 } cft_memory_estimate;
 
 // cft_memory_estimate_get tells what a trainer with these parameters would take, without allocating it.

@@ -196,8 +196,8 @@ void test_plans() {
     const opened on_device(m.path, "cuda");
     cft_trainer_params p = device_params();
     gradients          values, want;
-    uint64_t           previous = 0;
-    int                n_plans  = 0, n_layers = 0;
+    uint64_t           previous = 0, packed = 0;
+    int                n_plans  = 0, n_layers = 0, n_streamed = 0;
     bool               small_weights = false;
     for (;; n_plans++) {
         p.memory_limit = previous ? previous - 1 : 0;
@@ -227,10 +227,13 @@ void test_plans() {
         CHECK(worst_tensor(g, want) == 0);
         n_layers += e.keep_activations == CFT_KEEP_LAYERS;
         small_weights = small_weights || e.weights < m.o.n_layer * 20000u;
+        CHECK(e.streamed == 0 || e.streamed + e.weights == packed); // what is not on the device is on the host
+        packed = e.streamed == 0 ? e.weights : packed;
+        n_streamed += e.streamed > 0;
         previous = e.total;
     }
     where = "plans";
-    CHECK(n_plans >= 4 && n_layers >= 1);
+    CHECK(n_plans >= 6 && n_layers >= 1 && n_streamed >= 1);
     p.memory_limit     = 1 << 20;
     cft_memory_estimate e;
     OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err)); // what does not fit is told, not refused

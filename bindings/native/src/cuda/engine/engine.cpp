@@ -85,7 +85,7 @@ void engine::refresh_adapters() {
     if (!stale_) {
         return;
     }
-    if (plan_.resident && n_copies_ > 0) {
+    if (plan_.resident() && n_copies_ > 0) {
         copy_adapters(value_, w_->copies, n_copies_, max_copy_, stream_.get());
     }
     std::fill(held_, held_ + kind_count, -1);
@@ -199,7 +199,7 @@ void engine::head_products(int64_t begin, int64_t n, bool backward) {
 
 // Leaves the sum in sums[0] and, for backward, in d the gradient at the last layer's output.
 void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled) {
-    const int64_t d = hp_.n_embd, ld = plan_.vocab8;
+    const int64_t ld = plan_.vocab8;
     for (int64_t begin = 0; begin < j.n; begin += plan_.loss_rows) {
         stop_if(cancelled);
         const int64_t n = std::min(plan_.loss_rows, j.n - begin);

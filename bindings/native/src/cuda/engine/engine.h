@@ -11,7 +11,7 @@
 
 namespace cft::cuda {
 
-// matrix is a weight on the device, as the file has it.
+// matrix is a weight as the file has it, on the device or, where layers stay there, on the host.
 struct matrix {
     ggml_type   type;
     const char *data = nullptr;
@@ -22,8 +22,8 @@ struct matrix {
 // device_layer is one layer's frozen weights on the device. Vectors that a family lacks are NULL.
 struct device_layer {
     const float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
-    std::vector<matrix> sources[kind_count]; // one below the other; empty where w is resident
-    bf16               *w[kind_count];       // resident
+    std::vector<matrix> sources[kind_count]; // one below the other; empty where w is
+    bf16               *w[kind_count];       // widened once, or NULL
     // Copies of adapters in all layers' table: those of this layer's groups.
     int first_copy[kind_count], n_copies[kind_count];
 };
@@ -33,8 +33,8 @@ class weights {
   public:
     weights(const plan &p, stream &s);
 
-    matrix                    token_embd, output; // output: as the file has it, where weights are not resident
-    bf16                     *head = nullptr;     // [vocab8][n_embd], resident
+    matrix                    token_embd, output; // output: as the file has it, where weights are not widened once
+    bf16                     *head = nullptr;     // [vocab8][n_embd], widened once
     const float              *output_norm = nullptr;
     std::vector<device_layer> layers;
 
@@ -95,7 +95,7 @@ class engine : public device_trainer {
     void    refresh_adapters();
     void    final_norm(const journey &j);
     void    head_products(int64_t begin, int64_t n, bool backward);
-    int64_t head_step() const { return plan_.resident ? plan_.vocab8 : plan_.head_rows; }
+    int64_t head_step() const { return plan_.resident() ? plan_.vocab8 : plan_.head_rows; }
     size_t  arena_bytes() const;
 
     // linear.cpp

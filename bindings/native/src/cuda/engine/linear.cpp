@@ -7,7 +7,7 @@
 
 namespace cft::cuda {
 
-// w of a group. Where weights are not resident, one layer's groups of a kind are held widened at a time.
+// w of a group. Where weights are not widened once, one layer's groups of a kind are held widened at a time.
 const bf16 *engine::group_weights(int layer, int kind) {
     const device_layer &d = weights_.layers[size_t(layer)];
     if (d.w[kind]) {
@@ -18,7 +18,12 @@ const bf16 *engine::group_weights(int layer, int kind) {
     if (held_[kind] != layer) {
         int64_t row = 0;
         for (const matrix &m : d.sources[kind]) {
-            dequantize(m.type, m.data, m.row_bytes, m.rows, m.columns, to + row * g.ld(), g.ld(), stream_.get());
+            const char *data = m.data;
+            if (w_->stage) { // in order on the stream: the tensor before has been widened
+                to_device(w_->stage, data, m.row_bytes * size_t(m.rows), stream_.get());
+                data = w_->stage;
+            }
+            dequantize(m.type, data, m.row_bytes, m.rows, m.columns, to + row * g.ld(), g.ld(), stream_.get());
             row += m.rows;
         }
         if (d.n_copies[kind] > 0) {

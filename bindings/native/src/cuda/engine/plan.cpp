@@ -46,29 +46,40 @@ group make_group(const layer_weights &w, int kind, uint32_t targets, int64_t ran
     return g;
 }
 
-size_t weights_of(const plan &p, size_t &largest) {
+size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
     const cft_model &m     = *p.model;
     size_t           bytes = m.token_embd.row_bytes * size_t(m.token_embd.rows);
     largest                = 0;
+    streamed               = 0;
     const auto matrix      = [&](const weight &w, size_t as_bf16) {
         const size_t raw = w.row_bytes * size_t(w.rows);
         largest          = std::max(largest, raw);
-        bytes += p.resident ? as_bf16 : raw;
+        bytes += p.resident() ? as_bf16 : raw;
+    };
+    // A layer's, which may stay on the host.
+    const auto module = [&](const weight &w) {
+        const size_t raw = w.row_bytes * size_t(w.rows);
+        if (p.place == weight_place::host) {
+            largest = std::max(largest, raw);
+            streamed += raw;
+        } else {
+            matrix(w, 0);
+        }
     };
     for (size_t l = 0; l < m.layers.size(); l++) {
         for (int kind = 0; kind < kind_count; kind++) {
             const group &g = p.layers[l].of[kind];
             for (int id : kind_modules[kind]) {
                 if (m.layers[l].modules[id].data) {
-                    matrix(m.layers[l].modules[id], 0);
+                    module(m.layers[l].modules[id]);
                 }
             }
-            bytes += p.resident ? size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16) : 0;
+            bytes += p.resident() ? size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16) : 0;
         }
         // Norms and biases.
         bytes += size_t(4 * m.hp.n_embd + 2 * m.hp.head_dim + m.hp.q_width() + 2 * m.hp.kv_width()) * sizeof(float) + 16 * 256;
     }
-    if (p.resident) {
+    if (p.resident()) {
         matrix(m.output, size_t(p.vocab8) * size_t(m.hp.n_embd) * sizeof(bf16));
     } else if (!m.hp.tied_output) {
         matrix(m.output, 0);
@@ -78,9 +89,9 @@ size_t weights_of(const plan &p, size_t &largest) {
 
 } // namespace
 
-plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, keep_level keep_, bool resident_)
+plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, keep_level keep_, weight_place place_)
     : model(&m), rank(params.rank), rank8(padded(params.rank)), t(params.max_tokens),
-      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), keep(keep_), resident(resident_),
+      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), keep(keep_), place(place_),
       scale(params.rslora ? params.alpha / std::sqrt(float(params.rank)) : params.alpha / float(params.rank)), vocab8(padded(m.hp.n_vocab)) {
     for (const layer_weights &w : m.layers) {
         layers.emplace_back();
@@ -92,7 +103,7 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t target
     head_rows = std::min(vocab8, head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
     staging_words    = size_t(2 * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t) + attention_lists::max_words(t, n)) + 256;
-    weight_bytes     = weights_of(*this, stage_bytes);
+    weight_bytes     = weights_of(*this, stage_bytes, streamed_bytes);
     adapter_bytes    = (size_t(n_values) * sizeof(float) + 255) / 256 * 256;
     carver counted(nullptr), space(nullptr), loss(nullptr);
     place_activations(*this, counted);
@@ -114,6 +125,7 @@ cft_memory_estimate plan::estimate() const {
     e.loss             = loss_bytes;
     e.total            = total();
     e.keep_activations = keep == keep_inputs ? CFT_KEEP_LAYERS : CFT_KEEP_ALL;
+    e.streamed         = streamed_bytes;
     return e;
 }
 
@@ -199,15 +211,16 @@ workspace::workspace(const plan &p, carver &from) {
     products  = from.take<char>(int64_t(products_workspace_bytes));
     copies    = from.take<adapter_copy>(int64_t(p.layers.size()) * (kind_count + n_target_modules));
     for (int kind = 0; kind < kind_count; kind++) {
-        scratch[kind] = p.resident ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
+        scratch[kind] = p.resident() ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
     }
+    stage = p.place == weight_place::host ? from.take<char>(int64_t(p.stage_bytes)) : nullptr;
 }
 
 loss_space::loss_space(const plan &p, carver &from) {
     const int64_t d = p.model->hp.n_embd;
     logits = from.take<float>(p.loss_rows * p.vocab8);
     dh     = from.take<float>(p.loss_rows * d);
-    head   = p.resident ? nullptr : from.take<bf16>(p.head_rows * d);
+    head   = p.resident() ? nullptr : from.take<bf16>(p.head_rows * d);
 }
 
 void check_model(const cft_model &model) {
@@ -238,27 +251,28 @@ void check_model(const cft_model &model) {
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, size_t memory, bool must_fit,
                  const std::string &device) {
     check_model(model);
-    // From the fastest to the smallest. Widening weights costs less than computing products again.
+    // From the fastest to the smallest. Widening weights costs less than computing products again, copying them from the host more.
     struct choice {
-        keep_level keep;
-        bool       resident;
+        keep_level   keep;
+        weight_place place;
     };
-    static const choice choices[] = {{keep_everything, true}, {keep_products, true},  {keep_everything, false}, {keep_products, false},
-                                     {keep_inputs, true},     {keep_inputs, false}};
+    using at                      = weight_place;
+    static const choice choices[] = {{keep_everything, at::widened}, {keep_products, at::widened}, {keep_everything, at::packed}, {keep_products, at::packed},
+                                     {keep_inputs, at::widened},     {keep_inputs, at::packed},    {keep_products, at::host},     {keep_inputs, at::host}};
     const auto allowed = [&](const choice &c) {
         return params.keep_activations == CFT_KEEP_AUTO || (params.keep_activations == CFT_KEEP_LAYERS) == (c.keep == keep_inputs);
     };
     const choice *smallest = nullptr;
     for (const choice &c : choices) {
         if (allowed(c)) {
-            plan p(model, params, targets, c.keep, c.resident);
+            plan p(model, params, targets, c.keep, c.place);
             if (p.total() <= memory) {
                 return p;
             }
             smallest = &c;
         }
     }
-    plan least(model, params, targets, smallest->keep, smallest->resident);
+    plan least(model, params, targets, smallest->keep, smallest->place);
     if (!must_fit) {
         return least;
     }
@@ -268,7 +282,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
         cft_trainer_params shorter = params;
         shorter.max_tokens         = low + (high - low) / 2;
         shorter.max_targets        = std::min(params.max_targets, shorter.max_tokens);
-        if (plan(model, shorter, targets, smallest->keep, smallest->resident).total() <= memory) {
+        if (plan(model, shorter, targets, smallest->keep, smallest->place).total() <= memory) {
             fits = shorter.max_tokens;
             low  = shorter.max_tokens + 1;
         } else {

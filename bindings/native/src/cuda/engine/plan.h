@@ -62,22 +62,31 @@ enum keep_level {
     keep_inputs,     // all but a layer's input
 };
 
+// Where the layers' weights are.
+enum class weight_place {
+    widened, // on the device, as bf16, made once
+    packed,  // on the device, as the file has them, widened before each use
+    host,    // where the file is mapped; copied and widened before each use
+};
+
 struct plan {
-    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, keep_level keep, bool resident);
+    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, keep_level keep, weight_place place);
 
     const cft_model *model;
     int64_t          rank, rank8; // as asked for, and padded
     int64_t          t, n;        // most tokens, most targets
     bool             dropout;
     keep_level       keep;
-    bool             resident; // weights as bf16, made once; otherwise as the file has them, widened before each use
+    weight_place     place;
+    bool             resident() const { return place == weight_place::widened; }
     float            scale;    // of B
     std::vector<layer_groups> layers;
     int64_t          n_values = 0; // floats of A and B
     int64_t          vocab8;       // the vocabulary, padded
     int64_t          loss_rows, head_rows; // rows of logits, and of the head, at a time
     size_t           staging_words;        // of one pack's numbers
-    size_t           stage_bytes;          // the largest tensor of the file that is loaded through a buffer
+    size_t           stage_bytes;          // the largest tensor of the file; each that is copied from the host passes through a buffer
+    size_t           streamed_bytes = 0;   // of weights that stay on the host
 
     size_t weight_bytes, adapter_bytes, activation_bytes, workspace_bytes, loss_bytes;
     size_t total() const { return weight_bytes + 4 * adapter_bytes + activation_bytes + workspace_bytes + loss_bytes; }
@@ -121,7 +130,8 @@ struct workspace {
     double *sums, *partials;      // [2], [norm_partials]
     void   *products;
     adapter_copy *copies; // of all layers' groups
-    bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not resident
+    bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not widened once
+    char   *stage;                // a tensor of the file, where weights are on the host; otherwise NULL
 
     workspace(const plan &p, carver &from);
 };
@@ -130,7 +140,7 @@ struct workspace {
 struct loss_space {
     float *logits; // [loss_rows][vocab8]; the same bytes hold the gradient
     float *dh;     // [loss_rows][n_embd]
-    bf16  *head;   // [head_rows][n_embd], where weights are not resident
+    bf16  *head;   // [head_rows][n_embd], where weights are not widened once
 
     loss_space(const plan &p, carver &from);
 };

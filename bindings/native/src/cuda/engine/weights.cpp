@@ -12,7 +12,7 @@ int64_t device_bytes(const plan &p) { return int64_t(p.weight_bytes); }
 
 weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(size_t(device_bytes(p))), from_(memory_.data()) {
     const cft_model &m = *p.model;
-    const memory     staging(p.resident ? p.stage_bytes : 0);
+    const memory     staging(p.resident() ? p.stage_bytes : 0);
     token_embd  = raw(m.token_embd);
     output_norm = vector(m.output_norm);
     for (size_t l = 0; l < m.layers.size(); l++) {
@@ -32,7 +32,7 @@ weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(size_
             upload_group(w, l, kind, staging.data());
         }
     }
-    if (p.resident) {
+    if (p.resident()) {
         const int64_t d = m.hp.n_embd;
         head            = from_.take<bf16>(p.vocab8 * d);
         zero(head + m.output.rows * d, size_t(p.vocab8 - m.output.rows) * size_t(d) * sizeof(bf16), s.get());
@@ -70,8 +70,8 @@ void weights::widen(const weight &w, bf16 *to, int64_t ld, char *staging) {
 void weights::upload_group(const layer_weights &from, size_t layer, int kind, char *staging) {
     const group  &g  = plan_.layers[layer].of[kind];
     device_layer &to = layers[layer];
-    to.w[kind]       = plan_.resident ? from_.take<bf16>((g.outputs + g.columns) * g.ld()) : nullptr;
-    if (plan_.resident) { // what no copy of an adapter writes must be 0
+    to.w[kind]       = plan_.resident() ? from_.take<bf16>((g.outputs + g.columns) * g.ld()) : nullptr;
+    if (plan_.resident()) { // what no copy of an adapter writes must be 0
         zero(to.w[kind], size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16), stream_.get());
     }
     static const std::vector<int> modules[kind_count] = {
@@ -82,10 +82,12 @@ void weights::upload_group(const layer_weights &from, size_t layer, int kind, ch
         if (!w.data) {
             continue;
         }
-        if (plan_.resident) {
+        if (plan_.resident()) {
             widen(w, to.w[kind] + row * g.ld(), g.ld(), staging);
-        } else {
+        } else if (plan_.place == weight_place::packed) {
             to.sources[kind].push_back(raw(w));
+        } else {
+            to.sources[kind].push_back({w.type, static_cast<const char *>(w.data), w.rows, w.cols, w.row_bytes});
         }
         row += w.rows;
     }
