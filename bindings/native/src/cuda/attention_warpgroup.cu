@@ -1,5 +1,6 @@
 // attention_warpgroup.cu - attention.cu's and attention_backward.cu's kernels with the products of warpgroups, for compute capability
-// 9.0 and heads of 64 and 128. A block is one warpgroup; blocks of a multiprocessor hide each other's waiting.
+// 9.0, heads of 64 and 128, and scores without a cap (with one they need more registers than there are). A block is one warpgroup;
+// blocks of a multiprocessor hide each other's waiting.
 #include "attention_tile.h"
 #include "warpgroup.h"
 
@@ -7,6 +8,14 @@
 
 namespace cft::cuda {
 namespace {
+
+// Code for other devices has nothing of these kernels, which are not launched there.
+__device__ __forceinline__ void only_with_warpgroups() {
+#if CFT_ON_DEVICE && !CFT_HAS_WARPGROUPS
+    asm volatile("trap;");
+    __builtin_unreachable();
+#endif
+}
 
 template <int head_dim> constexpr int tile_elements = attention_tile * head_dim;
 
@@ -39,17 +48,10 @@ template <int pending> __device__ __forceinline__ void wait_for_tiles() {
     __syncthreads();
 }
 
-// The same code for all score maps would ask at each score whether there is a cap.
-template <bool capped> __device__ __forceinline__ float score_of(const score_map &map, float product) {
-    return capped ? map(product) : product * (map.scale * log2_e);
-}
-// d score / d product; without a cap that is a factor of all, which the end of a sum applies.
-template <bool capped> __device__ __forceinline__ float slope_of(const score_map &map, float score) { return capped ? map.slope(score) : 1.0f; }
-template <bool capped> __device__ __forceinline__ float factor_of_sums(const score_map &map) { return capped ? 1.0f : map.scale; }
-
 // ---- forward
 
-template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 3) attention_kernel(forward_args a) {
+template <int head_dim> __global__ void __launch_bounds__(attention_threads, 3) warpgroup_attention_kernel(forward_args a) {
+    only_with_warpgroups();
     bf16 *const q_tile = shared_array<bf16>(), *const k_tile = q_tile + tile_elements<head_dim>, *const v_tile = k_tile + tile_elements<head_dim>;
 
     const int     head = int(blockIdx.x), kv_head = head / a.group, warp = int(threadIdx.x) / lanes, g = int(threadIdx.x) % lanes / 4;
@@ -59,7 +61,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     const int32_t begin = a.view.key_tiles_start[tile], end = a.view.key_tiles_start[tile + 1];
 
     const query_side above = query_at(a.view, query), below = query_at(a.view, query + 8);
-    const float      unit = capped ? 1.0f : a.score.scale * log2_e; // of what is kept as a score
+    const float      unit = a.score.scale * log2_e; // of a product, in log2
     float            out[head_dim / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 
     load_tile<head_dim>(q_tile, a.q + head * head_dim, a.ld_q, first_query, a.view.n_queries);
@@ -84,15 +86,6 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         }
         copy_async_end_group();
 
-        if (capped) {
-#pragma unroll
-            for (int n = 0; n < key_tiles_of_8; n++) {
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    s[n][e] = a.score(s[n][e]);
-                }
-            }
-        }
         if (entry % 2 == 0) {
             hide(s, a.view, first_key, above, below);
         }
@@ -133,7 +126,8 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
 // ---- dq: rows are queries, columns keys
 
 // One tile of keys and values at a time leaves room for a third block, which hides more than a second tile would.
-template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 3) query_gradient_kernel(backward_args a) {
+template <int head_dim> __global__ void __launch_bounds__(attention_threads, 3) warpgroup_query_gradient_kernel(backward_args a) {
+    only_with_warpgroups();
     bf16 *const q_tile = shared_array<bf16>(), *const dout_tile = q_tile + tile_elements<head_dim>;
     bf16 *const k_tile = dout_tile + tile_elements<head_dim>, *const v_tile = k_tile + tile_elements<head_dim>;
 
@@ -142,6 +136,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     const int32_t tile        = a.view.query_order[blockIdx.y];
     const int64_t first_query = int64_t(tile) * attention_tile, query = first_query + warp * warp_rows + g;
     const int32_t begin = a.view.key_tiles_start[tile], end = a.view.key_tiles_start[tile + 1];
+    const float   unit = a.score.scale * log2_e; // of a product, in log2
 
     const query_side sides[2] = {query_at(a.view, query), query_at(a.view, query + 8)};
     const query_sums sums[2]  = {sums_at(a, head, query), sums_at(a, head, query + 8)};
@@ -171,16 +166,11 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         wgmma_end_group();
         wgmma_wait<1>();
         wgmma_arrived(p);
-        float slope[capped ? 8 : 1][4];
 #pragma unroll
         for (int n = 0; n < 8; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const float score = score_of<capped>(a.score, p[n][e]);
-                p[n][e]           = exp2_fast(score - sums[e / 2].lse);
-                if (capped) {
-                    slope[n][e] = slope_of<capped>(a.score, score);
-                }
+                p[n][e] = exp2_fast(p[n][e] * unit - sums[e / 2].lse);
             }
         }
         if (entry % 2 == 0) {
@@ -200,7 +190,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         for (int n = 0; n < 8; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                ds[n][e] = p[n][e] * (ds[n][e] - sums[e / 2].delta) * (capped ? slope[capped ? n : 0][e] : 1.0f);
+                ds[n][e] = p[n][e] * (ds[n][e] - sums[e / 2].delta);
             }
         }
         uint32_t fragments[4][4];
@@ -215,14 +205,15 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     }
     copy_async_wait<0>();
     __syncthreads(); // tiles are room for the output now
-    const float factor = factor_of_sums<capped>(a.score);
+    const float factor = a.score.scale; // of all scores' gradients
     store_rows<head_dim>(dq, factor, factor, q_tile + warp * warp_rows * tile_stride<head_dim>, a.m.dq + head * head_dim, a.m.ld_dq,
                          first_query + warp * warp_rows, a.view.n_queries);
 }
 
 // ---- dk and dv: rows are keys, columns queries
 
-template <int head_dim, bool capped> __global__ void __launch_bounds__(attention_threads, 2) key_gradient_kernel(backward_args a) {
+template <int head_dim> __global__ void __launch_bounds__(attention_threads, 2) warpgroup_key_gradient_kernel(backward_args a) {
+    only_with_warpgroups();
     constexpr int stage_elements = 2 * tile_elements<head_dim>;
     bf16 *const   k_tile = shared_array<bf16>(), *const v_tile = k_tile + tile_elements<head_dim>;
     bf16 *const   stages = v_tile + tile_elements<head_dim>; // twice queries and gradients of outputs, then twice log-sum-exp and delta
@@ -232,6 +223,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     const int32_t tile      = a.view.key_order[blockIdx.y];
     const int64_t first_key = int64_t(tile) * attention_tile, key = first_key + warp * warp_rows + g;
     const int32_t begin = a.view.query_tiles_start[tile], per_head = a.view.query_tiles_start[tile + 1] - begin, n = per_head * a.group;
+    const float   unit = a.score.scale * log2_e; // of a product, in log2
 
     const key_side sides[2] = {key_at(a.view, key), key_at(a.view, key + 8)};
     float          dk[head_dim / 8][4] = {}, dv[head_dim / 8][4] = {};
@@ -270,7 +262,6 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         wgmma_end_group();
         wgmma_wait<1>();
         wgmma_arrived(p);
-        float slope[capped ? 8 : 1][4];
 #pragma unroll
         for (int m = 0; m < 8; m++) {
 #pragma unroll
@@ -278,12 +269,8 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
                 const float of_query = lse[8 * m + 2 * t + e] * log2_e;
 #pragma unroll
                 for (int row = 0; row < 2; row++) {
-                    float      &x     = p[m][2 * row + e];
-                    const float score = score_of<capped>(a.score, x);
-                    x                 = exp2_fast(score - of_query);
-                    if (capped) {
-                        slope[m][2 * row + e] = slope_of<capped>(a.score, score);
-                    }
+                    float &x = p[m][2 * row + e];
+                    x        = exp2_fast(x * unit - of_query);
                 }
             }
         }
@@ -309,7 +296,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
         for (int m = 0; m < 8; m++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                ds[m][e] = p[m][e] * (ds[m][e] - delta[8 * m + 2 * t + e % 2]) * (capped ? slope[capped ? m : 0][e] : 1.0f);
+                ds[m][e] = p[m][e] * (ds[m][e] - delta[8 * m + 2 * t + e % 2]);
             }
         }
         uint32_t of_scores[4][4];
@@ -324,7 +311,7 @@ template <int head_dim, bool capped> __global__ void __launch_bounds__(attention
     copy_async_wait<0>();
     __syncthreads(); // tiles are room for the output now
     const int64_t row    = first_key + warp * warp_rows;
-    const float   factor = factor_of_sums<capped>(a.score);
+    const float   factor = a.score.scale; // of all scores' gradients
     bf16 *const   own    = k_tile + warp * warp_rows * tile_stride<head_dim>;
     store_rows<head_dim>(dk, factor, factor, own, a.m.dk + kv_head * head_dim, a.m.ld_dk, row, a.view.n_tokens);
     store_rows<head_dim>(dv, 1.0f, 1.0f, own, a.m.dv + kv_head * head_dim, a.m.ld_dv, row, a.view.n_tokens);
@@ -352,13 +339,12 @@ bool use_them = asked_for();
 bool use_them = false; // the shim computes them slowly; its tests say when
 #endif
 
-// Calls f with constants for head size and cap.
+// Calls f with a constant for the head size.
 template <typename F> bool with_variant(const cpu::attention_shape &shape, F &&f) {
-    if (!use_them || (shape.head_dim != 64 && shape.head_dim != 128) || !device_has_warpgroups()) {
+    if (!use_them || shape.soft_cap > 0 || (shape.head_dim != 64 && shape.head_dim != 128) || !device_has_warpgroups()) {
         return false;
     }
-    const auto with_cap = [&](auto size) { shape.soft_cap > 0 ? f(size, std::true_type()) : f(size, std::false_type()); };
-    shape.head_dim == 64 ? with_cap(std::integral_constant<int, 64>()) : with_cap(std::integral_constant<int, 128>());
+    shape.head_dim == 64 ? f(std::integral_constant<int, 64>()) : f(std::integral_constant<int, 128>());
     return true;
 }
 
@@ -367,22 +353,22 @@ template <typename F> bool with_variant(const cpu::attention_shape &shape, F &&f
 void use_warpgroups(bool use) { use_them = use; }
 
 bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream) {
-    return with_variant(shape, [&](auto size, auto capped) {
+    return with_variant(shape, [&](auto size) {
         constexpr int head_dim = decltype(size)::value;
-        launch("attention", attention_kernel<head_dim, decltype(capped)::value>,
+        launch("attention", warpgroup_attention_kernel<head_dim>,
                dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads,
                size_t(3 * tile_elements<head_dim>) * sizeof(bf16), stream, args);
     });
 }
 
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream) {
-    return with_variant(shape, [&](auto size, auto capped) {
+    return with_variant(shape, [&](auto size) {
         constexpr int    head_dim = decltype(size)::value;
         constexpr size_t shared   = size_t(6 * tile_elements<head_dim>) * sizeof(bf16) + 2 * attention_threads * sizeof(float);
-        launch("attention key gradient", key_gradient_kernel<head_dim, decltype(capped)::value>,
+        launch("attention key gradient", warpgroup_key_gradient_kernel<head_dim>,
                dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads, shared,
                stream, args);
-        launch("attention query gradient", query_gradient_kernel<head_dim, decltype(capped)::value>,
+        launch("attention query gradient", warpgroup_query_gradient_kernel<head_dim>,
                dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads,
                size_t(4 * tile_elements<head_dim>) * sizeof(bf16), stream, args);
     });

@@ -169,7 +169,7 @@ struct attention_view {
 
 bool can_attend(int head_dim); // 64, 80, 96, 128, 256
 
-// Whether attention uses products of warpgroups where it can (compute capability 9.0, heads of 64 and 128). It does, unless
+// Whether attention uses products of warpgroups where it can (compute capability 9.0, heads of 64 and 128, no soft cap). It does, unless
 // CFT_CUDA_WARPGROUPS=0; on the shim only where a test asks for it.
 void use_warpgroups(bool use);
 
