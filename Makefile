@@ -8,7 +8,7 @@ OUTPUT ?= demo
 export MODEL JOBS CFTUNE_CACHE LLAMA_CPP_DIR
 
 .DEFAULT_GOAL := build
-.PHONY: help build native cuda deps demo test sanitize soak bench clean
+.PHONY: help build native cuda vulkan deps demo test sanitize soak bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,10 @@ native: ## build build/native/lib: ggml, libllama and libcftune
 
 cuda: ## build build/native/lib/libcftune-cuda.so too, with nvcc (fetched if CUDA_HOME does not say where one is)
 	scripts/build-native --cuda
+
+vulkan: ## build ggml's Vulkan backend too, and test the portable path on the first Vulkan device (scripts/install-deps --vulkan)
+	scripts/build-native --vulkan --tests
+	ctest --test-dir build/native/obj -L vulkan --output-on-failure --no-tests=error
 
 deps: ## install what building and testing needs (Debian, Ubuntu)
 	scripts/install-deps

@@ -52,6 +52,7 @@ type Device struct {
 	MemoryTotal uint64 `json:"memory_total"` // bytes
 	MemoryFree  uint64 `json:"memory_free"`  // bytes
 	CanTrain    bool   `json:"can_train"`
+	Portable    bool   `json:"portable"` // trains by ggml's ops alone
 }
 
 // CUDAState says how many CUDA devices there are, or why none can be used.
@@ -80,7 +81,8 @@ func Devices() ([]Device, error) {
 			Description: fromChars(d.description[:]),
 			MemoryTotal: uint64(d.memory_total),
 			MemoryFree:  uint64(d.memory_free),
-			CanTrain:    d.can_train == 1,
+			CanTrain:    d.can_train != C.CFT_TRAINS_NOT,
+			Portable:    d.can_train == C.CFT_TRAINS_PORTABLE,
 		})
 	}
 	return devices, nil

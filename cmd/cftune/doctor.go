@@ -148,13 +148,17 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 	}
 	need := buffers
 	where := deviceOf(devices, run.Device)
-	if r.OnDevice = where != nil && !isCPU(*where); r.OnDevice {
+	if r.OnDevice = where != nil && (where.Name != "CPU" || isGGML(run.Device)); r.OnDevice {
 		need = func(e engine.MemoryEstimate) uint64 { return e.Total } // weights lie there as well
 	}
 	r.Keep, r.Buffers = r.Memory.Keep.String(), need(r.Memory)
 	r.Available, r.Limited = params.MemoryLimit, params.MemoryLimit > 0
 	if where != nil && !r.Limited {
-		r.Available = uint64(float64(where.MemoryFree) * usable(*where))
+		share := usableMemory
+		if r.OnDevice {
+			share = usableDeviceMemory
+		}
+		r.Available = uint64(float64(where.MemoryFree) * share)
 	}
 	if r.Fits = r.Buffers <= r.Available; !r.Fits {
 		if r.WouldFit, err = whatWouldFit(model, params, r.Available, need); err != nil {
@@ -166,27 +170,33 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 
 // deviceOf returns the device that a configuration's name means, as the engine reads it; nil if it is not here.
 func deviceOf(devices []engine.Device, name string) *engine.Device {
-	want := "CPU"
-	if number, ok := strings.CutPrefix(strings.ToLower(name), "cuda"); ok {
-		want = "CUDA" + cmp.Or(strings.TrimPrefix(number, ":"), "0")
+	backend := strings.ToLower(name)
+	if backend == "auto" || backend == "" {
+		backend = "cpu"
+		for i, d := range devices {
+			if d.Name == "CUDA0" && d.CanTrain && !d.Portable {
+				return &devices[i]
+			}
+		}
 	}
-	for i := range devices {
-		if devices[i].Name == want {
+	backend = strings.TrimPrefix(backend, "ggml-")
+	bare := strings.TrimRight(backend, "0123456789")
+	number := cmp.Or(strings.TrimPrefix(backend, bare), "0")
+	bare = strings.TrimSuffix(bare, ":")
+	if bare == "hip" {
+		bare = "rocm" // ggml's name for it
+	}
+	for i, d := range devices {
+		if strings.EqualFold(d.Name, bare+number) || number == "0" && strings.EqualFold(d.Name, bare) {
 			return &devices[i]
 		}
 	}
 	return nil
 }
 
-func isCPU(d engine.Device) bool { return d.Name == "CPU" }
-
-// usable is the part of a device's free memory that a run may take, as the engine sees it.
-func usable(d engine.Device) float64 {
-	if isCPU(d) {
-		return usableMemory
-	}
-	return usableDeviceMemory
-}
+// isGGML tells whether a configuration's device is one of ggml's by its general name. So ggml-cpu, which holds weights and
+// buffers as other devices do, is not the engine's own device on the CPU.
+func isGGML(name string) bool { return strings.HasPrefix(strings.ToLower(name), "ggml-") }
 
 // saving is a setting that can be turned down, step by step, to save memory.
 type saving struct {
@@ -268,12 +278,18 @@ func (r doctorReport) print(out io.Writer) error {
 	fmt.Fprintln(w, "\ndevice\tdescription\tfree\ttotal\ttrains")
 	for _, d := range r.Devices {
 		trains := "no"
-		if d.CanTrain {
+		switch {
+		case d.Portable:
+			trains = "portable path"
+		case d.CanTrain:
 			trains = "yes"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.Description, bytesText(d.MemoryFree), bytesText(d.MemoryTotal), trains)
 	}
 	fmt.Fprintf(w, "\nCUDA: %s\n", r.CUDA)
+	if slices.ContainsFunc(r.Devices, func(d engine.Device) bool { return d.Portable }) {
+		fmt.Fprintln(w, "portable path: training by ggml's ops (device: vulkan, metal, hip; docs/devices.md)")
+	}
 	fmt.Fprintf(w, "\nmatrix products: %.1f GFLOP/s (single precision)\n", r.SGEMM/1e9)
 	if r.Run != nil {
 		r.Run.print(w)

@@ -73,7 +73,7 @@ func (r *reader) atLeast(value, low int, key string) {
 func (r *reader) validate(run Run) {
 	r.check(strings.TrimSpace(run.Model) != "", "model", "missing: the path of the base model's GGUF file")
 	r.check(strings.TrimSpace(run.Output) != "", "output", "missing: the run directory")
-	r.check(deviceName.MatchString(run.Device), "device", "must be auto, cpu or a device's name such as cuda:0, got %q", run.Device)
+	r.check(deviceName.MatchString(run.Device), "device", "must be auto, cpu or a device's name such as cuda:0 or vulkan:0, got %q", run.Device)
 	r.check(run.Threads >= 0 && run.Threads <= maxThreads, "threads", "must be within 0..%d, got %d", maxThreads, run.Threads)
 	r.validateData(run.Data)
 	r.validateStages(run.Objective.Stages, run.Data.Validation.Path != "")

@@ -67,12 +67,18 @@ enum {
 // cft_init loads the ggml backends found in the folder backend_dir (where libggml-cpu*.so lies). Once per process.
 CFT_API cft_status cft_init(const char *backend_dir, size_t backend_dir_len, cft_error *err);
 
+typedef enum cft_trains {
+    CFT_TRAINS_NOT      = 0,
+    CFT_TRAINS          = 1, // by kernels of our own
+    CFT_TRAINS_PORTABLE = 2, // by ggml's ops alone
+} cft_trains;
+
 typedef struct cft_device {
     char     name[64];        // "CPU", "CUDA0"
     char     description[192];
     uint64_t memory_total;    // bytes
     uint64_t memory_free;     // bytes
-    int32_t  can_train;       // 1 when cft_model_load takes it
+    int32_t  can_train;       // cft_trains
 } cft_device;
 
 CFT_API size_t     cft_device_count(void);
@@ -113,7 +119,9 @@ typedef struct cft_model_info {
 } cft_model_info;
 
 // cft_model_load maps the GGUF at path and checks every tensor that training needs: presence, shape, type, bounds.
-// device is "cpu", a CUDA device ("cuda", "cuda:1", "CUDA1"), or "auto": the first CUDA device that can train, else the CPU. Weights come to a device when a trainer is made.
+// device is "cpu", a CUDA device ("cuda", "cuda:1", "CUDA1"), one of ggml's ("vulkan", "vulkan:1", "metal", "hip", or "ggml-" and the
+// name of a ggml backend, such as "ggml-cpu"), or "auto": the first CUDA device that can train, else the CPU. Weights come to a device
+// when a trainer is made.
 CFT_API cft_status cft_model_load(const char *path, size_t path_len, const char *device, size_t device_len,
                                   cft_model **out, cft_error *err);
 CFT_API void       cft_model_free(cft_model *model);

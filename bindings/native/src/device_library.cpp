@@ -3,6 +3,7 @@
 
 #include "failure.h"
 #include "library.h"
+#include "portable/device.h"
 
 #include <dlfcn.h>
 #include <unistd.h>
@@ -71,12 +72,16 @@ device_choice choose_device(const std::string &name) {
     if (name == "cpu" || name == "CPU") {
         return {};
     }
+    int ggml_index = 0;
+    if (portable::find_device(name, &ggml_index)) {
+        return {portable::library(), ggml_index};
+    }
     const bool plain = name == "cuda" || name == "CUDA";
     const bool known = plain || name.rfind("cuda:", 0) == 0 || name.rfind("CUDA", 0) == 0;
     const auto digits = name.find_first_of("0123456789");
     if (!known || (!plain && (digits == std::string::npos || digits > 5 || name.find_first_not_of("0123456789", digits) != std::string::npos ||
                               name.size() - digits > 4))) {
-        throw failure(CFT_ERR_DEVICE, "device " + name + " cannot train; cpu, cuda and cuda:1 (the second device) can");
+        throw failure(CFT_ERR_DEVICE, "device " + name + " cannot train; cpu, cuda, cuda:1 (the second device), vulkan, metal and hip can");
     }
     std::string reason;
     const device_library *const library = cuda_library(reason);

@@ -1,5 +1,6 @@
 // device_trainer.h - training on a device of its own memory: what cft_trainer asks of a library that is loaded when such a device
-// is wanted (libcftune-cuda). Library and engine are built from the same sources, and check that they were.
+// is wanted (libcftune-cuda), and of the portable path (portable/). Library and engine are built from the same sources, and check
+// that they were.
 #pragma once
 
 #include "ops.h"
@@ -57,7 +58,8 @@ struct device_choice {
     int                   index   = 0;
 };
 
-// "auto" is the first CUDA device if there is one that can train, else the CPU; "cpu" the CPU; "cuda", "cuda:1" and "CUDA1" a CUDA device. Throws CFT_ERR_DEVICE in words.
+// "auto" is the first CUDA device if there is one that can train, else the CPU; "cpu" the CPU; "cuda", "cuda:1" and "CUDA1" a CUDA
+// device; for ggml's devices see portable/device.h. Throws CFT_ERR_DEVICE in words.
 device_choice choose_device(const std::string &name);
 
 // The library, or NULL with the reason.

@@ -3,6 +3,7 @@
 
 #include "device_trainer.h"
 #include "failure.h"
+#include "portable/device.h"
 
 #include "llama.h"
 
@@ -267,7 +268,10 @@ static size_t cuda_count() {
 
 size_t cft_device_count(void) {
     size_t n = 0;
-    guard(nullptr, [&] { n = ggml_backend_dev_count() + cuda_count(); });
+    guard(nullptr, [&] {
+        portable::load_devices();
+        n = ggml_backend_dev_count() + cuda_count();
+    });
     return n;
 }
 
@@ -276,6 +280,7 @@ cft_status cft_device_get(size_t index, cft_device *out, cft_error *err) {
         if (!out) {
             throw failure(CFT_ERR_INVALID_ARGUMENT, "out is NULL");
         }
+        portable::load_devices();
         const size_t of_ggml = ggml_backend_dev_count(), of_cuda = cuda_count();
         if (index >= of_ggml + of_cuda) {
             throw failure(CFT_ERR_INVALID_ARGUMENT, "device " + std::to_string(index) + " of " + std::to_string(of_ggml + of_cuda));
@@ -285,23 +290,15 @@ cft_status cft_device_get(size_t index, cft_device *out, cft_error *err) {
             cuda_library(reason)->describe(int(index - of_ggml), out);
             return;
         }
-        ggml_backend_dev_t device = ggml_backend_dev_get(index);
-        const bool         is_cpu = ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU;
-        cft_device         d      = {};
-        copy_text(d.name, sizeof d.name, ggml_backend_dev_name(device));
-        copy_text(d.description, sizeof d.description, ggml_backend_dev_description(device));
-        if (is_cpu) { // ggml calls all of the host's memory free
+        cft_device d = {};
+        portable::library()->describe(int(index), &d);
+        if (ggml_backend_dev_type(ggml_backend_dev_get(index)) == GGML_BACKEND_DEVICE_TYPE_CPU) { // ggml calls all of the host's memory free
             const memory_sizes m = host_memory();
             d.memory_total       = m.total;
             d.memory_free        = m.free;
-        } else {
-            size_t free = 0, total = 0;
-            ggml_backend_dev_memory(device, &free, &total);
-            d.memory_total = total;
-            d.memory_free  = free;
+            d.can_train          = CFT_TRAINS; // as the device cpu; as ggml-cpu by ggml's ops
         }
-        d.can_train = is_cpu ? 1 : 0;
-        *out        = d;
+        *out = d;
     });
 }
 

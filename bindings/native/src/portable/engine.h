@@ -1,0 +1,109 @@
+// engine.h - a trainer on any device of ggml's: forward and backward passes written out as graphs of ggml ops.
+//
+// A graph for each layer and direction. Between graphs lie the layers' inputs, the gradient on its way down, the logits of some rows,
+// and the adapter with its gradient; all else is memory that each graph uses anew. The backward graph of a layer computes the layer
+// again from its input. All values are F32, widened weights too; moments and the optimizer are the host's.
+#pragma once
+
+#include "../device_trainer.h"
+#include "compose.h"
+#include "graph.h"
+
+#include <array>
+#include <map>
+
+namespace cft::portable {
+
+// adapted is one module's adapter on the device, and where it lies in the host's arrays.
+struct adapted {
+    ggml_tensor *a = nullptr, *b = nullptr, *da = nullptr, *db = nullptr; // [in, rank], [rank, out]; NULL without an adapter
+    size_t       at_a = 0, at_b = 0;
+};
+
+// layer_tensors are one layer's weights as the file has them. Vectors that a family lacks are NULL.
+struct layer_tensors {
+    ggml_tensor *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
+    std::array<ggml_tensor *, n_target_modules> modules;
+    std::array<adapted, n_target_modules>       adapters;
+};
+
+class engine final : public device_trainer {
+  public:
+    // With only_measure nothing runs, and no memory is taken: for estimate().
+    engine(const cft_model &model, const cft_trainer_params &params, uint32_t targets, ggml_backend_dev_t device, bool only_measure);
+
+    double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) override;
+    void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) override;
+    double sum_of_squares() override;
+    void   adamw(const adamw_step &step) override;
+    void   discard() override;
+    void   read(int layer, int module, bool is_a, cft_slot slot, float *out) override;
+    void   write(int layer, int module, bool is_a, cft_slot slot, const float *data) override;
+
+    cft_memory_estimate estimate() const;
+    const machine      &on() const { return machine_; }
+
+  private:
+    struct journey; // one pack on its way
+    struct layer_graph;
+
+    // engine.cpp
+    void         place_weights();
+    void         place_adapters(uint32_t targets);
+    void         place_buffers();
+    void         allocate(bool only_measure);
+    void         upload();
+    void         rehearse();
+    ggml_tensor *place_vector(const std::vector<float> &v);
+    ggml_tensor *place_matrix(const weight &w);
+    void         set(ggml_tensor *t, const void *data, size_t bytes) const;
+    journey      begin(const device_pack &pack);
+    void         embed(const journey &j);
+    void         forward(const journey &j, std::atomic<bool> &cancelled);
+    void         stop_if(std::atomic<bool> &cancelled) const;
+    bool         computes() const { return machine_.way == course::run; }
+    void         fetch_gradient();
+    const adapted &adapted_at(int layer, int module) const;
+
+    // engine_loss.cpp
+    void   head(const journey &j, int64_t first, int64_t n);
+    double loss_chunk(const journey &j, int64_t first, int64_t n, bool backward);
+    double loss_of_row(const journey &j, int64_t first, int64_t row) const;
+
+    // engine_layer.cpp
+    void layer_forward(const journey &j, int layer);
+    void layer_backward(const journey &j, int layer);
+
+    ggml_tensor *slice(ggml_context *c, ggml_tensor *x, int64_t first, int64_t n) const;
+
+    const cft_model         &model_;
+    const hyperparameters   &hp_;
+    const cft_trainer_params params_;
+    const int                rank_;
+    const float              scale_; // of B A
+    const int64_t            max_t_, max_n_;
+    int64_t                  loss_rows_, vocab_rows_; // rows of logits, and of the head, at a time
+    machine                  machine_;
+    store                    weights_, values_, gradients_, inputs_, space_, loss_;
+    std::unique_ptr<store>   masks_store_; // grows with the packs
+    std::vector<std::pair<ggml_tensor *, std::pair<const void *, size_t>>> uploads_;
+    std::vector<layer_tensors> layers_;
+    ggml_tensor *token_embd_ = nullptr, *output_ = nullptr, *output_norm_ = nullptr;
+    ggml_tensor *factors_ = nullptr, *factors_local_ = nullptr, *iota_ = nullptr;
+    std::vector<float>         host_factors_, host_factors_local_;
+    std::vector<ggml_tensor *> x_;                    // [n_embd, t] each layer's input, and [n_embd, n] the last one's output
+    ggml_tensor *d_ = nullptr, *d_other_ = nullptr;   // [n_embd, t] the gradient on its way down
+    ggml_tensor *logits_ = nullptr;                   // [n_vocab, loss_rows]
+    ggml_tensor *tokens_ = nullptr, *positions_ = nullptr, *back_ = nullptr, *row_positions_ = nullptr, *row_back_ = nullptr, *rows_ = nullptr;
+    ggml_tensor *target_at_ = nullptr, *target_weights_ = nullptr, *masks_ = nullptr;
+    size_t       n_values_ = 0, n_masks_ = 0;
+    cft_memory_estimate bytes_{};
+    std::vector<float>  gradient_, value_, moment1_, moment2_; // the host's, n_values; gradient_ is a copy
+    bool                gradient_fetched_ = false;
+    float               amplitude_, amplitude_local_;
+};
+
+// Throws CFT_ERR_UNSUPPORTED for models and settings that are not trained by ggml's ops.
+void check_supported(const cft_model &model, const cft_trainer_params &params);
+
+} // namespace cft::portable

@@ -1,0 +1,225 @@
+// engine_layer.cpp - one transformer layer as a graph, forward and backward: the same course as ../block.h's.
+// The last layer computes q, attention, output and the feed-forward half for target rows only; of the first, below which
+// nothing is trained, the gradient at its input is not computed.
+#include "journey.h"
+
+namespace cft::portable {
+
+// layer_graph is one layer in one graph.
+struct engine::layer_graph {
+    engine              &e;
+    const journey       &j;
+    const int            layer;
+    const layer_weights &w;
+    const layer_tensors &on;
+    const hyperparameters &hp;
+    const bool           last, post_norms, head_norms, gelu;
+    const int64_t        t, n; // tokens, rows that go on after attention
+    const cpu::attention_shape shape;
+    const attention_view view;
+    graph                g;
+    ggml_context *const  c;
+    rotation             turn_q, turn_k;
+    std::vector<std::pair<ggml_tensor *, ggml_tensor *>> sums; // gradients: where they go, and what is added there
+
+    // What forward leaves for backward.
+    struct linear_input {
+        ggml_tensor                *x;
+        std::map<int, ggml_tensor *> h; // by module: scale times x Aᵀ
+    };
+    ggml_tensor *x, *q, *k, *v, *q_turned, *k_turned, *attn_out, *mid, *gate, *up, *ffn_out;
+    linear_input in_q, in_kv, in_output, in_gate_up, in_down;
+
+    layer_graph(engine &engine_, const journey &j_, int layer_)
+        : e(engine_), j(j_), layer(layer_), w(e.model_.layers[size_t(layer_)]), on(e.layers_[size_t(layer_)]), hp(e.hp_),
+          last(layer_ == hp.n_layer - 1), post_norms(hp.fam->has(cft::post_norms)), head_norms(hp.fam->has(cft::head_norms)),
+          gelu(hp.fam->has(cft::gelu)), t(j_.t), n(last ? j_.n : j_.t), shape(hp.attention()),
+          view{last ? j_.tiles.rows : j_.tiles.all, e.masks_, e.iota_, w.local},
+          g(1024 + 96 * int64_t(view.tiles.size()) + 8 * (hp.n_head * t / 65535)), c(g.ctx()) {
+        const bool halves = hp.fam->has(rope_halves);
+        ggml_tensor *const factors = w.local ? e.factors_local_ : e.factors_;
+        const float amplitude = w.local ? e.amplitude_local_ : e.amplitude_;
+        turn_q = {e.slice(c, last ? e.row_positions_ : e.positions_, 0, n), factors, hp.n_rot, halves, hp.rope_freq_base, amplitude};
+        turn_k = {e.slice(c, e.positions_, 0, t), factors, hp.n_rot, halves, hp.rope_freq_base, amplitude};
+    }
+    rotation back(bool of_q) const {
+        rotation r  = of_q ? turn_q : turn_k;
+        r.positions = of_q ? e.slice(c, last ? e.row_back_ : e.back_, 0, n) : e.slice(c, e.back_, 0, t);
+        return r;
+    }
+
+    ggml_tensor *linear(const linear_part &part, linear_input &in);
+    ggml_tensor *linear_backward(const linear_part &part, const linear_input &in, ggml_tensor *dy, ggml_tensor *dx, bool wanted);
+    void         gradient(ggml_tensor *to, ggml_tensor *what);
+    void         add_gradients();
+    void         forward(bool to_the_end);
+    ggml_tensor *backward(ggml_tensor *d);
+
+  private:
+    void         project();
+    void         attend();
+    void         feed_forward(bool to_the_end);
+    ggml_tensor *feed_forward_backward(ggml_tensor *d);
+    ggml_tensor *attention_half_backward(ggml_tensor *d);
+    ggml_tensor *part_of(const linear_part &part, ggml_tensor *b) const; // the part's rows of B, or of its gradient
+    ggml_tensor *heads(ggml_tensor *y, int n_heads) const { return ggml_reshape_3d(c, y, hp.head_dim, n_heads, y->ne[1]); }
+    ggml_tensor *flat(ggml_tensor *y) const { return ggml_reshape_2d(c, y, y->ne[0] * y->ne[1], y->ne[2]); }
+    ggml_tensor *biased(ggml_tensor *y, ggml_tensor *bias) const { return bias ? ggml_add(c, y, bias) : y; }
+    ggml_tensor *rows_of(ggml_tensor *y) const { return last ? ggml_get_rows(c, y, e.slice(c, e.rows_, 0, n)) : y; }
+    ggml_tensor *sum(ggml_tensor *a, ggml_tensor *b) const { return a ? ggml_add(c, a, b) : b; }
+};
+
+ggml_tensor *engine::layer_graph::part_of(const linear_part &part, ggml_tensor *b) const {
+    return part.w.rows == b->ne[1] ? b : ggml_view_2d(c, b, b->ne[0], part.w.rows, b->nb[1], size_t(part.first_row) * b->nb[1]);
+}
+
+// ---- linear maps: y = W x + scale B A x
+
+ggml_tensor *engine::layer_graph::linear(const linear_part &part, linear_input &in) {
+    ggml_tensor *const y = product(c, widen(c, on.modules[size_t(part.module)], e.iota_, part.first_row, part.w.rows), in.x);
+    const adapted     &m = on.adapters[size_t(part.module)];
+    if (!m.a) {
+        return y;
+    }
+    ggml_tensor *&h = in.h[part.module];
+    if (!h) {
+        h = ggml_scale(c, product(c, m.a, in.x), e.scale_);
+    }
+    return ggml_add(c, y, product(c, part_of(part, m.b), h));
+}
+
+// Returns dx plus the gradient at the input, where it is wanted.
+ggml_tensor *engine::layer_graph::linear_backward(const linear_part &part, const linear_input &in, ggml_tensor *dy, ggml_tensor *dx, bool wanted) {
+    const adapted &m = on.adapters[size_t(part.module)];
+    if (m.a) {
+        ggml_tensor *const u = ggml_scale(c, product(c, transposed(c, part_of(part, m.b)), dy), e.scale_);
+        gradient(m.da, product_over_rows(c, in.x, u));
+        gradient(part_of(part, m.db), product_over_rows(c, in.h.at(part.module), dy));
+        if (wanted) {
+            dx = sum(dx, product(c, transposed(c, m.a), u));
+        }
+    }
+    if (!wanted) {
+        return nullptr;
+    }
+    return sum(dx, product(c, transposed(c, widen(c, on.modules[size_t(part.module)], e.iota_, part.first_row, part.w.rows)), dy));
+}
+
+// Parts of a fused tensor share A, whose gradient is summed before it is added.
+void engine::layer_graph::gradient(ggml_tensor *to, ggml_tensor *what) {
+    for (auto &[known, all] : sums) {
+        if (known == to) {
+            all = ggml_add(c, all, what);
+            return;
+        }
+    }
+    sums.push_back({to, what});
+}
+
+void engine::layer_graph::add_gradients() {
+    for (const auto &[to, what] : sums) {
+        g.add(ggml_add_inplace(c, to, what));
+    }
+}
+
+// ---- forward
+
+void engine::layer_graph::project() {
+    x       = e.slice(c, e.x_[size_t(layer)], 0, t);
+    in_kv.x = rmsnorm(c, x, on.attn_norm, hp.rms_eps);
+    in_q.x  = rows_of(in_kv.x);
+    linear_input &of_q = last ? in_q : in_kv; // one input where both have the same rows: parts of fused tensors share h
+    q = heads(biased(linear(w.q, of_q), on.q_bias), hp.n_head);
+    k = heads(biased(linear(w.k, in_kv), on.k_bias), hp.n_head_kv);
+    v = heads(biased(linear(w.v, in_kv), on.v_bias), hp.n_head_kv);
+    q_turned = rotate(c, head_norms ? rmsnorm(c, q, on.q_norm, hp.rms_eps) : q, turn_q);
+    k_turned = rotate(c, head_norms ? rmsnorm(c, k, on.k_norm, hp.rms_eps) : k, turn_k);
+}
+
+void engine::layer_graph::attend() {
+    in_output.x = attention(c, shape, view, q_turned, k_turned, v);
+    attn_out    = linear(w.output, in_output);
+    mid = ggml_add(c, rows_of(x), post_norms ? rmsnorm(c, attn_out, on.attn_post_norm, hp.rms_eps) : attn_out);
+}
+
+void engine::layer_graph::feed_forward(bool to_the_end) {
+    in_gate_up.x = rmsnorm(c, mid, on.ffn_norm, hp.rms_eps);
+    gate         = linear(w.gate, in_gate_up);
+    up           = linear(w.up, in_gate_up);
+    in_down.x    = gated(c, gelu, gate, up);
+    if (to_the_end || post_norms) {
+        ffn_out = linear(w.down, in_down);
+    } else if (const adapted &m = on.adapters[module_down]; m.a) {
+        in_down.h[module_down] = ggml_scale(c, product(c, m.a, in_down.x), e.scale_);
+    }
+}
+
+void engine::layer_graph::forward(bool to_the_end) {
+    project();
+    attend();
+    feed_forward(to_the_end);
+}
+
+// ---- backward
+
+ggml_tensor *engine::layer_graph::feed_forward_backward(ggml_tensor *d) {
+    ggml_tensor *const d_out = post_norms ? rmsnorm_backward(c, d, ffn_out, on.ffn_post_norm, hp.rms_eps) : d;
+    ggml_tensor       *d_gate, *d_up;
+    gated_backward(c, gelu, linear_backward(w.down, in_down, d_out, nullptr, true), gate, up, &d_gate, &d_up);
+    ggml_tensor *dx = linear_backward(w.gate, in_gate_up, d_gate, nullptr, true);
+    dx              = linear_backward(w.up, in_gate_up, d_up, dx, true);
+    return ggml_add(c, d, rmsnorm_backward(c, dx, mid, on.ffn_norm, hp.rms_eps));
+}
+
+ggml_tensor *engine::layer_graph::attention_half_backward(ggml_tensor *d) {
+    const bool         wanted = layer > 0;
+    ggml_tensor *const d_out  = post_norms ? rmsnorm_backward(c, d, attn_out, on.attn_post_norm, hp.rms_eps) : d;
+    ggml_tensor *const d_attn = linear_backward(w.output, in_output, d_out, nullptr, true);
+    const attention_gradients a = attention_backward(c, shape, view, q_turned, k_turned, v, d_attn);
+    ggml_tensor *dq = rotate(c, a.q, back(true)), *dk = rotate(c, a.k, back(false));
+    if (head_norms) {
+        dq = rmsnorm_backward(c, dq, q, on.q_norm, hp.rms_eps);
+        dk = rmsnorm_backward(c, dk, k, on.k_norm, hp.rms_eps);
+    }
+    ggml_tensor *dx = linear_backward(w.k, in_kv, flat(dk), nullptr, wanted);
+    dx              = linear_backward(w.v, in_kv, flat(a.v), dx, wanted);
+    if (!last) {
+        dx = linear_backward(w.q, in_kv, flat(dq), dx, wanted);
+    } else {
+        ggml_tensor *const of_rows = linear_backward(w.q, in_q, flat(dq), nullptr, wanted);
+        dx = wanted ? ggml_add(c, dx, spread(c, of_rows, e.slice(c, e.rows_, 0, n), x)) : nullptr;
+    }
+    if (!wanted) {
+        return nullptr;
+    }
+    ggml_tensor *const through = last ? spread(c, d, e.slice(c, e.rows_, 0, n), x) : d;
+    return ggml_add(c, through, rmsnorm_backward(c, dx, x, on.attn_norm, hp.rms_eps));
+}
+
+ggml_tensor *engine::layer_graph::backward(ggml_tensor *d) { return attention_half_backward(feed_forward_backward(d)); }
+
+// ---- one layer's turn
+
+void engine::layer_forward(const journey &j, int layer) {
+    layer_graph l(*this, j, layer);
+    l.forward(true);
+    ggml_tensor *const add = l.post_norms ? rmsnorm(l.c, l.ffn_out, l.on.ffn_post_norm, hp_.rms_eps) : l.ffn_out;
+    l.g.add(ggml_cpy(l.c, ggml_add(l.c, l.mid, add), slice(l.c, x_[size_t(layer) + 1], 0, l.n)));
+    machine_.run(l.g);
+}
+
+void engine::layer_backward(const journey &j, int layer) {
+    layer_graph l(*this, j, layer);
+    l.forward(false);
+    ggml_tensor *const d = l.backward(slice(l.c, d_, 0, l.n));
+    if (d) {
+        l.g.add(ggml_cpy(l.c, d, slice(l.c, d_other_, 0, l.t)));
+    }
+    l.add_gradients();
+    machine_.run(l.g);
+    if (d) {
+        std::swap(d_, d_other_);
+    }
+}
+
+} // namespace cft::portable

@@ -1,0 +1,15 @@
+// journey.h - one pack on its way through a portable engine.
+#pragma once
+
+#include "engine.h"
+
+namespace cft::portable {
+
+struct engine::journey {
+    int64_t              t, n; // tokens, target rows
+    pack_tiles           tiles;
+    std::vector<int32_t> targets;
+    std::vector<float>   weights;
+};
+
+} // namespace cft::portable

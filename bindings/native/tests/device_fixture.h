@@ -1,0 +1,119 @@
+// device_fixture.h - a model and a trainer on the CPU and on a device beside each other, through cft.h.
+#pragma once
+
+#include "engine_fixture.h"
+
+#include <cstring>
+
+namespace tiny {
+
+// How near a device comes to the CPU engine.
+struct nearness {
+    double cosine, tensor_cosine, norm, loss; // of the whole gradient; of each tensor's; relative
+};
+
+constexpr float b_spread = 0.02f;
+
+struct opened {
+    cft_model *handle = nullptr;
+    opened(const std::string &path, const std::string &device) {
+        OK(cft_model_load(path.data(), path.size(), device.data(), device.size(), &handle, &checks::err));
+        if (!handle) {
+            std::exit(checks::finish("device"));
+        }
+    }
+    ~opened() { cft_model_free(handle); }
+    opened(const opened &)            = delete;
+    opened &operator=(const opened &) = delete;
+};
+
+inline double cosine(const std::vector<float> &a, const std::vector<float> &b) { return checks::dot(a, b) / std::max(checks::norm(a) * checks::norm(b), 1e-30); }
+
+inline std::vector<float> flat(const gradients &g) {
+    std::vector<float> all;
+    for (const auto &[name, v] : g) {
+        all.insert(all.end(), v.begin(), v.end());
+    }
+    return all;
+}
+
+inline void compare_gradients(const gradients &got, const gradients &want, const nearness &near) {
+    using checks::where;
+    CHECK(got.size() == want.size());
+    const auto g = flat(got), w = flat(want);
+    const double whole = cosine(g, w);
+    if (!(whole >= near.cosine) || std::getenv("CFT_SHOW")) {
+        std::fprintf(stderr, "%s: cosine %.6f\n", where.c_str(), whole);
+    }
+    CHECK(whole >= near.cosine);
+    CHECK_NEAR(checks::norm(g), checks::norm(w), checks::norm(w), near.norm);
+    const std::string outer = where;
+    for (const auto &[name, v] : want) {
+        where = outer + ", " + name;
+        const double c = cosine(got.at(name), v);
+        if (!(c >= near.tensor_cosine)) {
+            std::fprintf(stderr, "%s: cosine %.6f\n", where.c_str(), c);
+        }
+        CHECK(c >= near.tensor_cosine);
+    }
+    where = outer;
+}
+
+// Values as of an adapter in training: A as it begins, B small. (Large ones make a model in which rounding errors explode.)
+inline gradients some_values(const trainer &t) {
+    gradients values = t.read(CFT_SLOT_VALUE);
+    for (auto &[name, v] : values) {
+        if (name.find("lora_b") != std::string::npos) {
+            v = checks::random_floats(v.size(), b_spread);
+        }
+    }
+    return values;
+}
+
+// One pack on both, from the same adapter.
+inline void compare_on(const std::string &name, const std::string &path, const batch &b, const cft_trainer_params &p, const nearness &near) {
+    const opened on_cpu(path, "cpu"), on_device(path, name);
+    trainer      cpu(on_cpu.handle, p), device(on_device.handle, p);
+    cpu.write(CFT_SLOT_VALUE, some_values(cpu));
+    device.write(CFT_SLOT_VALUE, cpu.read(CFT_SLOT_VALUE));
+    CHECK(worst_tensor(device.read(CFT_SLOT_VALUE), cpu.read(CFT_SLOT_VALUE)) == 0);
+    const double want = cpu.evaluate(b);
+    CHECK_NEAR(device.evaluate(b), want, std::fabs(want), near.loss);
+    const double trained = cpu.accumulate(b);
+    CHECK_NEAR(device.accumulate(b), trained, std::fabs(trained), near.loss);
+    compare_gradients(device.read(CFT_SLOT_GRADIENT), cpu.read(CFT_SLOT_GRADIENT), near);
+}
+
+inline options device_sizes() {
+    options o;
+    o.n_embd = 64, o.n_ff = 96, o.n_head = 2, o.n_head_kv = 1, o.head_dim = 64, o.n_layer = 3, o.gain = 0.5f;
+    return o;
+}
+
+inline batch segments(int n_vocab) {
+    batch b;
+    b.add_segment(21, n_vocab, 0.5);
+    b.add_segment(40, n_vocab, 0.3);
+    return b;
+}
+
+// A prefix and branches under it, some longer than a window of 6.
+inline batch tree(int n_vocab) {
+    constexpr int prefix = 9, branch = 8, n_branches = 4;
+    batch         b;
+    b.add_segment(prefix + n_branches * branch, n_vocab, 0.7);
+    for (int i = prefix; i < int(b.size()); i++) {
+        const int of          = (i - prefix) / branch;
+        b.positions[size_t(i)]     = prefix + (i - prefix) % branch;
+        b.visible_until[size_t(i)] = prefix + (of + 1) * branch;
+    }
+    return b;
+}
+
+inline cft_trainer_params device_params() {
+    cft_trainer_params p = some_params();
+    p.rank = 8, p.alpha = 12; // the host's rank is the device's
+    return p;
+}
+
+} // namespace tiny

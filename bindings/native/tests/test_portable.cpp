@@ -1,0 +1,365 @@
+// test_portable.cpp - training by ggml's ops on one of ggml's devices against the CPU engine, through cft.h: losses, gradients,
+// logits, optimizer steps, state, memory and refusals, of every family and type. CFT_PORTABLE_DEVICE names the device; without it
+// ggml's CPU backend is one like any other. Where the device is absent the test exits with 77, which ctest counts as skipped.
+#include "device_fixture.h"
+#include "failure.h"
+#include "family_file.h"
+#include "model.h"
+#include "portable/device.h"
+#include "portable/engine.h"
+
+using namespace checks;
+using namespace tiny;
+
+namespace {
+
+// All of it is F32, widened weights too; sums are in another order, exponentials and rotations are the backend's. Seen on ggml's CPU
+// backend and on lavapipe: whole gradients to 1 - 1e-7 and better.
+constexpr nearness near = {0.99999, 0.9999, 1e-3, 1e-4};
+constexpr double   logit_tolerance = 1e-3;
+
+std::string device_name() {
+    const char *const name = std::getenv("CFT_PORTABLE_DEVICE");
+    return name && *name ? name : "ggml-cpu";
+}
+
+// One thread: ggml's wait for each other spinning after every op, which on a busy machine takes minutes.
+cft_trainer_params params() {
+    cft_trainer_params p = device_params();
+    p.n_threads = 1;
+    return p;
+}
+
+void compare(const std::string &path, const batch &b, const cft_trainer_params &p) { compare_on(device_name(), path, b, p, near); }
+
+void test_llama() {
+    const model m(device_sizes(), "portable.gguf");
+    const batch b = segments(m.o.n_vocab);
+    where         = "llama";
+    compare(m.path, b, params());
+    where = "llama, tree";
+    compare(m.path, tree(m.o.n_vocab), params());
+    where                = "llama, rslora, an odd rank";
+    cft_trainer_params p = params();
+    p.rank = 3, p.rslora = 1;
+    compare(m.path, b, p);
+    where     = "llama, some targets";
+    p         = params();
+    p.targets = CFT_TARGET_ATTN_V | CFT_TARGET_FFN_UP | CFT_TARGET_ATTN_OUTPUT;
+    compare(m.path, b, p);
+    p.targets = CFT_TARGET_FFN_DOWN;
+    compare(m.path, b, p);
+    where     = "llama, one layer, a head of its own";
+    options o = device_sizes();
+    o.n_layer = 1, o.tied = false;
+    const model one(o, "portable-one.gguf");
+    compare(one.path, b, params());
+    where    = "llama, one target";
+    batch single;
+    single.add_segment(12, o.n_vocab, 0.0);
+    single.targets[11] = 3, single.weights[11] = 1;
+    p             = params();
+    p.max_targets = 1;
+    compare(m.path, single, p);
+    where          = "llama, frequencies with factors, scaled";
+    o              = device_sizes();
+    o.rope_factors = true, o.rope_scale = 2, o.head_dim = 24, o.n_head = 4, o.n_head_kv = 2; // and heads of a size like no other
+    const model scaled(o, "portable-scaled.gguf");
+    compare(scaled.path, b, params());
+}
+
+void test_families() {
+    for (const char *name : {"llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
+        const cft::family &f = *cft::family_of(name);
+        family_sizes       sizes;
+        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 32, sizes.spread = 0.14f, sizes.n_layer = f.global_every > 2 ? f.global_every + 1 : 3;
+        const family_file file(f, nullptr, sizes);
+        where = std::string(name) + ", segments";
+        compare(file.path, segments(sizes.n_vocab), params());
+        where = std::string(name) + ", tree";
+        compare(file.path, tree(sizes.n_vocab), params());
+    }
+}
+
+// Products and gradients go through the widened weights of every type that the engine takes.
+void test_types() {
+    for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+                           GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS}) {
+        options o = device_sizes();
+        o.n_layer = 2, o.n_embd = 256, o.n_ff = 256, o.n_head = 4, o.n_head_kv = 2, o.type = type, o.gain = 0.25f;
+        where     = std::string("type ") + ggml_type_name(type);
+        const model m(o, std::string("portable-") + ggml_type_name(type) + ".gguf");
+        batch       b;
+        b.add_segment(24, o.n_vocab, 0.5);
+        compare(m.path, b, params());
+    }
+}
+
+void test_logits() {
+    where = "logits";
+    const family_file file(*cft::family_of("gemma2")); // whose logits are capped
+    const batch       b = segments(61);
+    const opened      on_cpu(file.path, "cpu"), on_device(file.path, device_name());
+    trainer           cpu(on_cpu.handle, params()), device(on_device.handle, params());
+    const std::vector<int32_t> rows = {0, 5, 20, 33, 50};
+    std::vector<float>         want(rows.size() * 61), got(want.size());
+    for (const auto &[t, out] : {std::pair{&cpu, &want}, std::pair{&device, &got}}) {
+        OK(cft_trainer_logits(t->handle, b.tokens.data(), b.positions.data(), b.visible_until.data(), b.size(), rows.data(), rows.size(), out->data(), &err));
+    }
+    CHECK(worst(got, want) < logit_tolerance);
+}
+
+// A target whose probability is smaller than any float: its loss is that of its logits.
+void test_unlikely_target() {
+    where = "unlikely target";
+    options o = device_sizes();
+    o.tied    = false;
+    const model m(o, "portable-unlikely.gguf", [](gguf_context *, ggml_context *ctx) {
+        float *const head = static_cast<float *>(ggml_get_tensor(ctx, "output.weight")->data);
+        for (int64_t i = 0; i < ggml_nelements(ggml_get_tensor(ctx, "output.weight")); i++) {
+            head[i] *= 60;
+        }
+    });
+    batch b = segments(o.n_vocab);
+    const opened on_cpu(m.path, "cpu"), on_device(m.path, device_name());
+    trainer      cpu(on_cpu.handle, params()), device(on_device.handle, params());
+    device.write(CFT_SLOT_VALUE, cpu.read(CFT_SLOT_VALUE));
+    const double want = cpu.evaluate(b);
+    CHECK(want > 88 * double(b.rows().size())); // a probability of e^-88 is no float any more
+    CHECK_NEAR(device.evaluate(b), want, want, near.loss);
+}
+
+void test_memory() {
+    where = "memory";
+    const model        m(device_sizes(), "portable-memory.gguf");
+    const opened       on_device(m.path, device_name());
+    cft_trainer_params p = params();
+    trainer            t(on_device.handle, p);
+    cft_memory_estimate before, asked, after;
+    OK(cft_trainer_get_memory(t.handle, &before, &err));
+    OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &asked, &err));
+    CHECK(std::memcmp(&before, &asked, sizeof asked) == 0);
+    CHECK(asked.total == asked.weights + asked.adapter + asked.gradients + asked.moments + asked.activations + asked.workspace + asked.loss);
+    CHECK(asked.weights >= m.values.size() && asked.adapter == asked.gradients && asked.keep_activations == CFT_KEEP_LAYERS);
+    p.memory_limit = asked.total - 1;
+    cft_trainer *none = nullptr;
+    REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &none, &err), CFT_ERR_NO_MEMORY, "train.seq_len) would fit");
+    OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &after, &err)); // what does not fit is told, not refused
+    CHECK(after.total == asked.total);
+    p.memory_limit = 1000;
+    REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &none, &err), CFT_ERR_NO_MEMORY, "no pack fits");
+    CHECK(none == nullptr);
+}
+
+// Steps as the CPU takes them, and a run that goes on from written state to the same bits.
+void test_steps() {
+    where = "steps";
+    const model        m(device_sizes(), "portable-steps.gguf");
+    const opened       on_cpu(m.path, "cpu"), on_device(m.path, device_name());
+    cft_trainer_params p = params();
+    p.weight_decay = 0.01f, p.rank = 5;
+    trainer     cpu(on_cpu.handle, p), device(on_device.handle, p), again(on_device.handle, p);
+    const batch b = segments(m.o.n_vocab), other = tree(m.o.n_vocab);
+    const auto  step = [&](trainer &t) {
+        double length = NAN;
+        t.accumulate(b), t.accumulate(other);
+        OK(cft_trainer_apply(t.handle, 1e-3f, 1.0f, 40, &length, &err));
+        return length;
+    };
+    for (int i = 0; i < 4; i++) {
+        const double want = step(cpu);
+        CHECK_NEAR(step(device), want, want, near.norm);
+    }
+    const double want = cpu.evaluate(b);
+    CHECK_NEAR(device.evaluate(b), want, want, near.loss);
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        again.write(slot, device.read(slot));
+    }
+    uint64_t steps = 0, micro_batches = 0;
+    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
+    CHECK(steps == 4 && micro_batches == 8);
+    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
+    for (int i = 0; i < 2; i++) {
+        CHECK(step(device) == step(again));
+    }
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        const gradients a = device.read(slot), c = again.read(slot);
+        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
+    }
+    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+    device.accumulate(b);
+    const gradients once = device.read(CFT_SLOT_GRADIENT);
+    CHECK(norm(flat(once)) > 0);
+    again.write(CFT_SLOT_GRADIENT, once); // a written gradient is what the next pack adds to
+    again.accumulate(other), device.accumulate(other);
+    CHECK(worst_tensor(again.read(CFT_SLOT_GRADIENT), device.read(CFT_SLOT_GRADIENT)) == 0);
+    cft_trainer_discard(device.handle);
+    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+    device.accumulate(b);
+    CHECK(worst_tensor(device.read(CFT_SLOT_GRADIENT), once) == 0); // the same pack, the same bits
+}
+
+void test_refusals() {
+    where = "refusals";
+    const model m(device_sizes(), "portable-refusals.gguf");
+    cft_model  *none = nullptr;
+    const auto  load = [&](const std::string &device) { return cft_model_load(m.path.data(), m.path.size(), device.data(), device.size(), &none, &err); };
+    REFUSED(load(device_name() + ":99"), CFT_ERR_DEVICE, "counted from 0");
+    REFUSED(load("ggml-nothing"), CFT_ERR_DEVICE, "there is none here");
+    REFUSED(load("metal:"), CFT_ERR_DEVICE, "cannot train");
+    REFUSED(load("vulkan:1x"), CFT_ERR_DEVICE, "cannot train");
+    CHECK(none == nullptr);
+
+    const opened on_device(m.path, device_name());
+    trainer      t(on_device.handle, params());
+    batch        b = segments(m.o.n_vocab);
+    double       loss = -1;
+    size_t       n    = 99;
+    const auto   accumulate = [&] {
+        return cft_trainer_accumulate(t.handle, b.tokens.data(), b.targets.data(), b.positions.data(), b.visible_until.data(), nullptr, b.size(), &loss, &n, &err);
+    };
+    cft_trainer_cancel(t.handle);
+    REFUSED(accumulate(), CFT_ERR_CANCELLED, "cancelled");
+    CHECK(loss == -1 && n == 99);
+    gradients values = t.read(CFT_SLOT_VALUE), broken = values;
+    broken.begin()->second[0] = INFINITY;
+    t.write(CFT_SLOT_VALUE, broken);
+    REFUSED(accumulate(), CFT_ERR_NON_FINITE, "not finite");
+    cft_trainer_discard(t.handle);
+    t.write(CFT_SLOT_VALUE, values);
+    CHECK(std::isfinite(t.accumulate(b)));
+    gradients bad = t.read(CFT_SLOT_GRADIENT);
+    bad.begin()->second[0] = NAN;
+    t.write(CFT_SLOT_GRADIENT, bad);
+    double length = -1;
+    REFUSED(cft_trainer_apply(t.handle, 1e-3f, 1, 1, &length, &err), CFT_ERR_NON_FINITE, "not finite");
+    CHECK(worst_tensor(t.read(CFT_SLOT_VALUE), values) == 0 && length == -1);
+
+    const auto        p = params();
+    cft_trainer      *refused = nullptr;
+    const family_file experts(*cft::family_of("qwen3moe"));
+    const opened      on_experts(experts.path, device_name());
+    REFUSED(cft_trainer_new(on_experts.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
+    auto other    = p;
+    other.dropout = 0.1f;
+    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "adapter.dropout");
+    other = p, other.keep_activations = CFT_KEEP_ALL;
+    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "keep_activations: all");
+    other = p, other.dora = 1;
+    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
+    CHECK(refused == nullptr);
+}
+
+// Every op runs on the device that was asked for; what it cannot run is refused with its name, what lies elsewhere is found.
+void test_placement() {
+    where = "placement";
+    int                      index  = -1;
+    const ggml_backend_dev_t device = cft::portable::find_device(device_name(), &index);
+    CHECK(device && index >= 0);
+    const options         o = device_sizes();
+    const model           m(o, "portable-placement.gguf");
+    const cft_model       loaded_model(m.path);
+    cft::portable::engine e(loaded_model, params(), loaded_model.targets(CFT_TARGET_ALL_LINEAR), device, false);
+    CHECK(e.on().device() == device && e.on().n_ops() == 0); // rehearsing computes nothing
+    const batch                b = segments(o.n_vocab);
+    std::vector<int32_t>       rows = b.rows(), targets;
+    std::vector<float>         weights(rows.size(), 1.0f);
+    for (int32_t row : rows) {
+        targets.push_back(b.targets[size_t(row)]);
+    }
+    const int64_t        t = rows.back() + 1;
+    std::vector<int32_t> until(b.visible_until.begin(), b.visible_until.begin() + t);
+    for (int32_t &u : until) {
+        u = std::min(u, int32_t(t));
+    }
+    std::atomic<bool> cancelled{false};
+    e.run({b.tokens.data(), b.positions.data(), until.data(), t, rows, targets, weights, {}}, true, cancelled);
+    CHECK(e.on().n_ops() > 100u * uint64_t(o.n_layer)); // all of them checked by machine::run to lie on the device
+
+    using namespace cft::portable;
+    machine on(device, 1, false);
+    const auto refused = [&](graph &g, cft_status status, const char *words) {
+        try {
+            on.run(g);
+            CHECK(false);
+        } catch (const cft::failure &f) {
+            CHECK(f.status == status);
+            if (!std::strstr(f.what(), words)) {
+                std::fprintf(stderr, "message: %s\n", f.what());
+            }
+            CHECK(std::strstr(f.what(), words) && std::strstr(f.what(), on.name()));
+        }
+    };
+    store        s(2);
+    ggml_tensor *a = s.tensor(GGML_TYPE_F16, 8, 4), *c = s.tensor(GGML_TYPE_F32, 8, 4);
+    s.allocate(device, false, "a test");
+    graph unknown(16);
+    unknown.add(ggml_out_prod(unknown.ctx(), a, c)); // of halves no backend has it
+    refused(unknown, CFT_ERR_UNSUPPORTED, "cannot run OUT_PROD of f16[8,4], f32[8,4] to f32[8,8]");
+    graph  elsewhere(16);
+    float  numbers[8] = {};
+    ggml_tensor *const outside = ggml_new_tensor_1d(elsewhere.ctx(), GGML_TYPE_F32, 8);
+    outside->data = numbers;
+    elsewhere.add(ggml_add(elsewhere.ctx(), c, outside));
+    refused(elsewhere, CFT_ERR_INTERNAL, "does not lie on");
+}
+
+void test_devices() {
+    where = "devices";
+    int                      index  = -1;
+    const ggml_backend_dev_t device = cft::portable::find_device(device_name(), &index);
+    bool                     listed = false;
+    for (size_t i = 0; i < cft_device_count(); i++) {
+        cft_device d;
+        OK(cft_device_get(i, &d, &err));
+        if (std::string(d.name) == ggml_backend_dev_name(device)) {
+            listed = true;
+            CHECK(d.can_train == (std::string(d.name) == "CPU" ? CFT_TRAINS : CFT_TRAINS_PORTABLE) && d.memory_total > 0);
+        }
+    }
+    CHECK(listed);
+    int same = -1;
+    for (const std::string &name : {device_name() + ":0", std::string("ggml-cpu")}) {
+        CHECK(cft::portable::find_device(name, &same) != nullptr);
+    }
+}
+
+// A whole model of people's, where one is at hand: CFTUNE_MODEL.
+void test_real_model() {
+    const char *path = std::getenv("CFTUNE_MODEL");
+    if (!path) {
+        std::printf("test_portable: SKIP the real model: CFTUNE_MODEL is not set\n");
+        return;
+    }
+    where = "real model";
+    batch b;
+    b.add_segment(24, 1000, 0.6);
+    b.add_segment(40, 1000, 0.5);
+    compare(path, b, params());
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    const char *const folder = std::getenv("CFT_BACKEND_DIR");
+    OK(cft_init(folder, folder ? std::strlen(folder) : 0, &err));
+    try {
+        int index = -1;
+        CHECK(cft::portable::find_device(device_name(), &index) != nullptr);
+    } catch (const cft::failure &f) {
+        std::printf("test_portable: SKIP: %s\n", f.what());
+        return 77;
+    }
+    const struct {
+        const char *name;
+        void (*run)();
+    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
+                 {"unlikely", test_unlikely_target}, {"memory", test_memory}, {"steps", test_steps}, {"refusals", test_refusals},
+                 {"placement", test_placement}, {"devices", test_devices}, {"real", test_real_model}};
+    for (const auto &t : tests) {
+        if (argc < 2 || std::string(argv[1]) == t.name) {
+            t.run();
+        }
+    }
+    return finish("test_portable");
+}
