@@ -3,7 +3,7 @@
 // it, so without the layer these are never read.
 #pragma once
 
-#include <vulkan/vulkan.hpp>
+#include <vulkan/vulkan_core.h> // not vulkan.hpp, which ggml-vulkan.cpp includes its own way
 
 #ifndef VK_EXT_layer_settings
 #include <cstdint>

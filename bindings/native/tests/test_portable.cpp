@@ -72,7 +72,7 @@ void test_families() {
     for (const char *name : {"llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
         const cft::family &f = *cft::family_of(name);
         family_sizes       sizes;
-        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 32, sizes.spread = 0.14f, sizes.n_layer = f.global_every > 2 ? f.global_every + 1 : 3;
+        sizes.n_embd = 64, sizes.n_ff = 128, sizes.n_head = 4, sizes.head_dim = 32, sizes.spread = 0.14f, sizes.n_layer = f.global_every > 2 ? f.global_every + 1 : 3;
         const family_file file(f, nullptr, sizes);
         where = std::string(name) + ", segments";
         compare(file.path, segments(sizes.n_vocab), params());
@@ -240,6 +240,9 @@ void test_refusals() {
     const family_file experts(*cft::family_of("qwen3moe"));
     const opened      on_experts(experts.path, device_name());
     REFUSED(cft_trainer_new(on_experts.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
+    const family_file fused(*cft::family_of("phi3")); // up begins at row 48
+    const opened      on_fused(fused.path, device_name());
+    REFUSED(cft_trainer_new(on_fused.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "multiples of 64");
     auto other    = p;
     other.dropout = 0.1f;
     REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "adapter.dropout");

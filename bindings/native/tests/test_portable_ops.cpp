@@ -275,7 +275,7 @@ void test_spread() {
 
 // W and its transpose, widened from every type, some rows of it: F32 that equal ggml's own dequantizing; and the products.
 void test_widen() {
-    constexpr int64_t columns = 256, rows = 70, first = 13, n = 40;
+    constexpr int64_t columns = 256, rows = 130, first = 64, n = 40;
     for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
                            GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS}) {
         where = std::string("widen ") + ggml_type_name(type);
@@ -318,6 +318,27 @@ void test_widen() {
     }
 }
 
+// Products of all small shapes: backends have kernels of their own for few columns, and read several values at once.
+void test_small_products() {
+    for (int64_t k : {1, 2, 3, 4, 7, 8, 9, 37, 75}) {
+        for (int64_t n : {1, 2, 4, 8, 9, 16}) {
+            for (int64_t m : {1, 8, 33}) {
+                where = "product of [" + std::to_string(k) + "," + std::to_string(m) + "] and [" + std::to_string(k) + "," + std::to_string(n) + "]";
+                const auto a = random_floats(size_t(k * m)), x = random_floats(size_t(k * n));
+                floats     want(size_t(m * n));
+                for (int64_t i = 0; i < n; i++) {
+                    for (int64_t j = 0; j < m; j++) {
+                        want[size_t(i * m + j)] = float(dot(floats(a.begin() + j * k, a.begin() + (j + 1) * k), floats(x.begin() + i * k, x.begin() + (i + 1) * k)));
+                    }
+                }
+                bench b;
+                ggml_tensor *const ta = b.put(a, k), *const tx = b.put(x, k);
+                near(b.run([&](ggml_context *c) { return std::vector{product(c, ta, tx)}; })[0], want);
+            }
+        }
+    }
+}
+
 void test_product_over_rows() {
     where = "product over rows";
     constexpr int64_t t = 33, m = 5, n = 48;
@@ -350,7 +371,8 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)();
     } tests[] = {{"rmsnorm", test_rmsnorm}, {"gated", test_gated}, {"rotate", test_rotate}, {"attention", test_attention}, {"loss", test_cross_entropy},
-                 {"spread", test_spread}, {"widen", test_widen}, {"over_rows", test_product_over_rows}};
+                 {"spread", test_spread}, {"widen", test_widen}, {"over_rows", test_product_over_rows},
+                 {"products", test_small_products}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             t.run();

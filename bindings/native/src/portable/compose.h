@@ -9,7 +9,8 @@
 
 namespace cft::portable {
 
-// A weight widened to F32: rows [row, row + n), as [columns, n]. iota holds 0, 1, 2 ... up to the most rows.
+// A weight widened to F32: rows [row, row + n), as [columns, n]. iota holds 0, 1, 2 ... up to the most rows. row is a multiple of 64:
+// Vulkan's GET_ROWS ends the process where its numbers begin elsewhere than at a multiple of what the device asks for.
 ggml_tensor *widen(ggml_context *c, ggml_tensor *w, ggml_tensor *iota, int64_t row, int64_t n);
 ggml_tensor *transposed(ggml_context *c, ggml_tensor *x);
 // bᵀ a in F32 throughout: a [k, m], b [k, n] to [m, n].

@@ -141,6 +141,9 @@ void load_devices() {
         return;
     }
     done = true;
+    // ggml's Vulkan backend rounds operands of F32 products to halves on devices that compute with halves: gradients in F32 then
+    // are right to 3 digits, those of small numbers to none. It asks this variable when it opens a device.
+    setenv("GGML_VK_DISABLE_F16", "1", 0);
     const std::string folder = devices_folder();
     struct stat       st;
     if (stat(folder.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) {

@@ -14,7 +14,15 @@ namespace {
 
 constexpr size_t tile_bytes  = size_t(32) << 20; // of one attention tile's scores, and of logits
 constexpr size_t head_bytes  = size_t(64) << 20; // of the output head, widened
+// Backends want what they read to begin at multiples of 256 bytes: row numbers of 4 bytes, and rows of any width.
+constexpr int64_t aligned_rows = 64;
 constexpr int64_t tensors_per_layer = 9 + n_target_modules, fixed_tensors = 32;
+
+// As many of n as fit, in whole blocks of aligned rows where there are several parts.
+int64_t rows_within(size_t bytes, int64_t width, int64_t n) {
+    const int64_t fit = std::max<int64_t>(1, int64_t(bytes / sizeof(float)) / width);
+    return fit >= n ? n : fit >= aligned_rows ? fit / aligned_rows * aligned_rows : fit;
+}
 
 // What ggml divides its own frequencies by to get the engine's.
 std::vector<float> factors_of(const rope_set &set, const hyperparameters &hp) {
@@ -42,6 +50,13 @@ void check_supported(const cft_model &model, const cft_trainer_params &params) {
     if (params.keep_activations == CFT_KEEP_ALL) {
         refuse("train.keep_activations: all is (auto and layers keep the layers' inputs)");
     }
+    for (const layer_weights &l : model.layers) {
+        for (const linear_part *part : {&l.q, &l.k, &l.v, &l.gate, &l.up}) {
+            if (part->first_row % aligned_rows != 0) {
+                refuse("fused tensors with parts that begin at rows other than multiples of 64 are");
+            }
+        }
+    }
     if (params.max_tokens < 1) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, "max_tokens must be at least 1");
     }
@@ -53,8 +68,8 @@ engine::engine(const cft_model &model, const cft_trainer_params &params, uint32_
       weights_(fixed_tensors + tensors_per_layer * hp_.n_layer), values_(2 * n_target_modules * hp_.n_layer), gradients_(2 * n_target_modules * hp_.n_layer),
       inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors) {
     check_supported(model, params);
-    loss_rows_  = std::clamp<int64_t>(int64_t(tile_bytes / sizeof(float)) / hp_.n_vocab, 1, max_n_);
-    vocab_rows_ = std::clamp<int64_t>(int64_t(head_bytes / sizeof(float)) / hp_.n_embd, 1, hp_.n_vocab);
+    loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);
+    vocab_rows_ = rows_within(head_bytes, hp_.n_embd, hp_.n_vocab);
     place_weights();
     place_adapters(targets);
     place_buffers();
