@@ -32,6 +32,12 @@ cft_trainer_params params() {
 
 void compare(const std::string &path, const batch &b, const cft_trainer_params &p) { compare_on(device_name(), path, b, p, near); }
 
+family_sizes fused_sizes() {
+    family_sizes sizes;
+    sizes.n_embd = 64, sizes.n_ff = 128, sizes.head_dim = 32, sizes.spread = 0.14f, sizes.n_layer = 2;
+    return sizes;
+}
+
 void test_llama() {
     const model m(device_sizes(), "portable.gguf");
     const batch b = segments(m.o.n_vocab);
@@ -49,6 +55,13 @@ void test_llama() {
     compare(m.path, b, p);
     p.targets = CFT_TARGET_FFN_DOWN;
     compare(m.path, b, p);
+    where     = "llama, dropout";
+    p         = params();
+    p.dropout = 0.3f;
+    compare(m.path, b, p);
+    const family_file fused(*cft::family_of("phi3"), nullptr, fused_sizes());
+    where = "phi3, dropout";
+    compare(fused.path, b, p);
     where     = "llama, one layer, a head of its own";
     options o = device_sizes();
     o.n_layer = 1, o.tied = false;
@@ -157,7 +170,7 @@ void test_steps() {
     const model        m(device_sizes(), "portable-steps.gguf");
     const opened       on_cpu(m.path, "cpu"), on_device(m.path, device_name());
     cft_trainer_params p = params();
-    p.weight_decay = 0.01f, p.rank = 5;
+    p.dropout = 0.1f, p.weight_decay = 0.01f, p.rank = 5;
     trainer     cpu(on_cpu.handle, p), device(on_device.handle, p), again(on_device.handle, p);
     const batch b = segments(m.o.n_vocab), other = tree(m.o.n_vocab);
     const auto  step = [&](trainer &t) {
@@ -191,12 +204,14 @@ void test_steps() {
     const gradients once = device.read(CFT_SLOT_GRADIENT);
     CHECK(norm(flat(once)) > 0);
     again.write(CFT_SLOT_GRADIENT, once); // a written gradient is what the next pack adds to
+    OK(cft_trainer_set_counters(again.handle, 6, 13, &err));
     again.accumulate(other), device.accumulate(other);
     CHECK(worst_tensor(again.read(CFT_SLOT_GRADIENT), device.read(CFT_SLOT_GRADIENT)) == 0);
     cft_trainer_discard(device.handle);
     CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+    OK(cft_trainer_set_counters(device.handle, 6, 12, &err));
     device.accumulate(b);
-    CHECK(worst_tensor(device.read(CFT_SLOT_GRADIENT), once) == 0); // the same pack, the same bits
+    CHECK(worst_tensor(device.read(CFT_SLOT_GRADIENT), once) == 0); // the same pack and numbers, the same bits
 }
 
 void test_refusals() {
@@ -243,10 +258,8 @@ void test_refusals() {
     const family_file fused(*cft::family_of("phi3")); // up begins at row 48
     const opened      on_fused(fused.path, device_name());
     REFUSED(cft_trainer_new(on_fused.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "multiples of 64");
-    auto other    = p;
-    other.dropout = 0.1f;
-    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "adapter.dropout");
-    other = p, other.keep_activations = CFT_KEEP_ALL;
+    auto other = p;
+    other.keep_activations = CFT_KEEP_ALL;
     REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "keep_activations: all");
     other = p, other.dora = 1;
     REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");

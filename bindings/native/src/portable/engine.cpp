@@ -44,9 +44,6 @@ void check_supported(const cft_model &model, const cft_trainer_params &params) {
     if (model.hp.n_expert > 0) {
         refuse("mixtures of experts are");
     }
-    if (params.dropout > 0) {
-        refuse("adapter.dropout is");
-    }
     if (params.keep_activations == CFT_KEEP_ALL) {
         refuse("train.keep_activations: all is (auto and layers keep the layers' inputs)");
     }
@@ -66,7 +63,7 @@ engine::engine(const cft_model &model, const cft_trainer_params &params, uint32_
     : model_(model), hp_(model.hp), params_(params), rank_(params.rank), scale_(scale_of(params)), max_t_(params.max_tokens),
       max_n_(std::min<int64_t>(max_t_, params.max_targets > 0 ? params.max_targets : max_t_)), machine_(device, resolve_threads(params.n_threads), only_measure),
       weights_(fixed_tensors + tensors_per_layer * hp_.n_layer), values_(2 * n_target_modules * hp_.n_layer), gradients_(2 * n_target_modules * hp_.n_layer),
-      inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors) {
+      inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(n_target_modules) {
     check_supported(model, params);
     loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);
     vocab_rows_ = rows_within(head_bytes, hp_.n_embd, hp_.n_vocab);
@@ -170,6 +167,10 @@ void engine::place_buffers() {
     d_       = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
     d_other_ = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
     logits_  = loss_.tensor(GGML_TYPE_F32, hp_.n_vocab, loss_rows_);
+    for (size_t m = 0; m < n_target_modules && params_.dropout > 0; m++) {
+        const ggml_tensor *const a = layers_[0].adapters[m].a;
+        drawn_[m] = a ? dropout_.tensor(GGML_TYPE_F32, a->ne[0], max_t_) : nullptr;
+    }
 }
 
 void engine::allocate(bool only_measure) {
@@ -179,7 +180,7 @@ void engine::allocate(bool only_measure) {
     bytes_.gradients   = take(gradients_, "gradients");
     bytes_.activations = take(space_, "the layers' inputs (train.seq_len makes them less)");
     bytes_.loss        = take(loss_, "logits");
-    bytes_.workspace   = take(inputs_, "a pack's numbers");
+    bytes_.workspace   = take(inputs_, "a pack's numbers") + take(dropout_, "dropout (adapter.dropout: 0 needs none)");
 }
 
 void engine::set(ggml_tensor *t, const void *data, size_t bytes) const {
@@ -211,7 +212,7 @@ void engine::rehearse() {
         rows.push_back(int32_t(i));
     }
     std::atomic<bool> never{false};
-    run({tokens.data(), positions.data(), until.data(), max_t_, rows, targets, weights, dropout{}}, true, never);
+    run({tokens.data(), positions.data(), until.data(), max_t_, rows, targets, weights, dropout{params_.dropout, params_.seed, 0, 0}}, true, never);
 }
 
 cft_memory_estimate engine::estimate() const {
@@ -240,7 +241,7 @@ engine::journey engine::begin(const device_pack &p) {
     if (t > max_t_ || n > max_n_) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, "the pack is longer, or has more rows, than the trainer was made for");
     }
-    journey j{t, n, pack_tiles(p.positions, p.visible_until, t, p.rows, hp_.window, hp_.n_head, tile_bytes), p.targets, p.weights};
+    journey j{t, n, pack_tiles(p.positions, p.visible_until, t, p.rows, hp_.window, hp_.n_head, tile_bytes), p.targets, p.weights, p.drop};
     if (j.tiles.masks.size() > n_masks_) {
         masks_store_.reset();
         masks_store_ = std::make_unique<store>(1);

@@ -71,6 +71,7 @@ class engine final : public device_trainer {
     double loss_of_row(const journey &j, int64_t first, int64_t row) const;
 
     // engine_layer.cpp
+    void draw(const journey &j, int layer);
     void layer_forward(const journey &j, int layer);
     void layer_backward(const journey &j, int layer);
 
@@ -84,7 +85,7 @@ class engine final : public device_trainer {
     const int64_t            max_t_, max_n_;
     int64_t                  loss_rows_, vocab_rows_; // rows of logits, and of the head, at a time
     machine                  machine_;
-    store                    weights_, values_, gradients_, inputs_, space_, loss_;
+    store                    weights_, values_, gradients_, inputs_, space_, loss_, dropout_;
     std::unique_ptr<store>   masks_store_; // grows with the packs
     std::vector<std::pair<ggml_tensor *, std::pair<const void *, size_t>>> uploads_;
     std::vector<layer_tensors> layers_;
@@ -96,6 +97,7 @@ class engine final : public device_trainer {
     ggml_tensor *logits_ = nullptr;                   // [n_vocab, loss_rows]
     ggml_tensor *tokens_ = nullptr, *positions_ = nullptr, *back_ = nullptr, *row_positions_ = nullptr, *row_back_ = nullptr, *rows_ = nullptr;
     ggml_tensor *target_at_ = nullptr, *target_weights_ = nullptr, *masks_ = nullptr;
+    std::array<ggml_tensor *, n_target_modules> drawn_{}; // [in, t] dropout's factors for one layer; NULL without
     size_t       n_values_ = 0, n_masks_ = 0;
     cft_memory_estimate bytes_{};
     std::vector<float>  gradient_, value_, moment1_, moment2_; // the host's, n_values; gradient_ is a copy

@@ -3,6 +3,8 @@
 // nothing is trained, the gradient at its input is not computed.
 #include "journey.h"
 
+#include "../cpu/rows.h"
+
 namespace cft::portable {
 
 // layer_graph is one layer in one graph.
@@ -61,6 +63,8 @@ struct engine::layer_graph {
     void         feed_forward(bool to_the_end);
     ggml_tensor *feed_forward_backward(ggml_tensor *d);
     ggml_tensor *attention_half_backward(ggml_tensor *d);
+    // What an adapter sees of x, [in, rows]: with dropout, x times its factors, which the gradient is multiplied by as well.
+    ggml_tensor *seen(int module, ggml_tensor *y) const { return j.drop.probability > 0 ? ggml_mul(c, y, e.slice(c, e.drawn_[size_t(module)], 0, y->ne[1])) : y; }
     ggml_tensor *part_of(const linear_part &part, ggml_tensor *b) const; // the part's rows of B, or of its gradient
     ggml_tensor *heads(ggml_tensor *y, int n_heads) const { return ggml_reshape_3d(c, y, hp.head_dim, n_heads, y->ne[1]); }
     ggml_tensor *flat(ggml_tensor *y) const { return ggml_reshape_2d(c, y, y->ne[0] * y->ne[1], y->ne[2]); }
@@ -83,7 +87,7 @@ ggml_tensor *engine::layer_graph::linear(const linear_part &part, linear_input &
     }
     ggml_tensor *&h = in.h[part.module];
     if (!h) {
-        h = ggml_scale(c, product(c, m.a, in.x), e.scale_);
+        h = ggml_scale(c, product(c, m.a, seen(part.module, in.x)), e.scale_);
     }
     return ggml_add(c, y, product(c, part_of(part, m.b), h));
 }
@@ -93,10 +97,10 @@ ggml_tensor *engine::layer_graph::linear_backward(const linear_part &part, const
     const adapted &m = on.adapters[size_t(part.module)];
     if (m.a) {
         ggml_tensor *const u = ggml_scale(c, product(c, transposed(c, part_of(part, m.b)), dy), e.scale_);
-        gradient(m.da, product_over_rows(c, in.x, u));
+        gradient(m.da, product_over_rows(c, seen(part.module, in.x), u));
         gradient(part_of(part, m.db), product_over_rows(c, in.h.at(part.module), dy));
         if (wanted) {
-            dx = sum(dx, product(c, transposed(c, m.a), u));
+            dx = sum(dx, seen(part.module, product(c, transposed(c, m.a), u)));
         }
     }
     if (!wanted) {
@@ -150,7 +154,7 @@ void engine::layer_graph::feed_forward(bool to_the_end) {
     if (to_the_end || post_norms) {
         ffn_out = linear(w.down, in_down);
     } else if (const adapted &m = on.adapters[module_down]; m.a) {
-        in_down.h[module_down] = ggml_scale(c, product(c, m.a, in_down.x), e.scale_);
+        in_down.h[module_down] = ggml_scale(c, product(c, m.a, seen(module_down, in_down.x)), e.scale_);
     }
 }
 
@@ -200,7 +204,30 @@ ggml_tensor *engine::layer_graph::backward(ggml_tensor *d) { return attention_ha
 
 // ---- one layer's turn
 
+// Brings dropout's factors of one layer over: the numbers that the CPU engine draws.
+void engine::draw(const journey &j, int layer) {
+    if (j.drop.probability <= 0 || !computes()) {
+        return;
+    }
+    const uint32_t     threshold = cpu::dropout_threshold(j.drop.probability);
+    const float        keep      = 1.0f / (1.0f - j.drop.probability);
+    std::vector<float> factors;
+    for (size_t m = 0; m < n_target_modules; m++) {
+        if (!drawn_[m]) {
+            continue;
+        }
+        const size_t in = size_t(drawn_[m]->ne[0]);
+        factors.resize(in * size_t(j.t));
+        for (size_t row = 0; row < size_t(j.t); row++) {
+            cpu::rows().dropout_mask(j.drop.seed, cpu::dropout_counter(j.drop.micro_batch, layer, int(m), uint32_t(row)), threshold, keep, 0, in,
+                                     factors.data() + row * in);
+        }
+        set(drawn_[m], factors.data(), factors.size() * sizeof(float));
+    }
+}
+
 void engine::layer_forward(const journey &j, int layer) {
+    draw(j, layer);
     layer_graph l(*this, j, layer);
     l.forward(true);
     ggml_tensor *const add = l.post_norms ? rmsnorm(l.c, l.ffn_out, l.on.ffn_post_norm, hp_.rms_eps) : l.ffn_out;
@@ -209,6 +236,7 @@ void engine::layer_forward(const journey &j, int layer) {
 }
 
 void engine::layer_backward(const journey &j, int layer) {
+    draw(j, layer);
     layer_graph l(*this, j, layer);
     l.forward(false);
     ggml_tensor *const d = l.backward(slice(l.c, d_, 0, l.n));

@@ -10,6 +10,7 @@ struct engine::journey {
     pack_tiles           tiles;
     std::vector<int32_t> targets;
     std::vector<float>   weights;
+    dropout              drop; // without the layer
 };
 
 } // namespace cft::portable
