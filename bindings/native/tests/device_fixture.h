@@ -43,7 +43,7 @@ inline void compare_gradients(const gradients &got, const gradients &want, const
     const auto g = flat(got), w = flat(want);
     const double whole = cosine(g, w);
     if (!(whole >= near.cosine) || std::getenv("CFT_SHOW")) {
-        std::fprintf(stderr, "%s: cosine %.6f\n", where.c_str(), whole);
+        std::fprintf(stderr, "%s: 1 - cosine %.1e\n", where.c_str(), 1 - whole);
     }
     CHECK(whole >= near.cosine);
     CHECK_NEAR(checks::norm(g), checks::norm(w), checks::norm(w), near.norm);
