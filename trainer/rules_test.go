@@ -50,8 +50,9 @@ var allowed = map[string][]string{
 	"trainer/objective": {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack"},
 	"trainer/evaluate":  {"trainer/config", "trainer/dataset", "trainer/chat", "trainer/pack", "trainer/objective", "trainer/internal/*"},
 	"trainer/verify":    {"trainer/config", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
-	"trainer/critic":    {"configs/teacher", "trainer/dataset", "trainer/evaluate", "trainer/internal/*"},
-	"trainer/score":     {"trainer/dataset", "trainer/evaluate", "trainer/objective", "trainer/internal/*"},
+	"trainer/critic":    {"configs/teacher", "trainer/dataset", "trainer/evaluate", "trainer/shard", "trainer/internal/*"},
+	"trainer/score":     {"trainer/dataset", "trainer/evaluate", "trainer/objective", "trainer/shard", "trainer/internal/*"},
+	"trainer/shard":     {},
 	// The demo's data set, as records.
 	"trainer/wordforms": {"trainer/dataset"},
 	// Many runs as one experiment.

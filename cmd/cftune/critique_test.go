@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -193,6 +194,45 @@ func TestSampleFromAnEndpoint(t *testing.T) {
 	}
 	charged, _ := s.Charged()
 	assert.Equal(t, 8, charged.Answers, "another --keep asks nothing again")
+}
+
+// TestShardsOfSampling: what shards write is together what one process writes, seeds included.
+func TestShardsOfSampling(t *testing.T) {
+	s := faultteacher.New(faultteacher.Options{})
+	defer s.Close()
+	data, dir := writeAnswers(t, 7), t.TempDir()
+	rows := func(output string, more ...string) []string {
+		t.Helper()
+		code, _, notes := cli(append([]string{"sample", data, "--output", filepath.Join(dir, output), "-n", "2", "--endpoint", "model=m,url=" + s.URL}, more...)...)
+		require.Zero(t, code, notes)
+		files, err := filepath.Glob(filepath.Join(dir, output, "shard-*", critic.SamplesName))
+		require.NoError(t, err)
+		if len(more) == 0 {
+			files = []string{filepath.Join(dir, output, critic.SamplesName)}
+		}
+		var all []string
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			for line := range strings.Lines(string(text)) {
+				var row critic.Row
+				require.NoError(t, json.Unmarshal([]byte(line), &row))
+				all = append(all, fmt.Sprintf("%s %d %d", row.Query, row.Source.Number, row.Source.Seed))
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	whole := rows("whole")
+	require.Len(t, whole, 14)
+	require.Len(t, rows("parts", "--shard", "1/3"), 6)
+	rows("parts", "--shard", "3/3")
+	require.Equal(t, whole, rows("parts", "--shard", "2/3"))
+
+	code, _, notes := cli("sample", data, "--output", filepath.Join(dir, "none"), "--endpoint", "model=m,url="+s.URL, "--shard", "9/9")
+	require.Equal(t, codeUsage, code)
+	require.Contains(t, notes, "of 7 records none falls to it")
+	require.NoDirExists(t, filepath.Join(dir, "none"))
 }
 
 func TestGradeSample(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/dataset"
 	"cftune/trainer/score"
+	"cftune/trainer/shard"
 )
 
 const evaluateLong = `Score models on test sets: their own answers, their critiques of others' answers, self-critique, loss, and how they follow
@@ -38,6 +40,9 @@ Tasks, by --tasks:
 Everything is kept under --output: texts.jsonl with every text and loss, report.json, report.md, report.html. Started again
 with the same output, it goes on: what has been written once, by the same weights, prompt and settings, is not written again.
 
+With --shard 2/4 this process scores every fourth row, from the second on, in a folder of its own under --output; when all shards
+are done, the same command without --shard writes nothing anew and reports on all rows.
+
 With --choose the best checkpoint of a run is recorded in the run (chosen.json): pruning keeps it, and
 cftune export --checkpoint best takes it.`
 
@@ -49,6 +54,8 @@ type evaluateFlags struct {
 	checkpoints   string
 	choose        string
 	rows          int
+	shard         string
+	part          shard.Shard
 	asJSON        bool
 	served        servedOptions
 	o             score.Options
@@ -88,6 +95,7 @@ func newEvaluateCommand() *cobra.Command {
 	flags.IntVar(&f.served.threads, "threads", 0, "CPU threads (0 = all that the process may use)")
 	flags.IntVar(&f.served.gpuLayers, "gpu-layers", 0, "layers to put on a GPU")
 	flags.IntVar(&f.served.lossContext, "loss-context", 4096, "longest example whose loss is measured, in tokens")
+	flags.StringVar(&f.shard, "shard", "", shardHelp)
 	flags.BoolVar(&f.asJSON, "json", false, "print the report as JSON")
 	if err := cmd.MarkFlagRequired("output"); err != nil {
 		panic(err) // the flag is defined above
@@ -131,6 +139,16 @@ func (f *evaluateFlags) check() error {
 
 func (f *evaluateFlags) run(cmd *cobra.Command, args []string) error {
 	ctx, notes := cmd.Context(), cmd.ErrOrStderr()
+	var err error
+	if f.part, err = shard.Parse(f.shard, os.Getenv); err != nil {
+		return codedError{fmt.Errorf("evaluate: --%w", err), codeUsage}
+	}
+	if !f.part.All() {
+		f.output = filepath.Join(f.output, f.part.Folder())
+		if f.choose != "" {
+			return codedError{errors.New("evaluate: --choose needs all rows: choose once all shards are done, without --shard"), codeUsage}
+		}
+	}
 	subjects, run, err := f.subjects(ctx, args, notes)
 	if err != nil {
 		return err
@@ -197,12 +215,16 @@ func (f *evaluateFlags) readSet(cmd *cobra.Command, text string) (score.Set, err
 	if n == 0 {
 		return s, &dataset.Error{File: source.Path, Err: errors.New("it has no rows to score")}
 	}
-	for i := range n {
-		record, err := set.Record(i)
+	s.Shard = f.part
+	for i := range f.part.Len(n) {
+		record, err := set.Record(f.part.Row(i))
 		if err != nil {
 			return s, err
 		}
 		s.Records = append(s.Records, record)
+	}
+	if len(s.Records) == 0 {
+		return s, codedError{fmt.Errorf("evaluate: --shard %s: of the %d rows of %s none falls to it", f.shard, n, source.Path), codeUsage}
 	}
 	return s, nil
 }

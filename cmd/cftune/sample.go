@@ -30,6 +30,9 @@ left out is counted.
 
 Whatever ends the command, the same command goes on; another --keep writes the file anew without asking again.
 
+With --shard 2/4 this process asks about every fourth row, from the second on, in a folder of its own under --output (a budget is
+then the shard's). Texts are those that one process would get; shard-*/samples.jsonl names them all.
+
 An endpoint is written as in cftune critique --teacher: ` + "`cftune critique --help`" + ` tells.
 
 Examples:

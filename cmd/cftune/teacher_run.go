@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,7 +19,11 @@ import (
 	"cftune/trainer/config"
 	"cftune/trainer/critic"
 	"cftune/trainer/dataset"
+	"cftune/trainer/shard"
 )
+
+// shardHelp tells of the flag --shard.
+const shardHelp = "take every OF-th row, as 2/4: the second of four processes; auto: as mpirun, srun or an indexed Job started this one"
 
 // askFlags are what `sample` and `critique` have in common.
 type askFlags struct {
@@ -38,6 +44,7 @@ type askFlags struct {
 	context     int
 	threads     int
 	gpuLayers   int
+	shard       string
 	asJSON      bool
 	quiet       bool
 }
@@ -60,6 +67,7 @@ func (f *askFlags) add(cmd *cobra.Command) {
 	flags.IntVar(&f.context, "context", 0, "tokens of a local model's cache for all answers at once (0 = what the prompts need)")
 	flags.IntVar(&f.threads, "threads", 0, "CPU threads of a local model (0 = all that the process may use)")
 	flags.IntVar(&f.gpuLayers, "gpu-layers", 0, "layers of a local model to put on a GPU")
+	flags.StringVar(&f.shard, "shard", "", shardHelp)
 	flags.BoolVar(&f.asJSON, "json", false, "print the report as one JSON object")
 	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
 	if err := cmd.MarkFlagRequired("output"); err != nil {
@@ -138,12 +146,16 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 			a.close()
 		}
 	}()
+	part, err := shard.Parse(f.shard, os.Getenv)
+	if err != nil {
+		return nil, codedError{fmt.Errorf("--%w", err), codeUsage}
+	}
 	records, err := f.openData(cmd.Context(), data, a)
 	if err != nil {
 		return nil, err
 	}
 	a.plan = critic.Plan{
-		Records: records, Messages: messages, PerRow: f.perRow, Seed: f.seed,
+		Records: records, Messages: messages, PerRow: f.perRow, Seed: f.seed, Shard: part,
 		MaxTokens: f.maxTokens, Temperature: f.temperature, TopP: f.topP, Stop: f.stops,
 	}
 	if err := checkMessages(records, messages); err != nil {
@@ -165,6 +177,13 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 	fixed["command"], fixed["teachers"], fixed["per_row"], fixed["seed"] = kind, teachers, f.perRow, f.seed
 	fixed["max_tokens"], fixed["temperature"], fixed["top_p"], fixed["stop"] = f.maxTokens, f.temperature, f.topP, f.stops
 	fixed["data"] = map[string]any{"sha256": records.Digest(), "format": f.format, "fields": f.fields, "records": records.Len()}
+	if !part.All() {
+		fixed["shard"] = part
+		f.output = filepath.Join(f.output, part.Folder())
+		if part.Len(records.Len()) == 0 {
+			return nil, codedError{fmt.Errorf("--shard %s: of %d records none falls to it", f.shard, records.Len()), codeUsage}
+		}
+	}
 	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, f.quiet)
 	o := critic.Options{
 		Dir: f.output, Budget: budget, Attempts: f.attempts, Backoff: critic.Backoff{First: time.Second, Most: time.Minute}, Drain: 30 * time.Second,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cftune/trainer/dataset"
+	"cftune/trainer/shard"
 )
 
 // Records are what the requests are about.
@@ -40,6 +41,7 @@ type Plan struct {
 	Teachers []Teacher
 	PerRow   int // requests for each record and teacher
 	Seed     uint64
+	Shard    shard.Shard // the records that are asked about
 
 	MaxTokens   int
 	Temperature float64
@@ -47,15 +49,18 @@ type Plan struct {
 	Stop        []string
 }
 
+// rows is the number of records that are asked about.
+func (p Plan) rows() int { return p.Shard.Len(p.Records.Len()) }
+
 // jobs is the number of requests: they are numbered by row, then teacher, then repetition.
-func (p Plan) jobs() int { return p.Records.Len() * len(p.Teachers) * p.PerRow }
+func (p Plan) jobs() int { return p.rows() * len(p.Teachers) * p.PerRow }
 
 // place is what a request's number stands for.
 type place struct{ row, teacher, number int }
 
 func (p Plan) place(job int) place {
 	each := len(p.Teachers) * p.PerRow
-	return place{job / each, job % each / p.PerRow, job % p.PerRow}
+	return place{p.Shard.Row(job / each), job % each / p.PerRow, job % p.PerRow}
 }
 
 func (p Plan) check() error {
@@ -68,7 +73,9 @@ func (p Plan) check() error {
 		return fmt.Errorf("requests per record: must be at least 1, got %d", p.PerRow)
 	case p.MaxTokens < 1:
 		return fmt.Errorf("max tokens: must be at least 1, got %d", p.MaxTokens)
-	case p.jobs()/len(p.Teachers)/p.PerRow != p.Records.Len() || p.jobs() > 1<<31:
+	case p.rows() == 0:
+		return fmt.Errorf("of %d records none falls to shard %d of %d", p.Records.Len(), p.Shard.Number, p.Shard.Of)
+	case p.jobs()/len(p.Teachers)/p.PerRow != p.rows() || p.jobs() > 1<<31:
 		return errors.New("there are too many requests")
 	}
 	names := map[string]bool{}
@@ -87,9 +94,10 @@ func (p Plan) check() error {
 	return nil
 }
 
-// request makes a job's request. Its seed is a function of the plan's and of the job's number, whatever ran before.
+// request makes a job's request. Its seed is a function of the plan's and of the number that the job has without shards, whatever ran before.
 func (p Plan) request(job int, run string) (Request, error) {
 	at := p.place(job)
+	whole := (at.row*len(p.Teachers)+at.teacher)*p.PerRow + at.number
 	r, err := p.Records.Record(at.row)
 	if err != nil {
 		return Request{}, err
@@ -98,7 +106,7 @@ func (p Plan) request(job int, run string) (Request, error) {
 	if err != nil {
 		return Request{}, &dataset.Error{File: r.ID, Err: err}
 	}
-	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, p.Seed), uint64(job)))
+	sum := sha256.Sum256(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, p.Seed), uint64(whole)))
 	key := sha256.Sum256(fmt.Appendf(nil, "%s %d", run, job))
 	return Request{
 		Messages: messages, MaxTokens: p.MaxTokens, Temperature: p.Temperature, TopP: p.TopP, Stop: p.Stop,

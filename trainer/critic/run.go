@@ -135,7 +135,7 @@ func (w *worker) take() (job int, ok bool) {
 	each := w.plan.PerRow
 	for {
 		n := int(w.next.Add(1)) - 1 // among the teacher's own
-		if n >= w.plan.Records.Len()*each {
+		if n >= w.plan.rows()*each {
 			return 0, false
 		}
 		job = (n/each*len(w.plan.Teachers)+w.index)*each + n%each

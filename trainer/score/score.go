@@ -9,6 +9,7 @@ import (
 	"cftune/trainer/dataset"
 	"cftune/trainer/evaluate"
 	"cftune/trainer/objective"
+	"cftune/trainer/shard"
 )
 
 // Sampling says how tokens are drawn. Temperature 0 takes the most likely one.
@@ -58,6 +59,7 @@ type Set struct {
 	Digest  string
 	Of      int // rows of the whole set
 	Records []dataset.Record
+	Shard   shard.Shard // which of the rows the records are
 }
 
 // The tasks.
@@ -162,12 +164,12 @@ type ask struct {
 }
 
 // write returns the model's texts, by the order of the asks: those of the store, and new ones.
-func (s *scorer) write(ctx context.Context, set, task string, asks []ask, sampling Sampling, maxTokens int) ([]Text, error) {
+func (s *scorer) write(ctx context.Context, set Set, task string, asks []ask, sampling Sampling, maxTokens int) ([]Text, error) {
 	texts := make([]Text, len(asks))
 	keys := make([]string, len(asks))
 	var missing []int
 	for i, a := range asks {
-		keys[i] = keyOf("text", s.subject.Weight, a.prompt, sampling, maxTokens, a.item)
+		keys[i] = keyOf("text", s.subject.Weight, a.prompt, sampling, maxTokens, set.Shard.Row(a.item))
 		if l, ok := s.store.lines[keys[i]]; ok {
 			texts[i] = Text{l.Text, l.Tokens, l.Ended}
 			s.reused++
@@ -182,11 +184,11 @@ func (s *scorer) write(ctx context.Context, set, task string, asks []ask, sampli
 		return nil, err
 	}
 	if s.o.Note != nil {
-		s.o.Note("%s: %s: %d texts to write", s.subject.Name, strings.TrimSpace(set+" "+task), len(missing))
+		s.o.Note("%s: %s: %d texts to write", s.subject.Name, strings.TrimSpace(set.Name+" "+task), len(missing))
 	}
 	requests := make([]Request, len(missing))
 	for k, i := range missing {
-		requests[k] = Request{Prompt: asks[i].prompt, Stream: uint32(asks[i].item)}
+		requests[k] = Request{Prompt: asks[i].prompt, Stream: uint32(set.Shard.Row(asks[i].item))}
 	}
 	err := s.model.Write(ctx, requests, sampling, maxTokens, func(k int, t Text) error {
 		i := missing[k]
@@ -195,7 +197,7 @@ func (s *scorer) write(ctx context.Context, set, task string, asks []ask, sampli
 		texts[i] = t
 		s.written++
 		return s.store.put(line{
-			Key: keys[i], Subject: s.subject.Name, Set: set, Task: task, Item: asks[i].item, Text: t.Text, Tokens: t.Tokens, Ended: t.Ended,
+			Key: keys[i], Subject: s.subject.Name, Set: set.Name, Task: task, Item: set.Shard.Row(asks[i].item), Text: t.Text, Tokens: t.Tokens, Ended: t.Ended,
 		})
 	})
 	return texts, err
@@ -263,7 +265,7 @@ func (s *scorer) answers(ctx context.Context, set Set, r *SetResult) error {
 	if len(asks) == 0 {
 		return nil
 	}
-	texts, err := s.write(ctx, set.Name, TaskAnswers, asks, greedy, s.o.AnswerTokens)
+	texts, err := s.write(ctx, set, TaskAnswers, asks, greedy, s.o.AnswerTokens)
 	if err != nil {
 		return err
 	}
@@ -285,7 +287,7 @@ func (s *scorer) answers(ctx context.Context, set Set, r *SetResult) error {
 	for pass := range s.o.Samples {
 		sampling := s.o.Sampling
 		sampling.Seed += uint64(pass)
-		texts, err := s.write(ctx, set.Name, fmt.Sprintf("%s, seed %d", TaskAnswers, sampling.Seed), asks, sampling, s.o.AnswerTokens)
+		texts, err := s.write(ctx, set, fmt.Sprintf("%s, seed %d", TaskAnswers, sampling.Seed), asks, sampling, s.o.AnswerTokens)
 		if err != nil {
 			return err
 		}
@@ -355,7 +357,7 @@ func (s *scorer) critiques(ctx context.Context, set Set, r *SetResult) error {
 	if len(asks) == 0 {
 		return nil
 	}
-	texts, err := s.write(ctx, set.Name, TaskCritiques, asks, greedy, s.o.CritiqueTokens)
+	texts, err := s.write(ctx, set, TaskCritiques, asks, greedy, s.o.CritiqueTokens)
 	if err != nil {
 		return err
 	}
@@ -378,7 +380,7 @@ func (s *scorer) losses(ctx context.Context, set Set, r *SetResult) error {
 			if err != nil {
 				continue // the row has not what the objective needs
 			}
-			one, tooLong, err := s.loss(ctx, set.Name, name, i, conversation)
+			one, tooLong, err := s.loss(ctx, set, name, i, conversation)
 			if err != nil {
 				return err
 			}
@@ -400,11 +402,11 @@ func (s *scorer) losses(ctx context.Context, set Set, r *SetResult) error {
 	return nil
 }
 
-func (s *scorer) loss(ctx context.Context, set, name string, item int, c objective.Conversation) (rowLoss, bool, error) {
+func (s *scorer) loss(ctx context.Context, set Set, name string, item int, c objective.Conversation) (rowLoss, bool, error) {
 	if err := ctx.Err(); err != nil {
 		return rowLoss{}, false, err
 	}
-	key := keyOf("loss", s.subject.Weight, c, item)
+	key := keyOf("loss", s.subject.Weight, c, set.Shard.Row(item))
 	if l, ok := s.store.lines[key]; ok {
 		s.reused++
 		return rowLoss{l.Loss, l.Tokens, item}, l.Tokens == 0, nil
@@ -420,7 +422,7 @@ func (s *scorer) loss(ctx context.Context, set, name string, item int, c objecti
 		tokens = 0
 	}
 	s.written++
-	return rowLoss{sum, tokens, item}, tooLong, s.store.put(line{Key: key, Subject: s.subject.Name, Set: set, Task: "loss " + name, Item: item, Tokens: tokens, Loss: sum})
+	return rowLoss{sum, tokens, item}, tooLong, s.store.put(line{Key: key, Subject: s.subject.Name, Set: set.Name, Task: "loss " + name, Item: set.Shard.Row(item), Tokens: tokens, Loss: sum})
 }
 
 func (s *scorer) probes(ctx context.Context) (*Probes, error) {
@@ -430,7 +432,7 @@ func (s *scorer) probes(ctx context.Context) (*Probes, error) {
 		asks = append(asks, ask{i, p.Prompt})
 	}
 	const probeTokens = 128 // each wants a line or some
-	texts, err := s.write(ctx, "", TaskProbes, asks, greedy, probeTokens)
+	texts, err := s.write(ctx, Set{}, TaskProbes, asks, greedy, probeTokens)
 	if err != nil {
 		return nil, err
 	}

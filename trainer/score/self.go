@@ -34,7 +34,7 @@ func (s *scorer) single(ctx context.Context, set Set, direct *Answers, own *Self
 	for _, i := range direct.items {
 		asks = append(asks, ask{i, replace(singlePass, set.Records[i].Query)})
 	}
-	texts, err := s.write(ctx, set.Name, "self, single pass", asks, greedy, s.o.AnswerTokens+s.o.CritiqueTokens)
+	texts, err := s.write(ctx, set, "self, single pass", asks, greedy, s.o.AnswerTokens+s.o.CritiqueTokens)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (s *scorer) ownVerdicts(ctx context.Context, set Set, direct *Answers, own 
 	for k, i := range direct.items {
 		asks = append(asks, ask{i, objective.CritiquePrompt(set.Records[i].Query, direct.texts[k].Text)})
 	}
-	texts, err := s.write(ctx, set.Name, "self, verdicts", asks, greedy, s.o.CritiqueTokens)
+	texts, err := s.write(ctx, set, "self, verdicts", asks, greedy, s.o.CritiqueTokens)
 	if err != nil {
 		return err
 	}
@@ -85,14 +85,14 @@ func (s *scorer) twoStages(ctx context.Context, set Set, direct *Answers, own *S
 			i := direct.items[k]
 			answers = append(answers, ask{i, objective.AnswerPrompt(set.Records[i].Query)})
 		}
-		texts, err := s.write(ctx, set.Name, fmt.Sprintf("self, try %d", try+1), answers, sampling, s.o.AnswerTokens)
+		texts, err := s.write(ctx, set, fmt.Sprintf("self, try %d", try+1), answers, sampling, s.o.AnswerTokens)
 		if err != nil {
 			return err
 		}
 		for j, a := range answers {
 			critiques = append(critiques, ask{a.item, objective.CritiquePrompt(set.Records[a.item].Query, texts[j].Text)})
 		}
-		judged, err := s.write(ctx, set.Name, fmt.Sprintf("self, critique of try %d", try+1), critiques, greedy, s.o.CritiqueTokens)
+		judged, err := s.write(ctx, set, fmt.Sprintf("self, critique of try %d", try+1), critiques, greedy, s.o.CritiqueTokens)
 		if err != nil {
 			return err
 		}

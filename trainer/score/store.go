@@ -6,10 +6,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"cftune/trainer/internal/durable"
+	"cftune/trainer/shard"
 )
 
 // TextsName is the file of texts and losses in an output folder.
@@ -35,7 +38,8 @@ type Store struct {
 	lock  *durable.Lock
 }
 
-// OpenStore opens the store in a folder, making it if needed. What a killed process left of a last line is removed.
+// OpenStore opens the store in a folder, making it if needed. What a killed process left of a last line is removed. What shards
+// have written in folders of their own below it is there as well.
 func OpenStore(dir string) (*Store, error) {
 	if err := durable.MkdirAll(durable.OS, dir); err != nil {
 		return nil, fmt.Errorf("open scores: %w", err)
@@ -47,6 +51,10 @@ func OpenStore(dir string) (*Store, error) {
 	s := &Store{lines: map[string]line{}, lock: lock}
 	path := filepath.Join(dir, TextsName)
 	if err := s.read(path); err != nil {
+		lock.Release()
+		return nil, fmt.Errorf("open scores: %w", err)
+	}
+	if err := s.readShards(dir); err != nil {
 		lock.Release()
 		return nil, fmt.Errorf("open scores: %w", err)
 	}
@@ -63,21 +71,53 @@ func (s *Store) read(path string) error {
 		return err
 	}
 	defer file.Close()
+	whole, err := s.readLines(file, path)
+	if err != nil {
+		return err
+	}
+	return file.Truncate(whole)
+}
+
+// readShards reads what shards have written, perhaps while they still write.
+func (s *Store) readShards(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(escaped(dir), shard.Folders, TextsName))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		_, err = s.readLines(file, path)
+		file.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// escaped makes a path a pattern of itself.
+func escaped(path string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
+}
+
+// readLines takes all whole lines and gives the bytes that they have.
+func (s *Store) readLines(file io.Reader, path string) (whole int64, err error) {
 	reader := bufio.NewReader(file)
-	whole := int64(0)
 	for number := 1; ; number++ {
 		text, err := reader.ReadBytes('\n')
 		if err != nil {
-			break // the end, or a torn line
+			return whole, nil // the end, or a torn line
 		}
 		var l line
 		if err := json.Unmarshal(text, &l); err != nil || l.Key == "" {
-			return fmt.Errorf("%s: line %d is damaged; remove it to have its text written again", path, number)
+			return whole, fmt.Errorf("%s: line %d is damaged; remove it to have its text written again", path, number)
 		}
 		s.lines[l.Key] = l
 		whole += int64(len(text))
 	}
-	return file.Truncate(whole)
 }
 
 func (s *Store) put(l line) error {
