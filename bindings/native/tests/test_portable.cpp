@@ -14,9 +14,10 @@ using namespace tiny;
 namespace {
 
 // All of it is F32, widened weights too; sums are in another order, exponentials and rotations are the backend's. Seen on ggml's CPU
-// backend and on lavapipe: whole gradients to 1 - 1e-7 and better.
-constexpr nearness near = {0.99999, 0.9999, 1e-3, 1e-4};
-constexpr double   logit_tolerance = 1e-3;
+// backend and on lavapipe: whole gradients to 1 - 3e-12 in tiny models and 1 - 6e-10 in the real one (bench/results).
+constexpr nearness near = {1 - 1e-7, 1 - 1e-5, 1e-4, 1e-5};
+constexpr double   logit_tolerance = 1e-4;
+constexpr double   step_tolerance = 1e-3; // B begins at 0, so A's first gradient is rounding errors, which AdamW takes at full length
 
 std::string device_name() {
     const char *const name = std::getenv("CFT_PORTABLE_DEVICE");
@@ -181,10 +182,10 @@ void test_steps() {
     };
     for (int i = 0; i < 4; i++) {
         const double want = step(cpu);
-        CHECK_NEAR(step(device), want, want, near.norm);
+        CHECK_NEAR(step(device), want, want, step_tolerance);
     }
     const double want = cpu.evaluate(b);
-    CHECK_NEAR(device.evaluate(b), want, want, near.loss);
+    CHECK_NEAR(device.evaluate(b), want, want, step_tolerance);
     for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
         again.write(slot, device.read(slot));
     }
