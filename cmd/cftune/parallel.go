@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"cftune/bindings/engine"
 	"cftune/trainer"
@@ -87,6 +88,39 @@ func (t *team) help(ctx context.Context) error {
 	return parallel.Serve(context.WithoutCancel(ctx), t.group, e)
 }
 
+// localRanks are the variables in which launchers tell a process its number on its machine.
+var localRanks = []string{"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}
+
+// deviceOfRank gives each process of a machine a CUDA device of its own, in turns, unless a certain one was named.
+func deviceOfRank(device string, getenv func(string) string, cudaDevices func() int) string {
+	if device != "auto" && device != "cuda" {
+		return device
+	}
+	for _, name := range localRanks {
+		if rank, err := strconv.Atoi(getenv(name)); err == nil && rank >= 0 {
+			if n := cudaDevices(); n > 0 {
+				return fmt.Sprintf("cuda:%d", rank%n)
+			}
+			return device
+		}
+	}
+	return device
+}
+
+func cudaDevices() int {
+	devices, err := engine.Devices()
+	if err != nil {
+		return 0 // opening the engine will say why
+	}
+	n := 0
+	for _, d := range devices {
+		if d.CanTrain && strings.HasPrefix(d.Name, "CUDA") {
+			n++
+		}
+	}
+	return n
+}
+
 // open opens every rank's engine; where one fails, or they are not the same, all do.
 func (t *team) open(run config.Run) (*nativeEngine, error) {
 	if t == nil {
@@ -98,6 +132,7 @@ func (t *team) open(run config.Run) (*nativeEngine, error) {
 			return nil, err
 		}
 	}
+	run.Device = deviceOfRank(run.Device, os.Getenv, cudaDevices)
 	e, err := openEngine(run)
 	facts := map[string]string{"version": programVersion(), "instruction set": engine.CPUFeatures(), "engine": "opened"}
 	if err == nil {

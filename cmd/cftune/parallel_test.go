@@ -140,6 +140,30 @@ func TestADeadRankEndsAllAndTheRunGoesOnWithFewer(t *testing.T) {
 	s.do(t, "check", "run")
 }
 
+func TestRanksTakeDevicesInTurns(t *testing.T) {
+	for _, tt := range []struct {
+		device, rank string
+		devices      int
+		want         string
+	}{
+		{"auto", "5", 4, "cuda:1"},
+		{"cuda", "0", 4, "cuda:0"},
+		{"cuda:3", "0", 4, "cuda:3"},
+		{"cpu", "1", 4, "cpu"},
+		{"auto", "1", 0, "auto"},
+		{"cuda", "1", 0, "cuda"},
+		{"auto", "", 4, "auto"},
+	} {
+		rank := func(name string) string {
+			if name == "SLURM_LOCALID" {
+				return tt.rank
+			}
+			return ""
+		}
+		require.Equal(t, tt.want, deviceOfRank(tt.device, rank, func() int { return tt.devices }), "%+v", tt)
+	}
+}
+
 func TestAnInterruptOfAllIsRankZerosToDecide(t *testing.T) {
 	s := newParallelSite(t, 40)
 	cmd, said := s.mpirun(2, "train", "--config", "run.yaml", "--parallel", "mpi")
