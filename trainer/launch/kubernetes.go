@@ -102,7 +102,9 @@ var (
 	kubernetesImage    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$`)
 	secretKeyName      = regexp.MustCompile(`^[-._A-Za-z0-9]+$`)
 	// secretWords are in names of variables whose values are secrets.
-	secretWords = regexp.MustCompile(`(?i)(secret|token|password|passwd|credential|(api|access|private)_?key)`)
+	secretWords = regexp.MustCompile(`(?i)(secret|(^|_)tokens?($|_)|password|passwd|credential|(api|access|private)_?key)`)
+	// pathWords are in those that say where one is.
+	pathWords = regexp.MustCompile(`(?i)_(path|file)$`)
 )
 
 // Replicas is the number of pods.
@@ -189,7 +191,7 @@ func (k Kubernetes) problems(t TargetConfig) []error {
 	if k.RunAs < 0 || k.Grace < 0 || k.GPUs < 0 || k.Pods < 0 || k.Pods > maxPods {
 		add("run_as, grace, gpus and pods must not be negative, and pods at most %d", maxPods)
 	}
-	problems = append(problems, k.formProblems()...)
+	problems = append(problems, k.formProblems(t)...)
 	problems = append(problems, k.volumeProblems(t)...)
 	problems = append(problems, k.secretProblems(t)...)
 	for i, o := range k.Tolerations {
@@ -203,7 +205,7 @@ func (k Kubernetes) problems(t TargetConfig) []error {
 	return problems
 }
 
-func (k Kubernetes) formProblems() []error {
+func (k Kubernetes) formProblems(t TargetConfig) []error {
 	var problems []error
 	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	switch form := k.Form(); {
@@ -220,7 +222,7 @@ func (k Kubernetes) formProblems() []error {
 		// What a TrainJob has no place for is said, not dropped.
 		for key, given := range map[string]bool{"pull_secrets": len(k.PullSecrets) > 0, "secret_env_from": len(k.SecretEnvFrom) > 0,
 			"priority_class": k.PriorityClass != "", "runtime_class": k.RuntimeClass != "", "run_as": k.RunAs != 0, "grace": k.Grace != 0,
-			"pull_policy": k.PullPolicy != ""} {
+			"pull_policy": k.PullPolicy != "", "retries of the target": t.Retries != nil} {
 			if given {
 				add("%s: a trainjob cannot say it: it belongs into the runtime %s", key, k.Runtime)
 			}
@@ -281,7 +283,7 @@ func (k Kubernetes) secretProblems(t TargetConfig) []error {
 		}
 	}
 	for _, name := range sortedKeys(t.Env) {
-		if secretWords.MatchString(name) {
+		if secretWords.MatchString(name) && !pathWords.MatchString(name) {
 			add("env.%s: by its name it is a secret, and env stands in the manifest: put it into a Secret and name that in secret_env", name)
 		}
 	}

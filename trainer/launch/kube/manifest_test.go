@@ -193,6 +193,10 @@ func TestTargetsInKubernetesAreStrict(t *testing.T) {
 	assert.ErrorContains(t, err, "secrets: they stay in the cluster")
 	assert.ErrorContains(t, err, "env.HF_TOKEN_2: by its name it is a secret")
 	assert.ErrorContains(t, err, "host: a target of kind kubernetes has none")
+	_, err = launch.ParseHosts([]byte("targets: {a: {kind: kubernetes, env: {TOKENIZERS_PARALLELISM: x, HF_TOKEN_PATH: /x}, kubernetes: {image: x}}}"))
+	assert.NoError(t, err, "which are no secrets")
+	_, err = launch.ParseHosts([]byte("targets: {a: {kind: kubernetes, retries: 2, kubernetes: {image: x, workload: trainjob, runtime: r}}}"))
+	assert.ErrorContains(t, err, "retries of the target: a trainjob cannot say it")
 	_, err = launch.ParseHosts([]byte("targets: {a: {kind: local, kubernetes: {image: x}}}"))
 	assert.ErrorContains(t, err, "kubernetes: only a target of kind kubernetes has it")
 }
