@@ -242,6 +242,14 @@ func (k *kubelet) lose(p corev1.Pod) {
 	k.t.Logf("kubelet: pod %s is lost with its node", p.Name)
 }
 
+// kill ends a pod's process as the kernel does when memory is short.
+func (k *kubelet) kill(p corev1.Pod) {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	require.NoError(k.t, k.pods[p.UID].cmd.Process.Kill())
+	k.t.Logf("kubelet: pod %s is killed", p.Name)
+}
+
 // remove is kubectl delete pod: the process is told to end, saves, and the pod goes.
 func (k *kubelet) remove(p corev1.Pod) {
 	require.NoError(k.t, k.owner.Resource(podsOf).Namespace(p.Namespace).Delete(k.t.Context(), p.Name, metav1.DeleteOptions{}))

@@ -32,7 +32,7 @@ const (
 	outputNote     = "cftune.output"
 	containerNote  = "kubectl.kubernetes.io/default-container"
 	namePrefix     = "cftune-"
-	maxNameLength  = 40
+	maxNameLength  = 36 // with prefix, "-worker-0-1023" and what is added to pods, 63
 	trainContainer = "train"
 	fieldManager   = "cftune"
 )

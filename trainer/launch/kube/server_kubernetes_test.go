@@ -70,11 +70,15 @@ checkpoint: {every_steps: 100%s}
     kind: kubernetes
     paths: {models/: %s/}
     kubernetes: {kubeconfig: %s, image: 'registry.example.org/cftune:1.0', memory: 2Mi, volumes: [{claim: runs, path: %s}]}
+  one:
+    kind: kubernetes
+    paths: {models/: %s/}
+    kubernetes: {kubeconfig: %s, image: 'registry.example.org/cftune:1.0', workload: jobset, memory: 1Gi, volumes: [{claim: runs, path: %s}]}
   several:
     kind: kubernetes
     paths: {models/: %s/}
     kubernetes: {kubeconfig: %s, image: 'registry.example.org/cftune:1.0', pods: 3, ssh_secret: keys, cpu: 500m, volumes: [{claim: runs, path: %s}]}
-`, claim, config, claim, claim, config, claim, claim, config, claim))
+`, claim, config, claim, claim, config, claim, claim, config, claim, claim, config, claim))
 	return dir
 }
 
@@ -204,7 +208,10 @@ func TestARunInAServersCluster(t *testing.T) {
 	assert.Contains(t, run(1, "launch", "-c", "pulled.yaml", "--on", "cloud"), "cannot start: ImagePullBackOff: Back-off pulling image registry.example.org/cftune:1.0")
 	run(0, "launch", "stop", "pulled")
 
-	// A JobSet is taken by the server with JobSet's own definition; its controller is not here, so no pod begins.
+	k.mutex.Lock()
+	k.stuck = false
+	k.mutex.Unlock()
+	// A JobSet is taken by the server with JobSet's own definition; its controller does not run yet, so no pod begins.
 	s.jobSets()
 	assert.Contains(t, run(0, "launch", "-c", "wrong.yaml", "--name", "set", "--on", "several", "--detach"), "takes them")
 	assert.Contains(t, run(0, "launch", "status", "set"), "the controller of JobSet has not made one")
@@ -216,6 +223,26 @@ func TestARunInAServersCluster(t *testing.T) {
 	for _, name := range []string{"first", "wrong", "pulled", "set"} {
 		run(0, "launch", "remove", name)
 	}
+
+	// With it, a JobSet is started again as a whole when its pod fails, and goes on from the checkpoint.
+	s.program("jobsets", filepath.Join(os.Getenv("CFTUNE_KUBERNETES"), "jobsets"), nil, s.kubeconfig("owner", ownerToken))
+	follow = s.user(dir, env, "launch", "-c", "straight.yaml", "--name", "again", "--on", "one")
+	s.says(follow, "step 150/", 1)
+	killed, err := k.newest("again")
+	require.NoError(t, err)
+	k.kill(killed)
+	s.says(follow, "going on after step", 1)
+	assert.Contains(t, run(0, "launch", "stop", "again"), "stopped")
+	text, code = s.wait(follow)
+	said = append(said, text)
+	require.Equal(t, 1, code, "following a run that was stopped")
+	assert.Contains(t, run(0, "launch", "resume", "again"), "again is done")
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "runs", "straight")))
+	before, err := os.ReadFile(filepath.Join(dir, "runs", "first", "checkpoints", "step-00002400", "adapter.gguf"))
+	require.NoError(t, err)
+	run(0, "launch", "fetch", "again")
+	assert.True(t, manifest("straight") == string(before), "to the bit, too")
+	run(0, "launch", "remove", "again")
 	assert.Empty(t, k.all(t.Context()), "nothing runs unknown")
 
 	for _, secret := range []string{secretValue, launcherToken, ownerToken} {
