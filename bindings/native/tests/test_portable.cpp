@@ -165,6 +165,26 @@ void test_memory() {
     CHECK(none == nullptr);
 }
 
+// Scores of one tile of attention are alive at a time: but for masks, twice the length takes less than twice the memory for work.
+void test_long_packs() {
+    where = "long packs";
+    const model  m(device_sizes(), "portable-long.gguf");
+    const opened on_device(m.path, device_name());
+    const auto   work = [&](int32_t tokens) {
+        cft_trainer_params p = params();
+        p.max_tokens  = tokens;
+        p.max_targets = 64;
+        cft_memory_estimate e;
+        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
+        return double(e.workspace) - double(tokens) * double(tokens); // a half for each pair of a query and a key before it
+    };
+    const double shorter = work(4096), longer = work(8192);
+    if (!(longer < 2 * shorter) || std::getenv("CFT_SHOW")) {
+        std::fprintf(stderr, "work without masks: %.1f MiB for 4096 tokens, %.1f for 8192\n", shorter / (1 << 20), longer / (1 << 20));
+    }
+    CHECK(longer < 2 * shorter);
+}
+
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.
 void test_steps() {
     where = "steps";
@@ -371,7 +391,7 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)();
     } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
-                 {"unlikely", test_unlikely_target}, {"memory", test_memory}, {"steps", test_steps}, {"refusals", test_refusals},
+                 {"unlikely", test_unlikely_target}, {"memory", test_memory}, {"long", test_long_packs}, {"steps", test_steps}, {"refusals", test_refusals},
                  {"placement", test_placement}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {

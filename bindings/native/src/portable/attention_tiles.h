@@ -23,10 +23,11 @@ struct attention_tile {
 struct pack_tiles {
     std::vector<attention_tile> all, rows;
     std::vector<ggml_fp16_t>    masks; // 0, or minus infinity where a key is not seen
+    size_t                      n_masks = 0;
 
-    // window 0: none. budget: bytes of a tile's scores of all heads.
+    // window 0: none. budget: bytes of a tile's scores of all heads. Without fill, masks are only counted.
     pack_tiles(const int32_t *positions, const int32_t *visible_until, int64_t t, const std::vector<int32_t> &target_rows, int window, int n_head,
-               size_t budget);
+               size_t budget, bool fill = true);
 };
 
 } // namespace cft::portable

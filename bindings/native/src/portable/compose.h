@@ -38,11 +38,13 @@ void         gated_backward(ggml_context *c, bool gelu, ggml_tensor *d_act, ggml
 // Rows of x at `rows` of n, 0 elsewhere: like [columns, n].
 ggml_tensor *spread(ggml_context *c, ggml_tensor *x, ggml_tensor *rows, ggml_tensor *like);
 
-// attention_view is one pack's attention: tiles, and the device's copy of their masks.
+// attention_view is one pack's attention: tiles, and the device's copy of their masks. Tiles are added to ops one after the other as
+// they are made: in the order in which ggml would find them, all tiles' scores would be alive at once.
 struct attention_view {
     const std::vector<attention_tile> &tiles;
     ggml_tensor                       *masks, *iota;
     bool                               local;
+    ggml_cgraph                       *ops;
 };
 // q [head_dim, n_head, n], k and v [head_dim, n_head_kv, t] to [q_width, n].
 ggml_tensor *attention(ggml_context *c, const cpu::attention_shape &shape, const attention_view &view, ggml_tensor *q, ggml_tensor *k, ggml_tensor *v);

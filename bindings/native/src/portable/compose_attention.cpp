@@ -72,6 +72,7 @@ ggml_tensor *attention(ggml_context *c, const cpu::attention_shape &shape, const
         ggml_tensor *const values = ggml_cont(c, ggml_transpose(c, t.keys(v))); // [n_keys, head_dim, kv]
         ggml_tensor *const rows   = t.rows(product(c, values, p), tile.n_queries, t.heads);
         out = out ? put(c, view, out, rows, tile.query) : rows;
+        ggml_build_forward_expand(view.ops, out);
     }
     return out;
 }
@@ -95,6 +96,9 @@ attention_gradients attention_backward(ggml_context *c, const cpu::attention_sha
         ds = ggml_scale(c, ds, shape.scale);
         dq = put(c, view, dq, t.rows(product(c, ggml_cont(c, ggml_transpose(c, keys)), ds), tile.n_queries, t.heads), tile.query);
         dk = put_more(c, view, dk, t.rows(product(c, ggml_cont(c, ggml_transpose(c, queries)), ggml_cont(c, ggml_transpose(c, ds))), tile.n_keys, t.kv), tile.key);
+        for (ggml_tensor *g : {dv, dq, dk}) {
+            ggml_build_forward_expand(view.ops, g);
+        }
     }
     const auto shaped = [&](ggml_tensor *g, ggml_tensor *like) { return ggml_reshape_3d(c, g, like->ne[0], like->ne[1], like->ne[2]); };
     return {shaped(dq, q), shaped(dk, k), shaped(dv, v)};

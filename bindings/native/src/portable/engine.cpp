@@ -241,11 +241,11 @@ engine::journey engine::begin(const device_pack &p) {
     if (t > max_t_ || n > max_n_) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, "the pack is longer, or has more rows, than the trainer was made for");
     }
-    journey j{t, n, pack_tiles(p.positions, p.visible_until, t, p.rows, hp_.window, hp_.n_head, tile_bytes), p.targets, p.weights, p.drop};
-    if (j.tiles.masks.size() > n_masks_) {
+    journey j{t, n, pack_tiles(p.positions, p.visible_until, t, p.rows, hp_.window, hp_.n_head, tile_bytes, computes()), p.targets, p.weights, p.drop};
+    if (j.tiles.n_masks > n_masks_) {
         masks_store_.reset();
         masks_store_ = std::make_unique<store>(1);
-        n_masks_     = j.tiles.masks.size();
+        n_masks_     = j.tiles.n_masks;
         masks_       = masks_store_->tensor(GGML_TYPE_F16, int64_t(n_masks_));
         masks_store_->allocate(machine_.device(), machine_.way == course::measure, "attention masks (train.seq_len makes them less)");
     }

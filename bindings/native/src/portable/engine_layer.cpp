@@ -18,11 +18,10 @@ struct engine::layer_graph {
     const bool           last, post_norms, head_norms, gelu;
     const int64_t        t, n; // tokens, rows that go on after attention
     const cpu::attention_shape shape;
-    const attention_view view;
     graph                g;
     ggml_context *const  c;
+    const attention_view view;
     rotation             turn_q, turn_k;
-    std::vector<std::pair<ggml_tensor *, ggml_tensor *>> sums; // gradients: where they go, and what is added there
 
     // What forward leaves for backward.
     struct linear_input {
@@ -36,8 +35,8 @@ struct engine::layer_graph {
         : e(engine_), j(j_), layer(layer_), w(e.model_.layers[size_t(layer_)]), on(e.layers_[size_t(layer_)]), hp(e.hp_),
           last(layer_ == hp.n_layer - 1), post_norms(hp.fam->has(cft::post_norms)), head_norms(hp.fam->has(cft::head_norms)),
           gelu(hp.fam->has(cft::gelu)), t(j_.t), n(last ? j_.n : j_.t), shape(hp.attention()),
-          view{last ? j_.tiles.rows : j_.tiles.all, e.masks_, e.iota_, w.local},
-          g(1024 + 96 * int64_t(view.tiles.size()) + 8 * (hp.n_head * t / 65535)), c(g.ctx()) {
+          g(1024 + 96 * int64_t((last ? j_.tiles.rows : j_.tiles.all).size()) + 8 * (hp.n_head * t / 65535)), c(g.ctx()),
+          view{last ? j_.tiles.rows : j_.tiles.all, e.masks_, e.iota_, w.local, g.ops()} {
         const bool halves = hp.fam->has(rope_halves);
         ggml_tensor *const factors = w.local ? e.factors_local_ : e.factors_;
         const float amplitude = w.local ? e.amplitude_local_ : e.amplitude_;
@@ -52,8 +51,8 @@ struct engine::layer_graph {
 
     ggml_tensor *linear(const linear_part &part, linear_input &in);
     ggml_tensor *linear_backward(const linear_part &part, const linear_input &in, ggml_tensor *dy, ggml_tensor *dx, bool wanted);
-    void         gradient(ggml_tensor *to, ggml_tensor *what);
-    void         add_gradients();
+    // Goes into the graph at once, so that what it is made of need not be kept to the graph's end.
+    void         gradient(ggml_tensor *to, ggml_tensor *what) { g.add(ggml_add_inplace(c, to, what)); }
     void         forward(bool to_the_end);
     ggml_tensor *backward(ggml_tensor *d);
 
@@ -107,23 +106,6 @@ ggml_tensor *engine::layer_graph::linear_backward(const linear_part &part, const
         return nullptr;
     }
     return sum(dx, product(c, transposed(c, widen(c, on.modules[size_t(part.module)], e.iota_, part.first_row, part.w.rows)), dy));
-}
-
-// Parts of a fused tensor share A, whose gradient is summed before it is added.
-void engine::layer_graph::gradient(ggml_tensor *to, ggml_tensor *what) {
-    for (auto &[known, all] : sums) {
-        if (known == to) {
-            all = ggml_add(c, all, what);
-            return;
-        }
-    }
-    sums.push_back({to, what});
-}
-
-void engine::layer_graph::add_gradients() {
-    for (const auto &[to, what] : sums) {
-        g.add(ggml_add_inplace(c, to, what));
-    }
 }
 
 // ---- forward
@@ -243,7 +225,6 @@ void engine::layer_backward(const journey &j, int layer) {
     if (d) {
         l.g.add(ggml_cpy(l.c, d, slice(l.c, d_other_, 0, l.t)));
     }
-    l.add_gradients();
     machine_.run(l.g);
     if (d) {
         std::swap(d_, d_other_);

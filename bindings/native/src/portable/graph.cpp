@@ -159,10 +159,16 @@ void machine::run(graph &g) {
         return;
     }
     check_placement(g);
-    const ggml_status status = ggml_backend_graph_compute(backend_, g.ops());
+    ggml_status status = GGML_STATUS_FAILED;
+    std::string why;
+    try {
+        status = ggml_backend_graph_compute(backend_, g.ops());
+    } catch (const std::exception &e) { // Vulkan's C++ interface throws: a device that is lost, memory that is not there
+        why = std::string(": ") + e.what();
+    }
     if (status != GGML_STATUS_SUCCESS) {
         throw failure(status == GGML_STATUS_ALLOC_FAILED ? CFT_ERR_NO_MEMORY : CFT_ERR_DEVICE,
-                      std::string(name()) + " failed: " + ggml_status_to_string(status) + " " + log.errors());
+                      std::string(name()) + " failed: " + ggml_status_to_string(status) + why + " " + log.errors());
     }
     for (int i = 0; i < ggml_graph_n_nodes(g.ops()); i++) {
         n_ops_ += is_op(ggml_graph_node(g.ops(), i));
