@@ -114,7 +114,7 @@ func cudaDevices() int {
 	}
 	n := 0
 	for _, d := range devices {
-		if d.CanTrain && strings.HasPrefix(d.Name, "CUDA") {
+		if d.CanTrain && !d.Portable && strings.HasPrefix(d.Name, "CUDA") {
 			n++
 		}
 	}
