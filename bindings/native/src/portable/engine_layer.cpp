@@ -35,7 +35,7 @@ struct engine::layer_graph {
         : e(engine_), j(j_), layer(layer_), w(e.model_.layers[size_t(layer_)]), on(e.layers_[size_t(layer_)]), hp(e.hp_),
           last(layer_ == hp.n_layer - 1), post_norms(hp.fam->has(cft::post_norms)), head_norms(hp.fam->has(cft::head_norms)),
           gelu(hp.fam->has(cft::gelu)), t(j_.t), n(last ? j_.n : j_.t), shape(hp.attention()),
-          g(1024 + 96 * int64_t((last ? j_.tiles.rows : j_.tiles.all).size()) + 8 * (hp.n_head * t / 65535)), c(g.ctx()),
+          g(1024 + 104 * int64_t((last ? j_.tiles.rows : j_.tiles.all).size()) + 20 * (hp.n_head * t / 65535)), c(g.ctx()),
           view{last ? j_.tiles.rows : j_.tiles.all, e.masks_, e.iota_, w.local, g.ops()} {
         const bool halves = hp.fam->has(rope_halves);
         ggml_tensor *const factors = w.local ? e.factors_local_ : e.factors_;
