@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -332,14 +333,7 @@ func openText(run config.Run) (trainer.Text, *engine.Vocab, error) {
 // programVersion names this program in a run's record.
 func programVersion() string {
 	v := newVersionReport()
-	version := v.Version
-	if v.Revision != "" {
-		version += " " + v.Revision
-	}
-	if v.Modified {
-		version += " with changes"
-	}
-	return version
+	return strings.TrimSpace(v.Version + " " + v.checkout())
 }
 
 // cacheFolder is where what takes long to make is kept: CFTUNE_CACHE, or the user's. Empty where there is none.

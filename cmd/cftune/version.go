@@ -55,11 +55,16 @@ func newVersionReport() versionReport {
 	return r
 }
 
-func (r versionReport) print(out io.Writer) error {
-	revision := r.Revision
+// checkout names the revision, and says if it had changes; empty if unknown.
+func (r versionReport) checkout() string {
 	if r.Modified {
-		revision += " with changes"
+		return r.Revision + " with changes"
 	}
+	return r.Revision
+}
+
+func (r versionReport) print(out io.Writer) error {
+	revision := r.checkout()
 	if revision != "" {
 		revision = " (" + revision + ")"
 	}

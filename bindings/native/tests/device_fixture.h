@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine_fixture.h"
+#include "family_file.h"
 
 #include <cstring>
 
@@ -114,6 +115,35 @@ inline cft_trainer_params device_params() {
     cft_trainer_params p = some_params();
     p.rank = 8, p.alpha = 12; // the host's rank is the device's
     return p;
+}
+
+// Every dense family, over segments and over a tree.
+inline void compare_families(const std::string &device, int n_ff, int head_dim, const cft_trainer_params &p, const nearness &near) {
+    for (const char *name : {"llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
+        const cft::family &f = *cft::family_of(name);
+        family_sizes       sizes;
+        sizes.n_embd = 64, sizes.n_ff = n_ff, sizes.n_head = 4, sizes.head_dim = head_dim, sizes.spread = 0.14f;
+        sizes.n_layer = f.global_every > 2 ? f.global_every + 1 : 3;
+        const family_file file(f, nullptr, sizes);
+        checks::where = std::string(name) + ", segments";
+        compare_on(device, file.path, segments(sizes.n_vocab), p, near);
+        checks::where = std::string(name) + ", tree";
+        compare_on(device, file.path, tree(sizes.n_vocab), p, near);
+    }
+}
+
+// Products and gradients go through the dequantized weights of every type that the engine takes.
+inline void compare_types(const std::string &device, const std::string &prefix, const cft_trainer_params &p, const nearness &near) {
+    for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
+                           GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS}) {
+        options o = device_sizes();
+        o.n_layer = 2, o.n_embd = 256, o.n_ff = 256, o.n_head = 4, o.n_head_kv = 2, o.type = type, o.gain = 0.25f;
+        checks::where = std::string("type ") + ggml_type_name(type);
+        const model m(o, prefix + ggml_type_name(type) + ".gguf");
+        batch       b;
+        b.add_segment(24, o.n_vocab, 0.5);
+        compare_on(device, m.path, b, p, near);
+    }
 }
 
 } // namespace tiny

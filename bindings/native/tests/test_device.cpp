@@ -43,32 +43,8 @@ void test_llama() {
     compare(one.path, b, device_params());
 }
 
-void test_families() {
-    for (const char *name : {"llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {
-        const cft::family &f = *cft::family_of(name);
-        tiny::family_sizes sizes;
-        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = f.global_every > 2 ? f.global_every + 1 : 3;
-        const family_file file(f, nullptr, sizes);
-        where = std::string(name) + ", segments";
-        compare(file.path, segments(sizes.n_vocab), device_params());
-        where = std::string(name) + ", tree";
-        compare(file.path, tree(sizes.n_vocab), device_params());
-    }
-}
-
-// Gradients go through the dequantized weights of every type that the engine takes.
-void test_types() {
-    for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_Q8_0,
-                           GGML_TYPE_Q2_K, GGML_TYPE_Q3_K, GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_IQ4_NL, GGML_TYPE_IQ4_XS}) {
-        options o = device_sizes();
-        o.n_layer = 2, o.n_embd = 256, o.n_ff = 256, o.n_head = 4, o.n_head_kv = 2, o.type = type, o.gain = 0.25f;
-        where     = std::string("type ") + ggml_type_name(type);
-        const model m(o, std::string("device-") + ggml_type_name(type) + ".gguf");
-        batch       b;
-        b.add_segment(24, o.n_vocab, 0.5);
-        compare(m.path, b, device_params());
-    }
-}
+void test_families() { compare_families("cuda", 96, 64, device_params(), near); }
+void test_types() { compare_types("cuda", "device-", device_params(), near); }
 
 void test_logits() {
     where = "logits";

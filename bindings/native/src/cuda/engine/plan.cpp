@@ -51,27 +51,18 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
     size_t           bytes = m.token_embd.row_bytes * size_t(m.token_embd.rows);
     largest                = 0;
     streamed               = 0;
-    const auto matrix      = [&](const weight &w, size_t as_bf16) {
+    // What is widened once, and what stays on the host, passes through a buffer on the device.
+    const auto matrix = [&](const weight &w, size_t as_bf16, bool stays) {
         const size_t raw = w.row_bytes * size_t(w.rows);
-        largest          = std::max(largest, raw);
-        bytes += p.resident() ? as_bf16 : raw;
-    };
-    // A layer's, which may stay on the host.
-    const auto module = [&](const weight &w) {
-        const size_t raw = w.row_bytes * size_t(w.rows);
-        if (p.place == weight_place::host) {
-            largest = std::max(largest, raw);
-            streamed += raw;
-        } else {
-            matrix(w, 0);
-        }
+        largest          = p.resident() || stays ? std::max(largest, raw) : largest;
+        (stays ? streamed : bytes) += p.resident() ? as_bf16 : raw;
     };
     for (size_t l = 0; l < m.layers.size(); l++) {
         for (int kind = 0; kind < kind_count; kind++) {
             const group &g = p.layers[l].of[kind];
             for (int id : kind_modules[kind]) {
                 if (m.layers[l].modules[id].data) {
-                    module(m.layers[l].modules[id]);
+                    matrix(m.layers[l].modules[id], 0, p.place == weight_place::host);
                 }
             }
             bytes += p.resident() ? size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16) : 0;
@@ -80,9 +71,9 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
         bytes += size_t(4 * m.hp.n_embd + 2 * m.hp.head_dim + m.hp.q_width() + 2 * m.hp.kv_width()) * sizeof(float) + 16 * 256;
     }
     if (p.resident()) {
-        matrix(m.output, size_t(p.vocab8) * size_t(m.hp.n_embd) * sizeof(bf16));
+        matrix(m.output, size_t(p.vocab8) * size_t(m.hp.n_embd) * sizeof(bf16), false);
     } else if (!m.hp.tied_output) {
-        matrix(m.output, 0);
+        matrix(m.output, 0, false);
     }
     return bytes + size_t(m.hp.n_embd) * sizeof(float) + m.layers.size() * 16 * 256;
 }
