@@ -67,7 +67,7 @@ var allowed = map[string][]string{
 	"trainer/hub": {"trainer/internal/*"},
 	// Reads committed checkpoints.
 	"trainer/export": {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
-	"trainer/launch": {"trainer/config", "trainer/internal/*"},
+	"trainer/launch": {"trainer/checkpoint", "trainer/config", "trainer/internal/*"},
 	// The one package that speaks to Kubernetes.
 	"trainer/launch/kube": {"trainer/config", "trainer/launch"},
 	"trainer/dashboard":   {"trainer/metrics", "trainer/internal/*"},

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -57,7 +58,9 @@ func startCluster(t *testing.T) *cluster {
 	require.NoError(t, err)
 	conf := strings.NewReplacer("DIR", dir, "HOST", host, "CTLPORT", fmt.Sprint(freePort(t)), "PORT1", fmt.Sprint(freePort(t)), "PORT2", fmt.Sprint(freePort(t))).Replace(slurmConf)
 	require.NoError(t, os.WriteFile(c.conf, []byte(conf), 0o644))
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, "state"), 0o700))
+	for _, sub := range []string{"state", "tmp.n1", "tmp.n2"} { // nodes have a /tmp of their own each
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
+	}
 	c.serve(munged, "--foreground", "--force", "--key-file="+dir+"/munge.key", "--socket="+dir+"/munge.socket", "--pid-file="+dir+"/munge.pid",
 		"--log-file="+dir+"/munge.log", "--seed-file="+dir+"/munge.seed")
 	require.Eventually(t, func() bool { _, err := os.Stat(dir + "/munge.socket"); return err == nil }, 20*time.Second, 20*time.Millisecond, "munged")
@@ -80,7 +83,8 @@ func startCluster(t *testing.T) *cluster {
 	return c
 }
 
-// slurmConf: work is tracked by process, nothing is accounted, a job that is queued again waits for seconds only.
+// slurmConf: work is tracked by process, nothing is accounted, a job that is queued again waits for seconds only. Jobs of the
+// partition "urgent" take the nodes of others.
 const slurmConf = `ClusterName=t
 SlurmctldHost=HOST(127.0.0.1)
 SlurmUser=root
@@ -90,6 +94,7 @@ AuthInfo=socket=DIR/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=DIR/state
 SlurmdSpoolDir=DIR/spool.%n
+TmpFS=DIR/tmp.%n
 SlurmctldLogFile=DIR/ctld.log
 SlurmdLogFile=DIR/d.%n.log
 SlurmctldPidFile=DIR/ctld.pid
@@ -103,10 +108,13 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MailProg=/bin/true
 NodeName=n1 NodeHostname=HOST NodeAddr=127.0.0.1 Port=PORT1 CPUs=1 RealMemory=1000 State=UNKNOWN
 NodeName=n2 NodeHostname=HOST NodeAddr=127.0.0.1 Port=PORT2 CPUs=1 RealMemory=1000 State=UNKNOWN
-PartitionName=p Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=p Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 `
 
 // serve starts a server that the test's end ends.
@@ -221,7 +229,7 @@ func TestLaunchOnSlurm(t *testing.T) {
 	assertSecretKept(t, secret, "TOKEN_OF_TEST")
 
 	// Preempted by Slurm; then its time is up; then it is stopped. Each time it goes on from where it was.
-	turn("queued again by Slurm", 1, "scontrol", "requeue", p.jobOf("long"))
+	turn("preempted", 1, "sbatch", "--partition=urgent", "--nodes=2", "--ntasks=2", "--job-name=urgent", "--output=/dev/null", "--wrap=sleep 1")
 	turn("its time was up", 2, "scancel", "--batch", "--signal=USR1", p.jobOf("long"))
 	p.await(metrics, strings.Count(readText(t, metrics), "\n")+20)
 	assert.Contains(t, p.must("launch", "stop", "long").out, "stopped")
@@ -274,6 +282,92 @@ func TestLaunchArrayOnSlurm(t *testing.T) {
 	assert.Equal(t, 5, r.code)
 	assert.Contains(t, r.err, "cluster cannot take the run: Slurm: ")
 	assert.Equal(t, "", c.must("squeue", "--noheader"))
+}
+
+// Processes on two nodes, found by srun, train what mpirun's would; they save when they are stopped or lose their nodes, and go on.
+func TestLaunchSeveralProcessesOnSlurm(t *testing.T) {
+	c := startCluster(t)
+	p, _ := slurmPlace(t, c, ", nodes: 2")
+	hosts := readText(t, filepath.Join(p.dir, "hosts.yaml"))
+	p.write("hosts.yaml", strings.Replace(hosts, "kind: slurm", "kind: slurm\n    processes: 2", 1))
+	const epochs, steps = 40, 480
+	for _, name := range []string{"straight", "long"} {
+		p.config(name, epochs)
+		p.write(name+".yaml", strings.Replace(readText(t, filepath.Join(p.dir, name+".yaml")), "examples: 1", "packs: 2", 1))
+	}
+	p.must("train", "--config", "straight.yaml", "--processes", "2")
+	metrics := filepath.Join(p.dir, "runs", "long", "metrics.jsonl")
+	p.must("launch", "-c", "long.yaml", "--on", "cluster", "--detach")
+	p.await(metrics, 20)
+	assert.Equal(t, "n[1-2]", strings.TrimSpace(c.must("squeue", "--noheader", "--Format=NodeList", "--states=RUNNING")))
+	assert.Contains(t, p.must("launch", "stop", "long").out, "stopped")
+	said := readText(t, filepath.Join(p.dir, "shared $(touch pwned) 'q'", "runs", "long", "log.txt"))
+	assert.Contains(t, said, "2 processes train together")
+	assert.Contains(t, said, "interrupted: saving step")
+
+	p.must("launch", "resume", "long", "--detach")
+	p.await(metrics, strings.Count(readText(t, metrics), "\n")+20)
+	c.must("sbatch", "--partition=urgent", "--nodes=2", "--ntasks=2", "--job-name=urgent", "--output=/dev/null", "--wrap=sleep 1")
+	assert.Contains(t, p.must("launch", "follow", "long").err, "long is done")
+	_, attempts := p.phase("long")
+	assert.Equal(t, 3, attempts)
+	require.Equal(t, p.manifest("runs/straight", steps), p.manifest("runs/long", steps), "to the same bits")
+}
+
+// The cluster is reached through its login host: what is sent there by ssh is what the nodes run.
+func TestLaunchOnSlurmThroughALoginHost(t *testing.T) {
+	c := startCluster(t)
+	s := startServer(t, "SetEnv SLURM_CONF="+c.conf)
+	p := newPlace(t)
+	const epochs, steps = 120, 2880
+	p.config("straight", epochs)
+	p.config("far", epochs)
+	p.must("train", "--config", "straight.yaml")
+	secret := rand.Text()
+	p.env = append(p.env, "TOKEN_OF_TEST="+secret)
+	folder := filepath.Join(p.dir, "shared $(touch pwned) 'q'")
+	hosts := s.target(s.known(t, "host_key"), folder, fmt.Sprintf("secrets: [TOKEN_OF_TEST]\n    env: {CFTUNE_CACHE: %s}\n    slurm: {partition: p, cpus: 1}", filepath.Join(p.dir, "cache")))
+	p.write("hosts.yaml", strings.Replace(hosts, "kind: ssh", "kind: slurm", 1))
+	r := p.must("launch", "-c", "far.yaml", "--on", "far", "--detach")
+	assert.Contains(t, r.err, "ok    Slurm")
+	metrics := filepath.Join(folder, "runs", "far", "run", "metrics.jsonl")
+	p.await(metrics, 20)
+	assertSecretKept(t, secret, "TOKEN_OF_TEST")
+	assert.Contains(t, p.must("launch", "stop", "far").out, "stopped")
+	assert.Contains(t, p.must("launch", "resume", "far").err, "far is done")
+	assert.Contains(t, p.must("launch", "fetch", "far").err, "verified")
+	require.Equal(t, p.manifest("runs/straight", steps), p.manifest("runs/far", steps), "to the same bits")
+	assertPrivate(t, folder)
+	assertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
+	p.must("launch", "remove", "far")
+	assert.NoFileExists(t, filepath.Join(p.dir, "pwned"))
+}
+
+// Slurm's own clock: a run saves before its time is up and takes another turn, and one that could not save is told as such. Slurm counts in
+// minutes, so this takes some.
+func TestSlurmsTimeIsUp(t *testing.T) {
+	if os.Getenv("SOAK_SLURM") == "" {
+		t.Skip("SOAK_SLURM is not set: this takes minutes, and make soak runs it")
+	}
+	c := startCluster(t)
+	p, folder := slurmPlace(t, c, `, time: "1", stop_before: 30`)
+	p.config("long", 20_000)
+	metrics := filepath.Join(p.dir, "runs", "long", "metrics.jsonl")
+	p.must("launch", "-c", "long.yaml", "--on", "cluster", "--detach")
+	require.Eventually(t, func() bool { _, n := p.phase("long"); return n == 2 }, launchTimeout, time.Second, "another turn")
+	log := filepath.Join(folder, "runs", "long", "log.txt")
+	assert.Contains(t, readText(t, log), "interrupted: saving step")
+	assert.Contains(t, readText(t, log), "the time was up; the run is saved and waits for another turn")
+	p.await(metrics, strings.Count(readText(t, metrics), "\n")+20)
+
+	// One that stands still can neither save nor answer: Slurm kills it, and says why.
+	signalTraining(t, filepath.Join(folder, "runs", "long"), syscall.SIGSTOP)
+	assert.Equal(t, "failed", p.becomes("long", "failed", "lost", "stopped", "done"))
+	r := p.run("launch", "follow", "long")
+	assert.Equal(t, 1, r.code)
+	assert.Contains(t, r.err, "the time was up before the run had saved and ended: raise slurm.stop_before or slurm.time")
+	assert.Contains(t, r.err, "the last lines of its log there:")
+	p.must("check", "runs/long")
 }
 
 // A job that Slurm kills before the run can save is told with the end of its log, and goes on when asked.

@@ -30,8 +30,8 @@ type server struct {
 	dir  string
 }
 
-// startServer starts one and ends it with the test.
-func startServer(t *testing.T) *server {
+// startServer starts one and ends it with the test. more are lines of its configuration.
+func startServer(t *testing.T, more ...string) *server {
 	t.Helper()
 	sshd, err := exec.LookPath("sshd")
 	if err != nil {
@@ -56,7 +56,7 @@ func startServer(t *testing.T) *server {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "authorized"), authorized, 0o600))
 	s.port = freePort(t)
-	config := fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n",
+	config := strings.Join(more, "\n") + fmt.Sprintf("\nPort %d\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\nPidFile none\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n",
 		s.port, s.dir, s.dir)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "sshd_config"), []byte(config), 0o600))
 	cmd := exec.Command(sshd, "-D", "-e", "-f", filepath.Join(s.dir, "sshd_config"))

@@ -3,12 +3,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
+
+	"cftune/trainer/launch"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -18,7 +21,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, launch.SaveSignal)
 	defer signal.Stop(signals)
 	go interrupt(ctx, stop, signals)
 	root := newRootCommand()
@@ -29,6 +32,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if said, ok := errors.AsType[saidError](err); ok {
+		return said.code
+	}
 	printError(stderr, err)
 	return exitCode(err)
 }
@@ -38,7 +44,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 const oneSignal = time.Second
 
 // interrupt ends the context with the first signal and the process with the second, so that a command that hangs can be
-// ended.
+// ended. launch.SaveSignal is never a second one: it may come beside a scheduler's SIGTERM, over another way.
 func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.Signal) {
 	select {
 	case <-signals:
@@ -47,8 +53,8 @@ func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.S
 	}
 	first := time.Now()
 	stop()
-	for range signals {
-		if time.Since(first) > oneSignal {
+	for s := range signals {
+		if time.Since(first) > oneSignal && (s != launch.SaveSignal || s == syscall.SIGTERM) {
 			os.Exit(codeInterrupted)
 		}
 	}

@@ -17,6 +17,9 @@ import (
 // sizeVariables are those by which launchers tell how many processes they have started.
 var sizeVariables = []string{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"}
 
+// tasksVariable is srun's, of the step.
+const tasksVariable = "SLURM_STEP_NUM_TASKS"
+
 // team is the processes that train together, as this one sees them; a nil team is a process by itself.
 type team struct {
 	group   *engine.Group
@@ -37,6 +40,9 @@ func joinTeam(parallel string) (*team, error) {
 		g, err := engine.JoinGroup()
 		if err != nil {
 			return nil, engineError(err)
+		}
+		if n, err := strconv.Atoi(os.Getenv(tasksVariable)); err == nil && n > 1 && g.Size() == 1 {
+			return nil, errors.Join(codedError{fmt.Errorf("srun started %d processes, and MPI knows of this one only: srun --mpi=pmix (or what srun --mpi=list and this program's MPI have in common) lets them find each other", n), codeUsage}, g.Leave())
 		}
 		return &team{group: g}, nil
 	}

@@ -183,6 +183,30 @@ func TestAnInterruptOfAllIsRankZerosToDecide(t *testing.T) {
 	s.do(t, "check", "run")
 }
 
+// The program starts the processes itself. It alone gets the interrupt, as from a terminal, and the run is saved by as many; mpirun would have
+// killed them.
+func TestProcessesOfOneCommandSaveWhenItIsInterrupted(t *testing.T) {
+	s := newParallelSite(t, 4000)
+	metrics := filepath.Join(s.dir, "run", "metrics.jsonl")
+	for i, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		cmd, said := s.command(nil, "train", "--config", "run.yaml", "--or-resume", "--processes", "2", "--set", "checkpoint.every_steps=1000000")
+		require.NoError(t, cmd.Start())
+		require.NoError(t, awaitLines(metrics, 8*(i+1), nil), "%s", said)
+		require.NoError(t, cmd.Process.Signal(signal))
+		err := cmd.Wait()
+		var exit *exec.ExitError
+		require.ErrorAs(t, err, &exit, "%s", said)
+		assert.Equal(t, codeInterrupted, exit.ExitCode(), "%s", said)
+		assert.Contains(t, said.String(), "2 processes train together")
+		assert.Contains(t, said.String(), "interrupted: saving step")
+		assert.NotContains(t, said.String(), "exit code 130\ncftune", "what the processes have said is said once")
+		s.do(t, "check", "run")
+	}
+	cmd, said := s.command(nil, "resume", "run", "--processes", "2", "--parallel", "mpi")
+	require.Error(t, cmd.Run())
+	assert.Contains(t, said.String(), "give one of them")
+}
+
 func TestProcessesThatWereNotToldToWorkTogetherRefuse(t *testing.T) {
 	s := newParallelSite(t, 2)
 	cmd, said := s.mpirun(2, "train", "--config", "run.yaml")

@@ -43,8 +43,11 @@ func newResumeCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
+			if f.processes > 1 {
+				return startProcesses(cmd, args, f.processes)
+			}
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, older: older, accept: accept}
-			return s.together(cmd.Context(), f, func() (trainer.Result, error) {
+			return s.result(cmd.Context(), f, func() (trainer.Result, error) {
 				dir, err := s.restore(cmd.Context(), args[0], output)
 				if err != nil {
 					return trainer.Result{}, err

@@ -32,6 +32,7 @@ type trainFlags struct {
 	stopAfter int
 	asJSON    bool
 	parallel  string
+	processes int
 }
 
 func (f *trainFlags) add(cmd *cobra.Command) {
@@ -39,11 +40,18 @@ func (f *trainFlags) add(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&f.stopAfter, "stop-after", 0, "stop with a checkpoint after so many steps; the schedule stays that of the whole run")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the result as one JSON object")
 	cmd.Flags().StringVar(&f.parallel, "parallel", "", "mpi: train together with the other processes that mpirun or srun has started")
+	cmd.Flags().IntVar(&f.processes, processesFlag, 0, "train in so many processes on this machine, started by mpirun; each takes a device of its own")
 }
 
 func (f *trainFlags) check() error {
 	if f.stopAfter < 0 {
 		return codedError{fmt.Errorf("--stop-after: must be at least 0, got %d", f.stopAfter), codeUsage}
+	}
+	if f.processes < 0 {
+		return codedError{fmt.Errorf("--processes: must be at least 0, got %d", f.processes), codeUsage}
+	}
+	if f.processes > 1 && f.parallel != "" {
+		return codedError{errors.New("--processes starts the processes that --parallel finds started: give one of them"), codeUsage}
 	}
 	return nil
 }
@@ -54,7 +62,7 @@ The data is looked at whole before the model trains: problems come back together
 places. The run directory (output) gets config.json, metrics.jsonl and checkpoints; the path of the last checkpoint is
 written to standard output.
 
-An interrupt (Ctrl-C, SIGTERM) throws the current step away, saves the one before it and exits with 130; a second one
+An interrupt (Ctrl-C, SIGTERM, SIGUSR2) throws the current step away, saves the one before it and exits with 130; a second one
 ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run. SIGUSR1 asks for a checkpoint after
 the current step, and the run goes on.
 
@@ -80,9 +88,12 @@ func newTrainCommand() *cobra.Command {
 		Short: "Train an adapter as a configuration says",
 		Long:  trainLong + exitCodesHelp,
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
+			}
+			if f.processes > 1 {
+				return startProcesses(cmd, args, f.processes)
 			}
 			sets := f.sets
 			if cmd.Flags().Changed("output") {
@@ -97,13 +108,15 @@ func newTrainCommand() *cobra.Command {
 			}
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter}
 			if dryRun {
-				run, err := load()
-				if err != nil {
-					return err
-				}
-				return s.dryRun(cmd.Context(), run, f.asJSON)
+				return s.together(cmd.Context(), f, func() error {
+					run, err := load()
+					if err != nil {
+						return err
+					}
+					return s.dryRun(cmd.Context(), run, f.asJSON)
+				})
 			}
-			return s.together(cmd.Context(), f, func() (trainer.Result, error) {
+			return s.result(cmd.Context(), f, func() (trainer.Result, error) {
 				run, err := load()
 				if err != nil {
 					return trainer.Result{}, err
@@ -141,8 +154,8 @@ type session struct {
 	started time.Time
 }
 
-// together does the work of a command as f says: alone, or as one of several processes, of which the first prints the result.
-func (s *session) together(ctx context.Context, f trainFlags, work func() (trainer.Result, error)) error {
+// together does the work of a command as f says: alone, or as the first of several processes, which the others help.
+func (s *session) together(ctx context.Context, f trainFlags, work func() error) error {
 	var err error
 	if s.team, err = joinTeam(f.parallel); err != nil {
 		return err
@@ -150,8 +163,17 @@ func (s *session) together(ctx context.Context, f trainFlags, work func() (train
 	if s.team.helps() {
 		return s.team.leave(s.team.help(ctx))
 	}
-	result, err := work()
-	if err = s.team.leave(err); err != nil {
+	return s.team.leave(work())
+}
+
+// result does such work and prints what came of it.
+func (s *session) result(ctx context.Context, f trainFlags, work func() (trainer.Result, error)) error {
+	var result trainer.Result
+	err := s.together(ctx, f, func() (err error) {
+		result, err = work()
+		return err
+	})
+	if err != nil || s.team.helps() {
 		return err
 	}
 	return s.print(result, f.asJSON)

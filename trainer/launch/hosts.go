@@ -55,6 +55,9 @@ type TargetConfig struct {
 	Env     map[string]string `yaml:"env"`
 	Secrets []string          `yaml:"secrets"`
 
+	// Processes is how many train together, each on a device of its own; 0 and 1 are one. mpirun starts them, on Slurm srun.
+	Processes int `yaml:"processes"`
+
 	// Retries is how often a run that failed in a way that may pass is started again; Backoff is the first pause, doubled
 	// each time.
 	Retries *int   `yaml:"retries"`
@@ -75,6 +78,7 @@ const (
 	defaultRetries = 3
 	defaultBackoff = 30 * time.Second
 	maxRetries     = 1000
+	maxProcesses   = 1 << 16
 )
 
 // FindHosts returns the file of targets: path if it is given, else the first that exists of ./hosts.yaml and the one in
@@ -240,8 +244,11 @@ func (t TargetConfig) problems() []error {
 			add("backoff: %q is no time such as 30s", t.Backoff)
 		}
 	}
+	if t.Processes < 0 || t.Processes > maxProcesses {
+		add("processes: must be 0 to %d, got %d", maxProcesses, t.Processes)
+	}
 	if t.Kind == KindSlurm {
-		for _, err := range t.Slurm.problems() {
+		for _, err := range t.Slurm.problems(max(1, t.Processes)) {
 			add("slurm.%w", err)
 		}
 	} else if !t.Slurm.isZero() {
@@ -273,6 +280,17 @@ func (t TargetConfig) variableProblems() []error {
 		}
 	}
 	return problems
+}
+
+// launcher are the words that start the processes of a run there; none for one process.
+func (t TargetConfig) launcher() []string {
+	switch {
+	case t.Processes <= 1:
+		return nil
+	case t.Kind == KindSlurm:
+		return t.Slurm.srun(t.Processes)
+	}
+	return Mpirun(t.Processes)
 }
 
 // Attempts is how often a run that failed in a way that may pass is started again.

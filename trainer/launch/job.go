@@ -40,6 +40,8 @@ type Job struct {
 	Format  int    `json:"format"`
 	Name    string `json:"name"`
 	Program string `json:"program"` // of the build to use
+	// Launcher starts the program as several processes that train together; empty: one process.
+	Launcher []string `json:"launcher,omitempty"`
 	// Run is the run directory.
 	Run    string    `json:"run"`
 	Digest string    `json:"config_sha256"`
@@ -52,6 +54,15 @@ type Job struct {
 	Secrets []string `json:"secrets,omitempty"`
 	// Requeue asks Slurm for another turn when the time is up.
 	Requeue bool `json:"requeue,omitempty"`
+}
+
+// command is that of the run: the program alone, or a launcher of several that the program minds.
+func (j Job) command(config string, more ...string) []string {
+	train := append([]string{j.Program, "train", "--config", config}, more...)
+	if len(j.Launcher) == 0 {
+		return train
+	}
+	return slices.Concat([]string{j.Program, "launch", "together", "--"}, j.Launcher, train, []string{"--parallel", "mpi"})
 }
 
 // upload is a file of this machine that a run needs there.

@@ -121,6 +121,9 @@ func (k Kubernetes) Form() string {
 	return WorkloadJob
 }
 
+// Processes is how many train in a pod: one for each of its devices.
+func (k Kubernetes) Processes() int { return max(1, k.GPUs) }
+
 // User is the number that the pods' processes run under.
 func (k Kubernetes) User() int64 {
 	if k.RunAs == 0 {
@@ -237,8 +240,11 @@ func (k Kubernetes) formProblems(t TargetConfig) []error {
 	if !slices.Contains([]string{"", "TrainingRuntime", "ClusterTrainingRuntime"}, k.RuntimeKind) {
 		add("runtime_kind: %q is not TrainingRuntime or ClusterTrainingRuntime", k.RuntimeKind)
 	}
-	if k.GPUs > 1 {
-		add("gpus: a pod trains on one device, got %d; pods: %d trains on as many", k.GPUs, k.GPUs)
+	if k.GPUs > 1 && k.Form() == WorkloadTrainJob {
+		add("gpus: a pod of a trainjob trains on one device, got %d; pods: %d trains on as many", k.GPUs, k.GPUs)
+	}
+	if t.Processes != 0 {
+		add("processes: in Kubernetes they are pods times gpus of each")
 	}
 	return problems
 }

@@ -39,7 +39,10 @@ func TestTargetsAreStrict(t *testing.T) {
 		{"a secret's value in the file", "targets: {a: {kind: local, env: {TOKEN: x}, secrets: [TOKEN]}}", "env.TOKEN: it is among the secrets"},
 		{"a variable that is none", "targets: {a: {kind: local, secrets: ['A; rm']}}", "is no name of a variable"},
 		{"a partition that is a line", `targets: {a: {kind: slurm, slurm: {partition: "p\n#SBATCH --uid=0"}}}`, "partition"},
-		{"several nodes", "targets: {a: {kind: slurm, slurm: {nodes: 2}}}", "nodes: a run trains on one node"},
+		{"more nodes than processes", "targets: {a: {kind: slurm, slurm: {nodes: 2}}}", "nodes: 2 are too many for 1 processes"},
+		{"more devices than processes", "targets: {a: {kind: slurm, processes: 2, slurm: {gpus: 4}}}", "gpus: each process trains on one device, got 4 for 2"},
+		{"processes of nothing", "targets: {a: {kind: ssh, host: b, processes: -1}}", "processes: must be 0 to"},
+		{"processes of pods", "targets: {a: {kind: kubernetes, processes: 2, kubernetes: {image: i}}}", "processes: in Kubernetes they are pods times gpus"},
 		{"slurm elsewhere", "targets: {a: {kind: local, slurm: {gpus: 1}}}", "only a target of kind slurm"},
 		{"a name that is a path", "targets: {../a: {kind: local}}", "is no name"},
 		{"a target twice", "targets: {a: {kind: local}, a: {kind: local}}", "already defined"},
@@ -266,22 +269,72 @@ func TestSupervisorTriesAgainWhatMayPass(t *testing.T) {
 	}
 }
 
-func TestSupervisorStopsWhenAsked(t *testing.T) {
-	s, code := supervised(t, "trap 'exit 130' TERM; touch began; while :; do sleep 0.01; done", Job{Retries: 5}, func(dir string, asks chan<- Ask) {
+// onceBegun asks when the job's program has made the file "began".
+func onceBegun(ask Ask) func(dir string, asks chan<- Ask) {
+	return func(dir string, asks chan<- Ask) {
 		for {
 			if _, err := os.Stat(filepath.Join(dir, "began")); err == nil {
-				asks <- AskStop
+				asks <- ask
 				return
 			}
 			time.Sleep(time.Millisecond)
 		}
-	})
+	}
+}
+
+func TestSupervisorStopsWhenAsked(t *testing.T) {
+	s, code := supervised(t, "trap 'exit 130' TERM; touch began; while :; do sleep 0.01; done", Job{Retries: 5}, onceBegun(AskStop))
 	assert.Equal(t, PhaseStopped, s.Phase)
 	assert.Equal(t, 130, code)
 	assert.Len(t, s.Attempts, 1)
 
 	s, _ = supervised(t, "exit 1", Job{Retries: 5, Backoff: time.Hour}, func(_ string, asks chan<- Ask) { asks <- AskStop })
 	assert.Equal(t, PhaseStopped, s.Phase, "a pause is ended too")
+}
+
+// A turn that saves nothing is not asked for again, or it would be for ever.
+func TestSupervisorTakesAnotherTurnForProgressOnly(t *testing.T) {
+	const begin, end = "trap 'exit 130' TERM; touch began; ", "while :; do sleep 0.01; done"
+	run := filepath.Join(t.TempDir(), "run")
+	s, code := supervised(t, begin+end, Job{Requeue: true, Run: run}, onceBegun(AskRequeue))
+	assert.Equal(t, PhaseStopped, s.Phase)
+	assert.Contains(t, s.Message, "before a step of this turn was saved")
+	assert.Equal(t, 130, code)
+
+	saves := "mkdir -p " + quote(run+"/checkpoints/step-00000005") + "; echo {} >" + quote(run+"/config.json") + "; "
+	s, _ = supervised(t, saves+begin+end, Job{Requeue: true, Run: run}, onceBegun(AskRequeue))
+	assert.Contains(t, s.Message, "Slurm gives no other turn", "it was asked for, where there is no job")
+}
+
+func TestALauncherIsMindedByTheProgram(t *testing.T) {
+	job := Job{Program: "/far/cftune"}
+	assert.Equal(t, "/far/cftune train --config c --dry-run", strings.Join(job.command("c", "--dry-run"), " "))
+	job.Launcher = TargetConfig{Kind: KindSSH, Processes: 8}.launcher()
+	assert.Equal(t, "/far/cftune launch together -- mpirun -np 8 --bind-to none /far/cftune train --config c --or-resume --parallel mpi",
+		strings.Join(job.command("c", "--or-resume"), " "))
+	job.Launcher = TargetConfig{Kind: KindSlurm, Processes: 8, Slurm: Slurm{CPUs: 4, MPI: "pmi2"}}.launcher()
+	assert.Equal(t, "/far/cftune launch together -- srun --ntasks=8 --mpi=pmi2 --export=ALL --kill-on-bad-exit=1 --cpus-per-task=4 /far/cftune train --config c --parallel mpi",
+		strings.Join(job.command("c"), " "))
+	assert.Nil(t, TargetConfig{Kind: KindSSH, Processes: 1}.launcher())
+}
+
+// Asked to end, processes get the signal that launchers hand on, and their exit code is what comes back.
+func TestProcessesOfALauncherAreAskedToSave(t *testing.T) {
+	stop := make(chan struct{})
+	began, in := io.Pipe()
+	go func() {
+		line := make([]byte, 1)
+		_, _ = began.Read(line)
+		close(stop)
+	}()
+	code, err := Together([]string{"sh", "-c", "trap 'exit 77' USR2; echo; while :; do sleep 0.01; done"}, stop, nil, in, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, 77, code)
+	code, err = Together([]string{"sh", "-c", "kill -9 $$"}, nil, nil, io.Discard, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, 137, code)
+	_, err = Together([]string{"./none"}, nil, nil, io.Discard, io.Discard)
+	assert.ErrorContains(t, err, "start several processes")
 }
 
 func TestSupervisorWantsItsSecrets(t *testing.T) {
@@ -342,6 +395,8 @@ func TestStatesOfSlurm(t *testing.T) {
 		{PhaseNew, "JobId=7 JobState=RUNNING NodeList=n1", PhaseRunning, "running on n1"},
 		{PhaseRetrying, "JobId=7 JobState=RUNNING NodeList=n1", PhaseRetrying, ""},
 		{PhaseStopped, "JobId=7 JobState=PENDING Reason=BeginTime", PhasePending, "BeginTime"},
+		{PhaseStopped, "JobId=7 JobState=COMPLETING", PhaseEnding, "own words"},
+		{PhaseDone, "JobId=7 JobState=COMPLETING", PhaseDone, "own words"},
 		{PhaseDone, "JobId=7 JobState=COMPLETED", PhaseDone, ""},
 		{PhaseRunning, "JobId=7 JobState=TIMEOUT ExitCode=0:15 NodeList=n1", PhaseFailed, "time was up"},
 		{PhaseRunning, "JobId=7 JobState=NODE_FAIL", PhaseFailed, "the node failed"},

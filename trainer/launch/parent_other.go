@@ -6,4 +6,6 @@ import "syscall"
 
 func parentDeath() *syscall.SysProcAttr { return nil }
 
+func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
 func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }

@@ -99,7 +99,7 @@ func (p *Plan) add(ctx context.Context, r Request, here bool) error {
 	}
 	p.shipped, p.states = append(p.shipped, s), append(p.states, state)
 	p.jobs = append(p.jobs, Placed{Dir: dir, Job: Job{
-		Format: JobFormat, Name: r.Name, Program: p.program, Run: output, Digest: s.digest, Made: time.Now().UTC(),
+		Format: JobFormat, Name: r.Name, Program: p.program, Launcher: p.config.launcher(), Run: output, Digest: s.digest, Made: time.Now().UTC(),
 		Retries: p.config.retries(), Backoff: p.config.backoff(), Env: p.config.Env, Secrets: p.config.Secrets,
 		Requeue: p.config.Kind == KindSlurm && p.config.Slurm.requeue(),
 	}})
@@ -259,6 +259,7 @@ func (p *Plan) Describe(w io.Writer) error {
 	for i, j := range p.jobs {
 		fmt.Fprintf(&b, "\nrun %s, now %s: %s\n", j.Job.Name, p.states[i].Phase, j.Dir)
 		fmt.Fprintf(&b, "writes there: %s, %s; its run directory: %s\n", configName, jobName, j.Job.Run)
+		fmt.Fprintf(&b, "command: %s\n", quoteAll(j.Job.command(path.Join(j.Dir, configName), "--or-resume")...))
 		fmt.Fprintf(&b, "retries %d, first after %v; variables: %s; secrets, by name: %s\n", j.Job.Retries, j.Job.Backoff,
 			orNone(sortedKeys(j.Job.Env)), orNone(j.Job.Secrets))
 		fmt.Fprintf(&b, "%s:\n%s", configName, p.shipped[i].text)

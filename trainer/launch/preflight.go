@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strconv"
 	"strings"
@@ -150,6 +151,9 @@ func (p *Plan) device(l look) Finding {
 		if strings.Contains(l["gpu"], "fail") && wanted {
 			return Finding{LevelFail, "GPU", found, "nvidia-smi must work there"}
 		}
+		if n := strings.Count(l["gpu"], "; ") + 1; n < p.config.Processes && p.config.Kind != KindSlurm {
+			return Finding{LevelWarn, "GPU", fmt.Sprintf("%s: %d for %d processes, which will share them", found, n, p.config.Processes), "processes of the target: as many as devices"}
+		}
 		return Finding{LevelOK, "GPU", found, ""}
 	case wanted && p.config.Kind == KindSlurm:
 		return Finding{LevelWarn, "GPU", "none on the login host, which may be as it should", ""}
@@ -184,13 +188,13 @@ func (p *Plan) second(ctx context.Context) []Finding {
 		return append(findings, Finding{LevelFail, "program", fmt.Sprintf("it answers %q", lastLines(string(out), 2)), ""})
 	}
 	findings = append(findings, Finding{LevelOK, "program", fmt.Sprintf("%s, CPU kernels for %s", strings.TrimSpace(fmt.Sprintf("%s %.12s", version.Version, version.Revision)), version.CPU), ""})
-	for i, j := range p.jobs {
+	for _, j := range p.jobs {
 		if p.config.Kind == KindSlurm {
 			findings = append(findings, Finding{LevelWarn, "fit", "not looked at: the login host is not the node", ""})
 		} else {
 			findings = append(findings, p.fits(ctx, program, j))
 		}
-		findings = append(findings, p.reaches(ctx, program, j, i))
+		findings = append(findings, p.reaches(ctx, j))
 	}
 	return findings
 }
@@ -200,6 +204,8 @@ func (p *Plan) fits(ctx context.Context, program string, j Placed) Finding {
 	var report struct {
 		Run *struct {
 			Buffers, Available uint64
+			Limited            bool
+			OnDevice           bool                          `json:"on_device"`
 			WouldFit           []struct{ Settings []string } `json:"would_fit"`
 		}
 	}
@@ -213,12 +219,24 @@ func (p *Plan) fits(ctx context.Context, program string, j Placed) Finding {
 			f.WayOut += " --set " + strings.Join(w.Settings, " --set ") + ";"
 		}
 	}
+	if n := uint64(p.config.Processes); n > 1 {
+		f.Found += fmt.Sprintf(", for each of %d processes", n)
+		if r := report.Run; !r.OnDevice && !r.Limited && f.Level == LevelOK && r.Buffers > r.Available/n {
+			f.Level, f.WayOut = LevelFail, "fewer processes, a smaller train.seq_len, or train.keep_activations: layers"
+		}
+	}
 	return f
 }
 
-// reaches looks at model and data with the program's own eyes, and with the run's secrets.
-func (p *Plan) reaches(ctx context.Context, program string, j Placed, i int) Finding {
-	out, err := p.target.Host().Run(ctx, quoteAll(program, "train", "--dry-run", "--json", "--config", path.Join(j.Dir, configName)), nil, p.secrets)
+// reaches looks at model and data with the program's own eyes, with the run's variables and secrets, and as many processes.
+func (p *Plan) reaches(ctx context.Context, j Placed) Finding {
+	job := j.Job
+	if p.config.Kind == KindSlurm {
+		job.Launcher = nil // which starts processes on nodes
+	}
+	env := maps.Clone(p.secrets)
+	maps.Copy(env, job.Env)
+	out, err := p.target.Host().Run(ctx, quoteAll(job.command(path.Join(j.Dir, configName), "--dry-run", "--json")...), nil, env)
 	what := "model, data"
 	if len(p.jobs) > 1 {
 		what += " of " + j.Job.Name

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,15 @@ type Slurm struct {
 	Account    string `yaml:"account"`
 	QOS        string `yaml:"qos"`
 	Constraint string `yaml:"constraint"`
-	Nodes      int    `yaml:"nodes"`
-	GPUs       int    `yaml:"gpus"`
-	CPUs       int    `yaml:"cpus"`
-	Mem        string `yaml:"mem"`
-	Time       string `yaml:"time"`
+	// Nodes is on how many the processes are spread; 0 is one.
+	Nodes int `yaml:"nodes"`
+	// GPUs are those of all processes, CPUs those of each, and Mem is of a node.
+	GPUs int    `yaml:"gpus"`
+	CPUs int    `yaml:"cpus"`
+	Mem  string `yaml:"mem"`
+	Time string `yaml:"time"`
+	// MPI is srun's word for the way its processes find each other; "pmix" if left out.
+	MPI string `yaml:"mpi"`
 	// Requeue lets Slurm run the job again after preemption and failures of nodes, and asks for another turn when the time is
 	// up. True if left out.
 	Requeue *bool `yaml:"requeue"`
@@ -54,7 +59,8 @@ var (
 	slurmTime       = regexp.MustCompile(`^([0-9]+|[0-9]+:[0-9]{2}|[0-9]+:[0-9]{2}:[0-9]{2}|[0-9]+-[0-9]{1,2}(:[0-9]{2}){0,2})$`)
 )
 
-func (s Slurm) problems() []error {
+// problems are those of resources for so many processes.
+func (s Slurm) problems(processes int) []error {
 	var problems []error
 	match := func(key, value string, want *regexp.Regexp, like string) {
 		if value != "" && !want.MatchString(value) {
@@ -67,18 +73,31 @@ func (s Slurm) problems() []error {
 	match("constraint", s.Constraint, slurmConstraint, "a100&nvlink")
 	match("mem", s.Mem, slurmMem, "32G")
 	match("time", s.Time, slurmTime, "12:00:00")
+	match("mpi", s.MPI, slurmWord, defaultMPI)
 	for key, n := range map[string]int{"nodes": s.Nodes, "gpus": s.GPUs, "cpus": s.CPUs, "stop_before": s.StopBefore, "array_limit": s.ArrayLimit} {
 		if n < 0 {
 			problems = append(problems, fmt.Errorf("%s: must be at least 0, got %d", key, n))
 		}
 	}
-	if s.Nodes > 1 {
-		problems = append(problems, fmt.Errorf("nodes: a run trains on one node, got %d", s.Nodes))
+	if s.Nodes > processes {
+		problems = append(problems, fmt.Errorf("nodes: %d are too many for %d processes: processes of the target says how many train together", s.Nodes, processes))
 	}
-	if s.GPUs > 1 {
-		problems = append(problems, fmt.Errorf("gpus: a run trains on one device, got %d", s.GPUs))
+	if s.GPUs != 0 && s.GPUs != processes {
+		problems = append(problems, fmt.Errorf("gpus: each process trains on one device, got %d for %d: processes of the target says how many train together", s.GPUs, processes))
 	}
 	return problems
+}
+
+// defaultMPI is what Open MPI's processes understand.
+const defaultMPI = "pmix"
+
+// srun starts so many processes in the job's allocation. It passes all of the supervisor's variables on, and ends all where one fails.
+func (s Slurm) srun(processes int) []string {
+	words := []string{"srun", "--ntasks=" + strconv.Itoa(processes), "--mpi=" + cmp.Or(s.MPI, defaultMPI), "--export=ALL", "--kill-on-bad-exit=1"}
+	if s.CPUs > 0 {
+		words = append(words, "--cpus-per-task="+strconv.Itoa(s.CPUs))
+	}
+	return words
 }
 
 // slurm is a cluster: job folders lie on a file system that its login host and its nodes share.
@@ -106,8 +125,8 @@ func (c *slurm) Script(jobs []Placed) (string, error) {
 		}
 	}
 	option("job-name", "cftune-"+jobs[0].Job.Name)
-	option("nodes", "1")
-	option("ntasks", "1")
+	option("nodes", strconv.Itoa(max(1, s.Nodes)))
+	option("ntasks", strconv.Itoa(max(1, c.config.Processes)))
 	optional("partition", s.Partition)
 	optional("account", s.Account)
 	optional("qos", s.QOS)
@@ -325,6 +344,8 @@ func layOver(s State, job slurmState) State {
 		}
 	case job.state == "PENDING" || strings.HasPrefix(job.state, "REQUEUE") || job.state == "SPECIAL_EXIT":
 		s.Phase, s.Message = PhasePending, at(strings.ToLower(job.state)+": "+job.reason)
+	case job.state == "COMPLETING" && s.Phase == PhaseStopped:
+		s.Phase = PhaseEnding // preempted jobs are queued again after this
 	case job.state == "COMPLETING" && Over(s.Phase) && s.Phase != PhaseNew:
 	case s.Phase != PhaseRetrying && s.Phase != PhaseRequeued:
 		s.Phase, s.Message = PhaseRunning, at(strings.ToLower(job.state)+" on "+job.nodes)
@@ -347,7 +368,7 @@ func (c *slurm) Stop(ctx context.Context, dir string) (State, error) {
 		if time.Now().After(deadline) {
 			return s, fmt.Errorf("job %s was told to end %v ago and has not", s.SlurmJob, stopTimeout)
 		}
-		if command := quoteAll(words...); command != told {
+		if command := quoteAll(words...); command != told && s.Phase != PhaseEnding {
 			if _, err := c.host.Run(ctx, command, nil, nil); err != nil {
 				return s, fmt.Errorf("stop job %s: %w", s.SlurmJob, err)
 			}

@@ -22,6 +22,7 @@ const (
 	PhaseRunning  = "running"  // trains
 	PhaseRetrying = "retrying" // failed, and waits to be started again
 	PhaseRequeued = "requeued" // its time was up; it waits for another turn
+	PhaseEnding   = "ending"   // interrupted with a checkpoint; whether Slurm runs it again shows when it has cleared up
 	PhaseDone     = "done"
 	PhaseFailed   = "failed"
 	PhaseStopped  = "stopped" // interrupted with a checkpoint
@@ -58,7 +59,7 @@ type Attempt struct {
 // Over reports whether nothing more happens without another start.
 func Over(phase string) bool {
 	switch phase {
-	case PhasePending, PhaseRunning, PhaseRetrying, PhaseRequeued:
+	case PhasePending, PhaseRunning, PhaseRetrying, PhaseRequeued, PhaseEnding:
 		return false
 	}
 	return true

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"cftune/trainer/checkpoint"
 	"cftune/trainer/internal/durable"
 )
 
@@ -100,6 +101,10 @@ func (s *supervisor) run() (int, error) {
 	}
 	pause := s.job.Backoff
 	for failures := 0; ; failures++ {
+		before, err := newestStep(s.job.Run)
+		if err != nil {
+			return 0, err
+		}
 		asked, wasAsked, err := s.attempt()
 		if err != nil {
 			return 0, err
@@ -109,6 +114,9 @@ func (s *supervisor) run() (int, error) {
 		case code == exitDone:
 			return code, s.set(PhaseDone, "")
 		case wasAsked && asked == AskRequeue && s.job.Requeue && code == exitInterrupted:
+			if newest, err := newestStep(s.job.Run); err != nil || newest == before {
+				return code, errors.Join(err, s.set(PhaseStopped, "the time was up before a step of this turn was saved, and another turn would end so: raise slurm.time"))
+			}
 			return s.requeue()
 		case wasAsked:
 			return code, s.set(PhaseStopped, "stopped when asked, with exit code %d", code)
@@ -127,6 +135,18 @@ func (s *supervisor) run() (int, error) {
 		}
 		pause = min(2*pause, maxBackoff)
 	}
+}
+
+// newestStep is that of a run's newest checkpoint, 0 if it has none.
+func newestStep(run string) (int, error) {
+	steps, err := checkpoint.List(run)
+	if errors.Is(err, checkpoint.ErrNotFound) || err == nil && len(steps) == 0 {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return steps[len(steps)-1], nil
 }
 
 // mayPass reports whether what ended so is worth another attempt: signals of others, devices, and what has no better name.
@@ -152,7 +172,8 @@ func (s *supervisor) attempt() (asked Ask, wasAsked bool, err error) {
 	// The program is told when the thread that started it ends (parentDeath), which must therefore stay.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.Command(s.job.Program, "train", "--config", filepath.Join(s.dir, configName), "--or-resume")
+	words := s.job.command(filepath.Join(s.dir, configName), "--or-resume")
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	cmd.Env = os.Environ()

@@ -3,6 +3,7 @@
 
 #include "failure.h"
 #include "group.h"
+#include "processors.h"
 
 #include <cstdlib>
 #include <dlfcn.h>
@@ -59,8 +60,9 @@ using cft::guard;
 cft_status cft_group_join(cft_group **out, int32_t *rank, int32_t *size, cft_error *err) {
     return guard(err, [&] {
         const cft::group_functions *mpi = cft::load_mpi();
-        int                         r = 0, n = 0;
-        cft::call([&](char *why, size_t n_why) { return mpi->join(&r, &n, why, n_why); });
+        int                         r = 0, n = 0, sharing = 1;
+        cft::call([&](char *why, size_t n_why) { return mpi->join(&r, &n, &sharing, why, n_why); });
+        cft::share_processors(sharing);
         *out  = new cft_group{mpi, n};
         *rank = r;
         *size = n;

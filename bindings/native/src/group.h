@@ -7,7 +7,8 @@
 namespace cft {
 
 struct group_functions {
-    int (*join)(int *rank, int *size, char *why, size_t n_why);
+    // sharing: so many processes of the group, this one among them, may run on this one's processors.
+    int (*join)(int *rank, int *size, int *sharing, char *why, size_t n_why);
     int (*leave)(char *why, size_t n_why);
     void (*abort)(int exit_code);
     int (*broadcast)(void *data, size_t n, char *why, size_t n_why);
@@ -16,6 +17,6 @@ struct group_functions {
 };
 
 // The name under which the library exports them, as `const group_functions`.
-constexpr const char *group_symbol = "cft_mpi_functions";
+constexpr const char *group_symbol = "cft_mpi_functions_2";
 
 } // namespace cft

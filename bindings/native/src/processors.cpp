@@ -2,6 +2,7 @@
 #include "processors.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -15,6 +16,8 @@
 namespace cft {
 
 namespace {
+
+std::atomic<int> sharing{1};
 
 std::string text_of(const std::string &path) {
     std::ifstream     file(path);
@@ -70,7 +73,9 @@ double quota_of(const std::string &cpu_max) {
 int available_processors() {
     const double quota = cgroup_quota();
     const int    most  = affinity();
-    return std::max(1, quota > 0 ? std::min(most, int(std::ceil(quota))) : most);
+    return std::max(1, (quota > 0 ? std::min(most, int(std::ceil(quota))) : most) / sharing);
 }
+
+void share_processors(int processes) { sharing = std::max(1, processes); }
 
 } // namespace cft

@@ -137,6 +137,12 @@ void counts_processors() {
     CHECK(cft::quota_of("100000 0") == 0);
     const int all = cft::available_processors();
     CHECK(all >= 1);
+    cft::share_processors(2);
+    CHECK(cft::available_processors() == std::max(1, all / 2));
+    cft::share_processors(all + 1);
+    CHECK(cft::available_processors() == 1);
+    cft::share_processors(1);
+    CHECK(cft::available_processors() == all);
 #if defined(__linux__)
     cpu_set_t before, one;
     CHECK(sched_getaffinity(0, sizeof before, &before) == 0);

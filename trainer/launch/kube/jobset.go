@@ -65,10 +65,10 @@ func (r *renderer) replicated(name string, pod corev1.PodTemplateSpec, pods int3
 		ObjectMeta: metav1.ObjectMeta{Labels: r.labels()}, Spec: spec}}
 }
 
-// mpirun is the launcher's command: a process in each pod.
+// mpirun is the launcher's command: processes in each pod.
 func (r *renderer) mpirun() []string {
-	return append([]string{"mpirun", "-np", strconv.Itoa(r.k.Replicas()), "--hostfile", launch.KubernetesConfigDir + "/" + hostfile,
-		"--map-by", "node", "--mca", "plm_rsh_agent", "ssh -F " + launch.KubernetesConfigDir + "/" + sshConfig},
+	return append(together("mpirun", "-np", strconv.Itoa(r.k.Replicas()*r.k.Processes()), "--hostfile", launch.KubernetesConfigDir+"/"+hostfile,
+		"--map-by", "node", "--bind-to", "none", "--mca", "plm_rsh_agent", "ssh -F "+launch.KubernetesConfigDir+"/"+sshConfig),
 		append(command(), "--parallel", "mpi")...)
 }
 
@@ -77,9 +77,9 @@ func (r *renderer) mpiFiles() {
 	name := ObjectName(r.m.Name)
 	var hosts strings.Builder
 	// The JobSet's names: set-job-replica-pod.subdomain, which is the set's.
-	fmt.Fprintf(&hosts, "localhost slots=1\n")
+	fmt.Fprintf(&hosts, "localhost slots=%d\n", r.k.Processes())
 	for i := range r.k.Replicas() - 1 {
-		fmt.Fprintf(&hosts, "%s-%s-0-%d.%s slots=1\n", name, workerJob, i, name)
+		fmt.Fprintf(&hosts, "%s-%s-0-%d.%s slots=%d\n", name, workerJob, i, name, r.k.Processes())
 	}
 	keys := launch.KubernetesKeyDir
 	r.files[hostfile] = []byte(hosts.String())

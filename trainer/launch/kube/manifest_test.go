@@ -49,7 +49,7 @@ const targetsText = `targets:
   jobset:
     kind: kubernetes
     paths: {models/: /models/}
-    kubernetes: {image: 'registry.example.org/cftune:1.0', pods: 3, ssh_secret: mpi-keys, cpu: "8", memory: 32Gi, volumes: [{claim: models, path: /models, read_only: true}]}
+    kubernetes: {image: 'registry.example.org/cftune:1.0', pods: 3, gpus: 4, ssh_secret: mpi-keys, cpu: "8", memory: 32Gi, volumes: [{claim: models, path: /models, read_only: true}]}
   trainjob:
     kind: kubernetes
     paths: {models/: /models/}
@@ -81,6 +81,17 @@ func rendered(t *testing.T, form string) *Manifests {
 	m, err := Render(parsed(t, targetsText, form), "training", "first", inFolder(t, runText))
 	require.NoError(t, err)
 	return m
+}
+
+func TestAPodWithSeveralDevicesTrainsInAsManyProcesses(t *testing.T) {
+	target := parsed(t, targetsText, "job")
+	target.Kubernetes.GPUs = 8
+	m, err := Render(target, "training", "first", inFolder(t, runText))
+	require.NoError(t, err)
+	job, ok := m.Workload.(*batchv1.Job)
+	require.True(t, ok)
+	command := strings.Join(job.Spec.Template.Spec.Containers[0].Command, " ")
+	assert.Equal(t, "cftune launch together -- mpirun -np 8 --bind-to none cftune train --config /etc/cftune/run.json --or-resume --parallel mpi", command)
 }
 
 func TestManifestsAreGoldenAndValid(t *testing.T) {
@@ -179,7 +190,7 @@ func TestTargetsInKubernetesAreStrict(t *testing.T) {
 		{"a job is one pod", "{image: x, pods: 2, workload: job}", "kubernetes.pods: a job has one"},
 		{"a trainjob needs a runtime", "{image: x, workload: trainjob}", "kubernetes.runtime: missing"},
 		{"what a trainjob cannot say", "{image: x, workload: trainjob, runtime: r, grace: 3}", "kubernetes.grace: a trainjob cannot say it"},
-		{"several devices in a pod", "{image: x, gpus: 2}", "kubernetes.gpus: a pod trains on one device"},
+		{"several devices in a pod of a trainjob", "{image: x, workload: trainjob, runtime: r, gpus: 2}", "kubernetes.gpus: a pod of a trainjob trains on one device"},
 		{"a volume over the configuration", "{image: x, volumes: [{claim: a, path: /etc}]}", "/etc is taken"},
 		{"an image that is an option", "{image: -x}", "kubernetes.image"},
 		{"a hostile secret", `{image: x, secret_env: {A: {secret: "a b", key: k}}}`, "kubernetes.secret_env.A"},

@@ -37,12 +37,25 @@ func command() []string {
 	return []string{"cftune", "train", "--config", configPath, "--or-resume"}
 }
 
+// together are the words before a launcher of several processes, by which they can save when a pod must go.
+func together(launcher ...string) []string {
+	return append([]string{"cftune", "launch", "together", "--"}, launcher...)
+}
+
+// inOnePod is the command of a pod that trains by itself.
+func (r *renderer) inOnePod() []string {
+	if n := r.k.Processes(); n > 1 {
+		return slices.Concat(together(launch.Mpirun(n)...), command(), []string{"--parallel", "mpi"})
+	}
+	return command()
+}
+
 // job is a run in one pod.
 func (r *renderer) job() *batchv1.Job {
 	return &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: r.meta(),
-		Spec:       r.jobSpec(r.pod(partTrainer, command()), 1, int32(r.t.Attempts())),
+		Spec:       r.jobSpec(r.pod(partTrainer, r.inOnePod()), 1, int32(r.t.Attempts())),
 	}
 }
 

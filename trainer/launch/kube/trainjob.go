@@ -86,7 +86,7 @@ func (r *renderer) trainJob() *TrainJob {
 	}
 	train := command()
 	if r.k.Replicas() > 1 {
-		train = append(append([]string{"mpirun"}, train...), "--parallel", "mpi")
+		train = append(append(together("mpirun"), train...), "--parallel", "mpi")
 	}
 	pod := r.pod(partTrainer, train)
 	c := pod.Spec.Containers[0]

@@ -8,6 +8,10 @@
 #include <cstring>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace {
 
 MPI_Comm world = MPI_COMM_NULL;
@@ -27,7 +31,33 @@ int told(int status, const char *what, char *why, size_t n_why) {
     return 1;
 }
 
-int join(int *rank, int *size, char *why, size_t n_why) {
+// sharing counts the processes of this machine, this one among them, that may run on a processor of this one's.
+int sharing(int *processes, char *why, size_t n_why) {
+    MPI_Comm here = MPI_COMM_NULL;
+    if (int failed = told(MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, my_rank, MPI_INFO_NULL, &here), "MPI_Comm_split_type", why, n_why)) {
+        return failed;
+    }
+    int n = 1;
+    MPI_Comm_size(here, &n);
+    *processes = n;
+#if defined(__linux__)
+    cpu_set_t              mine;
+    std::vector<cpu_set_t> all(static_cast<size_t>(n));
+    CPU_ZERO(&mine);
+    sched_getaffinity(0, sizeof mine, &mine); // one that fails shares with nobody, and leaves the others theirs
+    if (int failed = told(MPI_Allgather(&mine, int(sizeof mine), MPI_BYTE, all.data(), int(sizeof mine), MPI_BYTE, here), "MPI_Allgather", why, n_why)) {
+        return failed;
+    }
+    *processes = int(std::count_if(all.begin(), all.end(), [&](const cpu_set_t &other) {
+        cpu_set_t both;
+        CPU_AND(&both, &mine, &other);
+        return CPU_COUNT(&both) > 0;
+    }));
+#endif
+    return told(MPI_Comm_free(&here), "MPI_Comm_free", why, n_why);
+}
+
+int join(int *rank, int *size, int *processes, char *why, size_t n_why) {
     int ready = 0, level = 0;
     MPI_Initialized(&ready);
     if (ready) {
@@ -50,7 +80,7 @@ int join(int *rank, int *size, char *why, size_t n_why) {
     MPI_Comm_size(world, &n_ranks);
     *rank = my_rank;
     *size = n_ranks;
-    return 0;
+    return sharing(processes, why, n_why);
 }
 
 int leave(char *why, size_t n_why) {
@@ -116,4 +146,4 @@ int sum(float *data, size_t n, char *why, size_t n_why) {
 
 } // namespace
 
-extern "C" __attribute__((visibility("default"))) const cft::group_functions cft_mpi_functions = {join, leave, abort_all, broadcast, gather, sum};
+extern "C" __attribute__((visibility("default"))) const cft::group_functions cft_mpi_functions_2 = {join, leave, abort_all, broadcast, gather, sum};

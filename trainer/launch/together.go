@@ -1,0 +1,60 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+)
+
+// Mpirun is the launcher of so many processes on this machine, by itself: ranks are not bound to processors, which the program shares out.
+func Mpirun(processes int) []string {
+	return []string{"mpirun", "-np", strconv.Itoa(processes), "--bind-to", "none"}
+}
+
+// allowRoot lets Open MPI's mpirun start processes as root: where cftune is told to, that has been decided, and rented GPU hosts know no other user.
+var allowRoot = []string{"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"}
+
+// Together runs a launcher of several processes to its end and returns its exit code, 128 and the number of a signal that killed it. When stop
+// is closed, the processes are asked to save and end (SaveSignal).
+func Together(words []string, stop <-chan struct{}, in io.Reader, out, errs io.Writer) (int, error) {
+	// The launcher is told when the thread that started it ends (parentDeath), which must therefore stay.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
+	if os.Geteuid() == 0 {
+		cmd.Env = append(os.Environ(), allowRoot...)
+	}
+	cmd.SysProcAttr = ownGroup()
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start several processes: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var err error
+	for done := false; !done; {
+		select {
+		case err = <-ended:
+			done = true
+		case <-stop:
+			stop = nil
+			_ = cmd.Process.Signal(SaveSignal) // it may have ended
+		}
+	}
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case !errors.As(err, &exit):
+		return 0, fmt.Errorf("start several processes: %w", err)
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return exit.ExitCode(), nil
+}
