@@ -147,6 +147,29 @@ func TestLaunchHere(t *testing.T) {
 	require.Equal(t, 1, attempts, "a run that is done is not started again")
 }
 
+func TestLaunchSeveralProcessesHere(t *testing.T) {
+	if _, err := exec.LookPath("mpirun"); err != nil {
+		t.Skip("no mpirun: scripts/install-deps installs openmpi-bin and libopenmpi-dev")
+	}
+	p := newPlace(t)
+	p.write("hosts.yaml", "targets: {here: {kind: local, retries: 0, processes: 2}, many: {kind: local, processes: 50}}\n")
+	p.config("straight", 1)
+	p.config("launched", 1)
+	p.must("train", "--config", "straight.yaml", "--processes", "2")
+	r := p.must("launch", "-c", "launched.yaml", "--on", "here")
+	require.Contains(t, r.err, "launched is done")
+	require.Contains(t, r.err, ", for each of 2 processes")
+	require.Contains(t, r.err, "2 processes train together")
+	require.Equal(t, p.manifest("runs/straight", 24), p.manifest("runs/launched", 24))
+
+	// More than mpirun starts here: that shows before anything runs.
+	p.config("other", 1)
+	r = p.run("launch", "-c", "other.yaml", "--on", "many")
+	require.NotZero(t, r.code)
+	require.Contains(t, r.err, "slots")
+	require.Contains(t, r.err, "many cannot take the run")
+}
+
 // lockedBuffer is written by a process's output and read meanwhile.
 type lockedBuffer struct {
 	mutex sync.Mutex
