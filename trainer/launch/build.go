@@ -35,6 +35,7 @@ type buildFile struct {
 const (
 	programName = "bin/cftune"
 	libraryDir  = "native/lib"
+	devicesDir  = libraryDir + "/devices" // ggml's backends for other devices, where they are built
 	// minPrefix is what is kept of digests in names of folders.
 	digestPrefix = 16
 )
@@ -60,17 +61,11 @@ func OpenBuild(folder, executable string) (*Build, error) {
 	if err := b.add(program, programName, 0o700); err != nil {
 		return nil, fmt.Errorf("build: %w", err)
 	}
-	entries, err := os.ReadDir(libraries)
-	if err != nil {
-		return nil, usage("build: the program's libraries are not where they are sent from: %w (make builds both; build in the file of targets names another folder)", err)
+	if err := b.addLibraries(libraries, libraryDir); err != nil {
+		return nil, err
 	}
-	for _, e := range entries {
-		if !strings.Contains(e.Name(), ".so") && !strings.HasSuffix(e.Name(), ".dylib") {
-			continue
-		}
-		if err := b.add(filepath.Join(libraries, e.Name()), libraryDir+"/"+e.Name(), privateFile); err != nil {
-			return nil, fmt.Errorf("build: %w", err)
-		}
+	if err := b.addLibraries(filepath.Join(libraries, "devices"), devicesDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	sum := sha256.New()
 	for _, f := range b.Files {
@@ -79,6 +74,23 @@ func OpenBuild(folder, executable string) (*Build, error) {
 	}
 	b.Digest = hex.EncodeToString(sum.Sum(nil))
 	return b, nil
+}
+
+// addLibraries adds the libraries in a folder.
+func (b *Build) addLibraries(folder, name string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return usage("build: the program's libraries are not where they are sent from: %w (make builds both; build in the file of targets names another folder)", err)
+	}
+	for _, e := range entries {
+		if !strings.Contains(e.Name(), ".so") && !strings.HasSuffix(e.Name(), ".dylib") {
+			continue
+		}
+		if err := b.add(filepath.Join(folder, e.Name()), name+"/"+e.Name(), privateFile); err != nil {
+			return fmt.Errorf("build: %w", err)
+		}
+	}
+	return nil
 }
 
 func (b *Build) add(local, name string, mode fs.FileMode) error {
