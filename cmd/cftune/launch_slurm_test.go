@@ -360,9 +360,17 @@ func TestSlurmsTimeIsUp(t *testing.T) {
 	assert.Contains(t, readText(t, log), "the time was up; the run is saved and waits for another turn")
 	p.await(metrics, strings.Count(readText(t, metrics), "\n")+20)
 
-	// One that stands still can neither save nor answer: Slurm kills it, and says why.
-	signalTraining(t, filepath.Join(folder, "runs", "long"), syscall.SIGSTOP)
+	// One that stands still, though Slurm wakes what is stopped, can neither save nor answer: Slurm kills it, and says why.
+	pid := trainingOf(t, filepath.Join(folder, "runs", "long"))
+	thawed := make(chan struct{})
+	go func() {
+		defer close(thawed)
+		for syscall.Kill(pid, syscall.SIGSTOP) == nil {
+			time.Sleep(time.Millisecond)
+		}
+	}()
 	assert.Equal(t, "failed", p.becomes("long", "failed", "lost", "stopped", "done"))
+	<-thawed
 	r := p.run("launch", "follow", "long")
 	assert.Equal(t, 1, r.code)
 	assert.Contains(t, r.err, "the time was up before the run had saved and ended: raise slurm.stop_before or slurm.time")

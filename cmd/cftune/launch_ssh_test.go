@@ -316,18 +316,23 @@ func assertSecretKept(t *testing.T, secret, name string) {
 	assert.Equal(t, 1, trains, "processes that train with the secret")
 }
 
-// signalTraining sends a signal to the processes that train the run in a job's folder.
-func signalTraining(t *testing.T, job string, signal syscall.Signal) {
+// trainingOf finds the process that trains the run in a job's folder.
+func trainingOf(t *testing.T, job string) int {
 	t.Helper()
-	reached := 0
+	var found []int
 	eachProcess(t, func(pid int, dir string) {
 		line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err == nil && bytes.Contains(line, []byte("--or-resume")) && bytes.Contains(line, []byte(job)) {
-			require.NoError(t, syscall.Kill(pid, signal))
-			reached++
+			found = append(found, pid)
 		}
 	})
-	require.Equal(t, 1, reached, "processes that train in %s", job)
+	require.Len(t, found, 1, "processes that train in %s", job)
+	return found[0]
+}
+
+func signalTraining(t *testing.T, job string, signal syscall.Signal) {
+	t.Helper()
+	require.NoError(t, syscall.Kill(trainingOf(t, job), signal))
 }
 
 // assertPrivate wants everything below a folder to be for its owner alone.
