@@ -145,6 +145,8 @@ type MemoryEstimate struct {
 	Total       uint64 `json:"total"`
 	Streamed    uint64 `json:"streamed"` // of weights that stay in the host's memory and come to the device for each use
 	Keep        Keep   `json:"-"`        // what KeepAuto chose
+	// ComputedAgain is, on a CUDA device, how much of the products of the forward pass the backward pass computes again: from 0 to 1.
+	ComputedAgain float64 `json:"computed_again"`
 }
 
 func goEstimate(e C.cft_memory_estimate) MemoryEstimate {
@@ -159,5 +161,7 @@ func goEstimate(e C.cft_memory_estimate) MemoryEstimate {
 		Total:       uint64(e.total),
 		Streamed:    uint64(e.streamed),
 		Keep:        Keep(e.keep_activations),
+
+		ComputedAgain: float64(e.computed_again),
 	}
 }

@@ -300,7 +300,11 @@ func (r doctorReport) print(out io.Writer) error {
 func (r runReport) print(w io.Writer) {
 	m := r.Info
 	fmt.Fprintf(w, "\n%s: %s, %d layers of %d, %.1fM parameters\n", r.Model, m.Architecture, m.Layers, m.Embedding, float64(m.NumberParameters)/1e6)
-	fmt.Fprintf(w, "%s; packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Describe(), r.fromConfig.Train.SeqLen, r.Keep)
+	kept := r.Keep
+	if again := r.Memory.ComputedAgain; again > 0 {
+		kept = fmt.Sprintf("as fits, %.0f %% of the layers' products are computed again", 100*again)
+	}
+	fmt.Fprintf(w, "%s; packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Describe(), r.fromConfig.Train.SeqLen, kept)
 	weights, whole, source := "weights (mapped)", "buffers (all but weights)", "available for them"
 	if r.OnDevice {
 		weights, whole, source = "weights", "on the device", "available there"

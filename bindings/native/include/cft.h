@@ -132,7 +132,7 @@ CFT_API cft_status cft_model_get_info(const cft_model *model, cft_model_info *ou
 typedef struct cft_trainer cft_trainer;
 
 typedef enum cft_keep {
-    CFT_KEEP_AUTO   = 0, // all if it fits memory_limit, else layers
+    CFT_KEEP_AUTO   = 0, // all if it fits memory_limit, else layers; on a CUDA device as much as fits
     CFT_KEEP_ALL    = 1, // keep every activation that the backward pass needs
     CFT_KEEP_LAYERS = 2, // keep layer inputs, recompute inside the layer
 } cft_keep;
@@ -173,7 +173,8 @@ typedef struct cft_memory_estimate {
     uint64_t workspace;       // one layer's forward and backward, attention, dequantized tiles
     uint64_t loss;            // the logits chunk
     uint64_t total;           // all of the above
-    int32_t  keep_activations;// what AUTO chose: CFT_KEEP_ALL or CFT_KEEP_LAYERS
+    int32_t  keep_activations;// what AUTO chose: CFT_KEEP_ALL, or CFT_KEEP_LAYERS if any product is computed again
+    float    computed_again;  // on a CUDA device, how much of the products in the layers' forward pass, by FLOPs: from 0 to 1
     uint64_t streamed;        // bytes of weights that stay in the host's memory and come to the device layer by layer for each use; else 0
 } cft_memory_estimate;
 

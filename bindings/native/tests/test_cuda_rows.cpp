@@ -1,6 +1,7 @@
 // test_cuda_rows.cpp - the CUDA kernels that go row by row: norms, rotary embeddings, gates, moves, casts, losses; against plain
 // double-precision references, backward ones against finite differences of these.
 #include "cuda_fixture.h"
+#include "failure.h"
 
 #include <functional>
 
@@ -85,10 +86,11 @@ template <typename T> void test_norm(int64_t n, int64_t d) {
     on_device<bf16>  dd(all_to<bf16>(delta)), normed(size_t(n * ld));
     on_device<float> dw(w), rstd(static_cast<size_t>(n));
 
-    cuda::add_rmsnorm(dx.data(), static_cast<const bf16 *>(nullptr), static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
+    const cuda::addends<T> alone = {dx.data()}, with_delta = {dx.data(), dd.data()};
+    cuda::add_rmsnorm(alone, static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
     CHECK(worst(inner(normed.host(), ld, d), norm_rows(doubles(x), doubles(w))) <= bf16_tolerance);
 
-    cuda::add_rmsnorm(dx.data(), dd.data(), sum.data(), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
+    cuda::add_rmsnorm(with_delta, sum.data(), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
     CHECK(same_bytes(sum.host(), all_to<T>(added)));
     const vector want = norm_rows(doubles(added), doubles(w));
     CHECK(worst(inner(normed.host(), ld, d), want) <= bf16_tolerance);
@@ -103,47 +105,78 @@ template <typename T> void test_norm(int64_t n, int64_t d) {
     // The sum in place of x, or not stored; only the sum. All are the same.
     const std::vector<bf16> before = normed.host();
     on_device<bf16>         again(size_t(n * ld));
-    cuda::add_rmsnorm(dx.data(), dd.data(), static_cast<T *>(nullptr), dw.data(), n, d, eps, again.data(), ld, static_cast<float *>(nullptr), nullptr);
+    cuda::add_rmsnorm(with_delta, static_cast<T *>(nullptr), dw.data(), n, d, eps, again.data(), ld, static_cast<float *>(nullptr), nullptr);
     CHECK(same_bytes(again.host(), before));
-    cuda::add_rmsnorm(dx.data(), dd.data(), dx.data(), dw.data(), n, d, eps, static_cast<bf16 *>(nullptr), 0, static_cast<float *>(nullptr), nullptr);
+    // Three addends at once are the two, and then the third.
+    on_device<T> twice(x.size());
+    cuda::add_rmsnorm(cuda::addends<T>{dx.data(), dd.data(), dd.data()}, twice.data(), dw.data(), n, d, eps, again.data(), ld,
+                      static_cast<float *>(nullptr), nullptr);
+    cuda::add_rmsnorm(with_delta, dx.data(), dw.data(), n, d, eps, static_cast<bf16 *>(nullptr), 0, static_cast<float *>(nullptr), nullptr);
     CHECK(same_bytes(dx.host(), sum.host()));
+    cuda::add_rmsnorm(with_delta, dx.data(), dw.data(), n, d, eps, normed.data(), ld, static_cast<float *>(nullptr), nullptr);
+    CHECK(same_bytes(twice.host(), dx.host()) && same_bytes(again.host(), normed.host()));
 }
 
-template <typename T, typename G> void test_norm_backward(int64_t n, int64_t d) {
+template <typename D, typename T, typename G> void test_norm_backward(int64_t n, int64_t d) {
     const int64_t            ld = d + 8;
-    const std::vector<float> x = all_to_float(all_to<T>(random_floats(size_t(n * d)))), w = random_floats(size_t(d)), dy = random_rounded(size_t(n * d)),
-                             before = all_to_float(all_to<G>(random_floats(size_t(n * d))));
-    const vector want = differences([&](const vector &v) { return norm_rows(v, doubles(w)); }, doubles(x), doubles(dy));
+    const std::vector<float> x = all_to_float(all_to<T>(random_floats(size_t(n * d)))), more = random_rounded(size_t(n * d)), w = random_floats(size_t(d)),
+                             dy = all_to_float(all_to<D>(random_floats(size_t(n * d)))), before = all_to_float(all_to<G>(random_floats(size_t(n * d))));
+    std::vector<float>       added(x.size());
+    for (size_t i = 0; i < x.size(); i++) {
+        added[i] = to_float(to<T>(x[i] + more[i]));
+    }
+    const auto want_at = [&](const std::vector<float> &v) {
+        return differences([&](const vector &at) { return norm_rows(at, doubles(w)); }, doubles(v), doubles(dy));
+    };
     on_device<T>     dx_in(all_to<T>(x));
-    on_device<bf16>  ddy(all_to<bf16>(spread(dy, ld, d))), normed(x.size());
+    on_device<D>     ddy(all_to<D>(spread(dy, ld, d)));
+    on_device<bf16>  dmore(all_to<bf16>(more)), normed(size_t(n * ld));
     on_device<float> dw(w), rstd(static_cast<size_t>(n));
     on_device<G>     add(all_to<G>(before)), dx(x.size());
-    cuda::add_rmsnorm(dx_in.data(), static_cast<const bf16 *>(nullptr), static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), d, rstd.data(), nullptr);
-    cuda::rmsnorm_backward(ddy.data(), ld, dx_in.data(), dw.data(), rstd.data(), n, d, static_cast<const G *>(nullptr), dx.data(),
-                           static_cast<bf16 *>(nullptr), 0, nullptr);
-    CHECK(worst(all_to_float(dx.host()), want) <= tolerance_of<G>());
-    on_device<bf16> copy(size_t(n * ld));
-    cuda::rmsnorm_backward(ddy.data(), ld, dx_in.data(), dw.data(), rstd.data(), n, d, add.data(), add.data(), copy.data(), ld, nullptr);
-    vector sum = want;
+    const cuda::addends<T> alone = {dx_in.data()}, both = {dx_in.data(), dmore.data()};
+    cuda::add_rmsnorm(alone, static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
+    cuda::rmsnorm_backward(ddy.data(), ld, alone, dw.data(), rstd.data(), n, d, static_cast<const G *>(nullptr), dx.data(), {}, nullptr);
+    CHECK(worst(all_to_float(dx.host()), want_at(x)) <= tolerance_of<G>());
+
+    // Through a sum that was never stored, with all that may be left beside the gradient; or that alone.
+    cuda::add_rmsnorm(both, static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
+    on_device<bf16> copy(size_t(n * ld)), only(size_t(n * ld)), again(size_t(n * ld));
+    cuda::rmsnorm_backward(ddy.data(), ld, both, dw.data(), rstd.data(), n, d, add.data(), static_cast<G *>(nullptr), {only.data(), ld, nullptr, 0}, nullptr);
+    cuda::rmsnorm_backward(ddy.data(), ld, both, dw.data(), rstd.data(), n, d, add.data(), add.data(), {copy.data(), ld, again.data(), ld}, nullptr);
+    vector sum = want_at(added);
     for (size_t i = 0; i < sum.size(); i++) {
         sum[i] += double(before[i]);
     }
     CHECK(worst(all_to_float(add.host()), sum) <= tolerance_of<G>());
     CHECK(worst(inner(copy.host(), ld, d), sum) <= bf16_tolerance);
+    CHECK(same_bytes(only.host(), copy.host()) && same_bytes(again.host(), normed.host()));
 }
 
 void test_norms() {
-    in_both_orders("norm", [] {
+    in_both_orders("norm", [] { // rows of each size of block, and what a thread has of them
         test_norm<float>(3, 576);
         test_norm<bf16>(3, 576);
         test_norm<bf16>(2, 8);
+        test_norm<float>(2, 1928);
         test_norm<float>(2, 2560);
+        test_norm<float>(2, 5120);
+        test_norm<bf16>(1, cuda::widest_norm);
     });
     in_both_orders("norm backward", [] {
-        test_norm_backward<float, float>(2, 40);
-        test_norm_backward<float, bf16>(2, 40);
-        test_norm_backward<bf16, float>(2, 40);
-        test_norm_backward<bf16, bf16>(2, 1096);
+        test_norm_backward<bf16, float, float>(2, 40);
+        test_norm_backward<float, bf16, bf16>(2, 40);
+        test_norm_backward<bf16, float, float>(1, 1096);
+        test_norm_backward<float, bf16, bf16>(1, 2056);
+    });
+    in_both_orders("norms too wide", [] {
+        on_device<float> x(8);
+        try {
+            cuda::add_rmsnorm(cuda::addends<float>{x.data()}, x.data(), x.data(), 1, cuda::widest_norm + 8, eps, static_cast<bf16 *>(nullptr), 0,
+                              static_cast<float *>(nullptr), nullptr);
+            CHECK(!"refused");
+        } catch (const cft::failure &f) {
+            CHECK(f.status == CFT_ERR_UNSUPPORTED);
+        }
     });
     for (int head_dim : {64, 80, 256}) {
         in_both_orders("norm of heads of " + std::to_string(head_dim), [&] {

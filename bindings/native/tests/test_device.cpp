@@ -61,58 +61,95 @@ void test_logits() {
     CHECK(worst(got, want) < logit_tolerance);
 }
 
-// All plans, from the one that keeps most to the one that fits least, give the same bits.
-void test_plans() {
-    where = "plans";
-    options o = device_sizes();
-    o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
-    const model  m(o, "device-plans.gguf");
-    const batch  b = segments(o.n_vocab);
-    const opened on_device(m.path, "cuda");
-    cft_trainer_params p = device_params();
-    gradients          values, want;
-    uint64_t           previous = 0, packed = 0;
-    int                n_plans  = 0, n_layers = 0, n_streamed = 0;
-    bool               small_weights = false;
-    for (;; n_plans++) {
-        p.memory_limit = previous ? previous - 1 : 0;
-        cft_trainer *probe = nullptr;
-        const cft_status status = cft_trainer_new(on_device.handle, &p, nullptr, 0, &probe, &err);
-        cft_trainer_free(probe);
-        if (status != CFT_OK) {
-            CHECK(status == CFT_ERR_NO_MEMORY && std::strstr(err.message, "train.seq_len") && std::strstr(err.message, "CUDA0"));
+// What the plans of a model have been like.
+struct plans_seen {
+    int  n = 0, n_whole = 0, n_layers = 0, n_between = 0, n_streamed = 0; // nothing, all, or some of the products again
+    bool small_weights = false;
+};
+
+// Plans from the one that keeps most to the one that fits least, `stride` bytes apart, give the same bits, and take what was said.
+plans_seen every_plan(const std::string &path, const batch &b, cft_trainer_params p, uint64_t stride) {
+    const std::string outer = where;
+    const opened on_device(path, "cuda");
+    gradients    values, want;
+    uint64_t     packed = 0;
+    double       loss = 0;
+    plans_seen   seen;
+    cft_memory_estimate before{};
+    for (; seen.n < 1000; seen.n++) {
+        p.memory_limit = seen.n > 0 ? before.total - stride : 0;
+        cft_memory_estimate e, asked; // what does not fit is told, not refused
+        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &asked, &err));
+        if (seen.n > 0 && asked.total > p.memory_limit) {
+            cft_trainer *probe = nullptr;
+            REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &probe, &err), CFT_ERR_NO_MEMORY, "train.seq_len");
+            CHECK(std::strstr(err.message, "CUDA0"));
             break;
         }
-        trainer             t(on_device.handle, p);
-        cft_memory_estimate e, asked;
+        where = outer + ", plan " + std::to_string(seen.n);
+        trainer t(on_device.handle, p);
         OK(cft_trainer_get_memory(t.handle, &e, &err));
-        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &asked, &err));
         CHECK(std::memcmp(&e, &asked, sizeof e) == 0);
         CHECK(e.total == e.weights + e.adapter + e.gradients + e.moments + e.activations + e.workspace + e.loss);
-        CHECK(previous == 0 || e.total < previous);
-        if (n_plans == 0) {
+        CHECK(seen.n == 0 ? e.computed_again == 0 : e.total < before.total);
+        // With weights where they were, less memory means more products.
+        CHECK(e.weights != before.weights || e.streamed != before.streamed || e.computed_again >= before.computed_again);
+        CHECK((e.computed_again > 0) == (e.keep_activations == CFT_KEEP_LAYERS) && e.computed_again < 1);
+        if (seen.n == 0) {
             values = some_values(t);
         }
         t.write(CFT_SLOT_VALUE, values);
-        const gradients g = t.gradient(b);
-        if (n_plans == 0) {
-            want = g;
+        const double    l = t.accumulate(b);
+        const gradients g = t.read(CFT_SLOT_GRADIENT);
+        if (seen.n == 0) {
+            want = g, loss = l;
+            CHECK(norm(flat(g)) > 0);
         }
-        where = "plan " + std::to_string(n_plans);
-        CHECK(worst_tensor(g, want) == 0);
-        n_layers += e.keep_activations == CFT_KEEP_LAYERS;
-        small_weights = small_weights || e.weights < m.o.n_layer * 20000u;
-        CHECK(e.streamed == 0 || e.streamed + e.weights == packed); // what is not on the device is on the host
+        CHECK(l == loss && worst_tensor(g, want) == 0);
+        CHECK(e.streamed == 0 || !seen.small_weights || e.streamed + e.weights == packed); // what is not on the device is on the host
         packed = e.streamed == 0 ? e.weights : packed;
-        n_streamed += e.streamed > 0;
-        previous = e.total;
+        seen.n_whole += e.computed_again == 0;
+        seen.n_layers += e.computed_again > 0.4f;
+        seen.n_between += e.computed_again > 0 && e.computed_again < 0.4f;
+        seen.n_streamed += e.streamed > 0;
+        seen.small_weights = seen.small_weights || (e.streamed == 0 && e.weights < before.weights);
+        before             = e;
     }
-    where = "plans";
-    CHECK(n_plans >= 6 && n_layers >= 1 && n_streamed >= 1);
-    p.memory_limit     = 1 << 20;
-    cft_memory_estimate e;
-    OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err)); // what does not fit is told, not refused
-    CHECK(e.total > p.memory_limit);
+    where = outer;
+    return seen;
+}
+
+void test_plans() {
+    const auto check = [](const plans_seen &s) {
+        if (std::getenv("CFT_SHOW")) {
+            std::fprintf(stderr, "%s: %d plans: %d, %d, %d; %d streamed\n", where.c_str(), s.n, s.n_whole, s.n_between, s.n_layers, s.n_streamed);
+        }
+        CHECK(s.n_whole >= 2 && s.n_between >= 2 && s.n_layers >= 2 && s.n_streamed >= 1);
+    };
+    constexpr uint64_t far = 100 << 10; // for the variants: some ten plans
+    where     = "plans";
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
+    const model m(o, "device-plans.gguf");
+    const batch b = segments(o.n_vocab);
+    const plans_seen all = every_plan(m.path, b, device_params(), 1);
+    check(all);
+    CHECK(all.n >= 20 && all.small_weights);
+    where                = "plans with dropout";
+    cft_trainer_params p = device_params();
+    p.dropout            = 0.2f;
+    check(every_plan(m.path, b, p, far));
+    where     = "plans without all adapters";
+    p         = device_params();
+    p.targets = CFT_TARGET_ATTN_K | CFT_TARGET_FFN_UP;
+    check(every_plan(m.path, b, p, far));
+    for (const char *name : {"qwen3", "gemma3"}) {
+        where = std::string("plans of ") + name;
+        family_sizes sizes;
+        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = 6;
+        const family_file file(*cft::family_of(name), nullptr, sizes);
+        check(every_plan(file.path, tree(sizes.n_vocab), device_params(), far));
+    }
 }
 
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.

@@ -47,19 +47,33 @@ void embed(ggml_type type, const void *from, size_t row_bytes, const int32_t *ro
 
 // ---- rows (rows.cu)
 
-// With delta (NULL: none): sum = x + delta is stored to `sum` (may be x or, for equal types, delta; NULL: not wanted), else
-// sum is x. normed = sum * rstd * w with rstd[i] = 1 / sqrt(mean(sum²) + eps); normed or rstd may be NULL.
-// x, sum: [n][d] of T, ld d; delta: bf16 [n][d], ld d. T: bf16, float (the residual stream's type).
-template <typename T>
-void add_rmsnorm(const T *x, const bf16 *delta, T *sum, const float *w, int64_t n, int64_t d, float eps, bf16 *normed, int64_t ld_normed,
-                 float *rstd, cudaStream_t stream);
+// addends is a sum that is not stored: x + a + b, [n][d] each, ld d; a and b may be NULL. Rounded to T after each of them.
+template <typename T> struct addends {
+    const T    *x;
+    const bf16 *a = nullptr, *b = nullptr;
+};
 
-// dx = d_add (NULL: 0; may be dx) + the gradient at x of its norm, for the gradient dy at the norm. x [n][d] of T, d_add and
-// dx [n][d] of G, all with ld d. Weights are frozen: no gradient for w. T, G: bf16, float. dx may be dy if G is bf16 and
-// ld_dy is d. copy (NULL: not wanted) [n] rows, ld_copy apart, becomes dx too.
-template <typename T, typename G>
-void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
-                      G *dx, bf16 *copy, int64_t ld_copy, cudaStream_t stream);
+constexpr int64_t widest_norm = 16384; // columns
+
+// sum (NULL: not wanted; may be x.x and, for equal types, x.a) = x. normed = x * rstd * w with rstd[i] = 1 / sqrt(mean(x²) + eps);
+// normed or rstd may be NULL. sum: [n][d], ld d. T: bf16, float (the residual stream's type).
+template <typename T>
+void add_rmsnorm(const addends<T> &x, T *sum, const float *w, int64_t n, int64_t d, float eps, bf16 *normed, int64_t ld_normed, float *rstd,
+                 cudaStream_t stream);
+
+// norm_copies is what a norm's way back may leave beside the gradient, in bf16; NULL: not wanted.
+struct norm_copies {
+    bf16   *dx; // [n] rows: dx again
+    int64_t ld_dx;
+    bf16   *normed; // [n] rows: what add_rmsnorm has made of x, bit for bit
+    int64_t ld_normed;
+};
+
+// dx (NULL: not wanted) = d_add (NULL: 0; may be dx) + the gradient at x of its norm, for the gradient dy at the norm. x [n][d], d_add
+// and dx [n][d] of G, all with ld d. Weights are frozen: no gradient for w. D, T, G: bf16, float, float or float, bf16, bf16.
+template <typename D, typename T, typename G>
+void rmsnorm_backward(const D *dy, int64_t ld_dy, const addends<T> &x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
+                      G *dx, const norm_copies &copies, cudaStream_t stream);
 
 // table [n][2 * half]: cosines of positions[i] * frequencies[j], then sines, times amplitude; see rope.h for the frequencies.
 void rope_table(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table, cudaStream_t stream);

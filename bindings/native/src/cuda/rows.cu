@@ -5,7 +5,7 @@
 namespace cft::cuda {
 namespace {
 
-constexpr int norm_threads = 128, threads = 256;
+constexpr int threads = 256;
 
 // Index of a matrix in steps of eight columns: what one thread of a flat grid works on.
 struct place {
@@ -21,31 +21,51 @@ __device__ __forceinline__ place place_of(int64_t n, int64_t columns) {
     return {i / eighths, i % eighths * 8, i < n * eighths};
 }
 
-// ---- norms: a block has one row
+// ---- norms: a block has one row, all of it in registers, so that memory is read once
 
-template <typename T>
-__global__ void add_rmsnorm_kernel(const T *x, const bf16 *delta, T *sum, const float *w, int64_t d, float eps, bf16 *normed, int64_t ld_normed,
-                                   float *rstd) {
-    const int64_t row = blockIdx.x;
-    x += row * d;
-    float squares = 0;
-    for (int64_t j = threadIdx.x * 8; j < d; j += norm_threads * 8) {
-        eight e = load8(x + j);
-        if (delta) {
-            const eight a = load8(delta + row * d + j);
+// The row's elements [i * 8, i * 8 + 8) + more. What is added is rounded to T each time, as if it had been stored.
+template <typename T> __device__ __forceinline__ eight load_sum(const addends<T> &s, int64_t at) {
+    eight             e      = load8(s.x + at);
+    const bf16 *const more[] = {s.a, s.b};
+#pragma unroll
+    for (const bf16 *p : more) {
+        if (p) {
+            const eight a = load8(p + at);
+#pragma unroll
             for (int k = 0; k < 8; k++) {
-                // Rounded before the norm, so that forward and backward see what is stored.
                 e.x[k] = widen(narrow<T>(e.x[k] + a.x[k]));
             }
         }
-        if (sum) {
-            store8(sum + row * d + j, e);
-        }
-        for (float v : e.x) {
-            squares += v * v;
+    }
+    return e;
+}
+
+// A thread has `chunks` times eight elements, `threads` times eight apart.
+template <int threads, int chunks, typename T>
+__global__ void add_rmsnorm_kernel(addends<T> x, T *sum, const float *w, int64_t d, float eps, bf16 *normed, int64_t ld_normed, float *rstd) {
+    const int64_t row = blockIdx.x;
+    eight         e[chunks];
+    float         squares = 0;
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
+        if (j < d) {
+            e[i] = load_sum(x, row * d + j);
         }
     }
-    squares       = block_sum<norm_threads>(squares);
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
+        if (j < d) {
+            if (sum) {
+                store8(sum + row * d + j, e[i]);
+            }
+            for (float v : e[i].x) {
+                squares += v * v;
+            }
+        }
+    }
+    squares       = block_sum<threads>(squares);
     const float r = 1.0f / sqrtf(squares / float(d) + eps);
     if (rstd && threadIdx.x == 0) {
         rstd[row] = r;
@@ -53,52 +73,89 @@ __global__ void add_rmsnorm_kernel(const T *x, const bf16 *delta, T *sum, const 
     if (!normed) {
         return;
     }
-    // A thread reads again what it wrote itself. delta may share memory with sum, so it is not added again.
-    const T *const from = sum ? sum + row * d : x;
-    for (int64_t j = threadIdx.x * 8; j < d; j += norm_threads * 8) {
-        eight       e = load8(from + j);
-        const eight g = load8(w + j);
-        if (delta && !sum) {
-            const eight a = load8(delta + row * d + j);
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
+        if (j < d) {
+            const eight g = load8(w + j);
             for (int k = 0; k < 8; k++) {
-                e.x[k] = widen(narrow<T>(e.x[k] + a.x[k]));
+                e[i].x[k] = e[i].x[k] * r * g.x[k];
             }
+            store8(normed + row * ld_normed + j, e[i]);
         }
-        for (int k = 0; k < 8; k++) {
-            e.x[k] = e.x[k] * r * g.x[k];
-        }
-        store8(normed + row * ld_normed + j, e);
     }
 }
 
-template <typename T, typename G>
-__global__ void rmsnorm_backward_kernel(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t d, const G *d_add,
-                                        G *dx, bf16 *copy, int64_t ld_copy) {
+template <int threads, int chunks, typename D, typename T, typename G>
+__global__ void rmsnorm_backward_kernel(const D *dy, int64_t ld_dy, addends<T> x, const float *w, const float *rstd, int64_t d, const G *d_add,
+                                        G *dx, norm_copies copies) {
     const int64_t row = blockIdx.x;
-    dy += row * ld_dy;
-    x += row * d;
-    float product = 0;
-    for (int64_t j = threadIdx.x * 8; j < d; j += norm_threads * 8) {
-        const eight a = load8(dy + j), b = load8(x + j), g = load8(w + j);
-        for (int k = 0; k < 8; k++) {
-            product += a.x[k] * b.x[k] * g.x[k];
+    eight         a[chunks], b[chunks]; // the gradient times w, and the sum
+    float         product = 0;
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
+        if (j < d) {
+            a[i] = load8(dy + row * ld_dy + j);
+            b[i] = load_sum(x, row * d + j);
         }
     }
-    product       = block_sum<norm_threads>(product);
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
+        if (j < d) {
+            const eight g = load8(w + j);
+            for (int k = 0; k < 8; k++) {
+                a[i].x[k] *= g.x[k];
+                product += a[i].x[k] * b[i].x[k];
+            }
+        }
+    }
+    product       = block_sum<threads>(product);
     const float r = rstd[row], c = -product * r * r * r / float(d);
-    for (int64_t j = threadIdx.x * 8; j < d; j += norm_threads * 8) {
-        const eight a = load8(dy + j), b = load8(x + j), g = load8(w + j);
-        eight       e = {};
+#pragma unroll
+    for (int i = 0; i < chunks; i++) {
+        const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
+        if (j >= d) {
+            continue;
+        }
+        eight e = {};
         if (d_add) {
             e = load8(d_add + row * d + j);
         }
         for (int k = 0; k < 8; k++) {
-            e.x[k] += r * a.x[k] * g.x[k] + c * b.x[k];
+            e.x[k] += r * a[i].x[k] + c * b[i].x[k];
         }
-        store8(dx + row * d + j, e);
-        if (copy) {
-            store8(copy + row * ld_copy + j, e);
+        if (dx) {
+            store8(dx + row * d + j, e);
         }
+        if (copies.dx) {
+            store8(copies.dx + row * copies.ld_dx + j, e);
+        }
+        if (copies.normed) { // the same bits as add_rmsnorm's
+            const eight g = load8(w + j);
+            for (int k = 0; k < 8; k++) {
+                e.x[k] = b[i].x[k] * r * g.x[k];
+            }
+            store8(copies.normed + row * copies.ld_normed + j, e);
+        }
+    }
+}
+
+// Calls f with constants for the threads of a block and the chunks of each that rows of d elements need.
+template <typename F> void with_rows_of(int64_t d, F &&f) {
+    if (d <= 1024) {
+        f(std::integral_constant<int, 128>(), std::integral_constant<int, 1>());
+    } else if (d <= 2048) {
+        f(std::integral_constant<int, 256>(), std::integral_constant<int, 1>());
+    } else if (d <= 4096) {
+        f(std::integral_constant<int, 256>(), std::integral_constant<int, 2>());
+    } else if (d <= 8192) {
+        f(std::integral_constant<int, 512>(), std::integral_constant<int, 2>());
+    } else if (d <= widest_norm) {
+        f(std::integral_constant<int, 512>(), std::integral_constant<int, 4>());
+    } else {
+        throw failure(CFT_ERR_UNSUPPORTED, "CUDA: a norm of rows of " + std::to_string(d) + " elements");
     }
 }
 
@@ -223,16 +280,23 @@ void start_move(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, 
 } // namespace
 
 template <typename T>
-void add_rmsnorm(const T *x, const bf16 *delta, T *sum, const float *w, int64_t n, int64_t d, float eps, bf16 *normed, int64_t ld_normed,
-                 float *rstd, cudaStream_t stream) {
-    launch("add_rmsnorm", add_rmsnorm_kernel<T>, unsigned(n), norm_threads, 0, stream, x, delta, sum, w, d, eps, normed, ld_normed, rstd);
+void add_rmsnorm(const addends<T> &x, T *sum, const float *w, int64_t n, int64_t d, float eps, bf16 *normed, int64_t ld_normed, float *rstd,
+                 cudaStream_t stream) {
+    with_rows_of(d, [&](auto threads_, auto chunks) {
+        constexpr int size = decltype(threads_)::value;
+        launch("add_rmsnorm", add_rmsnorm_kernel<size, decltype(chunks)::value, T>, unsigned(n), size, 0, stream, x, sum, w, d, eps, normed,
+               ld_normed, rstd);
+    });
 }
 
-template <typename T, typename G>
-void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const T *x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add, G *dx,
-                      bf16 *copy, int64_t ld_copy, cudaStream_t stream) {
-    launch("rmsnorm_backward", rmsnorm_backward_kernel<T, G>, unsigned(n), norm_threads, 0, stream, dy, ld_dy, x, w, rstd, d, d_add, dx,
-           copy, ld_copy);
+template <typename D, typename T, typename G>
+void rmsnorm_backward(const D *dy, int64_t ld_dy, const addends<T> &x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
+                      G *dx, const norm_copies &copies, cudaStream_t stream) {
+    with_rows_of(d, [&](auto threads_, auto chunks) {
+        constexpr int size = decltype(threads_)::value;
+        launch("rmsnorm_backward", rmsnorm_backward_kernel<size, decltype(chunks)::value, D, T, G>, unsigned(n), size, 0, stream, dy, ld_dy, x, w,
+               rstd, d, d_add, dx, copies);
+    });
 }
 
 void gated(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act, int64_t ld_act,
@@ -280,11 +344,9 @@ void scatter_add(const T *from, int64_t ld_from, const int32_t *rows, int64_t n,
 }
 
 #define CFT_FOR(T)                                                                                                                              \
-    template void add_rmsnorm(const T *, const bf16 *, T *, const float *, int64_t, int64_t, float, bf16 *, int64_t, float *, cudaStream_t);    \
+    template void add_rmsnorm(const addends<T> &, T *, const float *, int64_t, int64_t, float, bf16 *, int64_t, float *, cudaStream_t);         \
     template void soft_cap(T *, int64_t, float, cudaStream_t);
 #define CFT_FOR_PAIR(T, U)                                                                                                                      \
-    template void rmsnorm_backward(const bf16 *, int64_t, const T *, const float *, const float *, int64_t, int64_t, const U *, U *, bf16 *,    \
-                                   int64_t, cudaStream_t);                                                                                               \
     template void add(const T *, int64_t, U *, cudaStream_t);                                                                                   \
     template void cast(const T *, float, int64_t, U *, cudaStream_t);                                                                           \
     template void gather(const T *, int64_t, const int32_t *, int64_t, int64_t, U *, int64_t, cudaStream_t);                                    \
@@ -298,5 +360,10 @@ CFT_FOR_PAIR(bf16, float)
 CFT_FOR_PAIR(bf16, bf16)
 #undef CFT_FOR
 #undef CFT_FOR_PAIR
+// Through norms of the stream, and through norms of what is added to it.
+template void rmsnorm_backward(const bf16 *, int64_t, const addends<float> &, const float *, const float *, int64_t, int64_t, const float *, float *,
+                               const norm_copies &, cudaStream_t);
+template void rmsnorm_backward(const float *, int64_t, const addends<bf16> &, const float *, const float *, int64_t, int64_t, const bf16 *, bf16 *,
+                               const norm_copies &, cudaStream_t);
 
 } // namespace cft::cuda

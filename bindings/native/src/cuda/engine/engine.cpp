@@ -36,11 +36,6 @@ engine::engine(const plan &p, int device)
     }
     amplitude_       = global.amplitude;
     amplitude_local_ = rope.local.amplitude;
-    std::vector<int32_t> rows(static_cast<size_t>(plan_.t));
-    for (size_t i = 0; i < rows.size(); i++) {
-        rows[i] = int32_t(i);
-    }
-    to_device(w_->every_row, rows.data(), rows.size() * sizeof(int32_t), stream_.get());
     stream_.wait();
 }
 
@@ -162,8 +157,8 @@ void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
 
 // The normed rows that the head sees, in d_norm.
 void engine::final_norm(const journey &j) {
-    add_rmsnorm<float>(layers_.back().mid, w_->delta, w_->final_x, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->d_norm, hp_.n_embd,
-                       w_->final_rstd, stream_.get());
+    add_rmsnorm<float>({w_->rows_x, layers_.back().attn_add, w_->delta}, w_->final_x, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->d_norm,
+                       hp_.n_embd, w_->final_rstd, stream_.get());
 }
 
 // Rows [row, row + n) of the head as bf16; those beyond the vocabulary are 0.
@@ -215,7 +210,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
     }
     sum(w_->losses, j.n, false, w_->sums, stream_.get());
     if (backward) {
-        into_stream(w_->final_x, weights_.output_norm, w_->final_rstd, j.n, nullptr, plan_.layers.back().of[kind_down].columns);
+        into_stream({w_->final_x}, weights_.output_norm, w_->final_rstd, j.n, nullptr, plan_.layers.back().of[kind_down].columns);
     }
 }
 

@@ -9,6 +9,8 @@
 #include "profile.h"
 #include "runtime.h"
 
+#include <functional>
+
 namespace cft::cuda {
 
 // matrix is a weight as the file has it, on the device or, where layers stay there, on the host.
@@ -104,8 +106,13 @@ class engine : public device_trainer {
     void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
-    // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n][inputs], NULL: not wanted.
-    void        linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx);
+    void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
+    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy);
+    void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
+    // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
+    // Then onward, if there is one, goes on with dx; with no_x, it makes x again.
+    void        linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x = false,
+                                const std::function<void()> &onward = nullptr);
 
     // layer.cpp
     struct layer_view;
@@ -116,11 +123,15 @@ class engine : public device_trainer {
     head_map key_heads(const layer_view &v) const;
     void attend(const layer_view &v);
     void feed_forward(const layer_view &v, bool products_only);
-    void feed_forward_backward(const layer_view &v);
+    void norm_mid(const layer_view &v);
+    linear gate_up_of(const layer_view &v) const;
+    void feed_forward_backward(const layer_view &v, keep_level missing);
     void norm_heads(const layer_view &v);
-    void attention_half_backward(const layer_view &v);
+    void attention_half_backward(const layer_view &v, keep_level missing);
+    void qkv_into_stream(const layer_view &v, bool no_norm);
     void query_backward_of_rows(const layer_view &v);
-    void into_stream(const float *x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below);
+    void into_stream(const addends<float> &x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below,
+                     bf16 *normed = nullptr, int64_t ld_normed = 0);
     void into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld);
 
     const plan                      plan_;

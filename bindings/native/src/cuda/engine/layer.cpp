@@ -1,6 +1,7 @@
 // layer.cpp - one transformer layer on a device, forward and backward: the same course as block.h's, with fewer passes over memory.
 // The last layer computes q, attention, output and the feed-forward half for target rows only; of the first, below which
-// nothing is trained, the gradient at its input is not computed.
+// nothing is trained, the gradient at its input is not computed. What a layer's level leaves out is made again on the way back, where
+// possible in the pass that reads its source anyway.
 #include "engine.h"
 
 #include "../../failure.h"
@@ -23,6 +24,9 @@ struct engine::layer_view {
     const float          *rope;
     bf16                 *q, *k, *v;
     int64_t               ld_q, ld_kv;
+    bf16                 *turned_q, *turned_k; // as attention takes them
+    int64_t               ld_turned_q, ld_turned_k;
+    addends<float>        mid; // the stream between the halves
 
     layer_view(const engine &e, const journey &j_, int layer_)
         : j(j_), layer(layer_), first(layer_ == 0), last(layer_ == e.hp_.n_layer - 1), post_norms(e.hp_.fam->has(cft::post_norms)),
@@ -37,20 +41,25 @@ struct engine::layer_view {
         ld_q       = last ? q_width : q_width + 2 * kv_width;
         ld_kv      = last ? 2 * kv_width : ld_q;
         v          = k + kv_width;
+        turned_q = head_norms ? a.q : q, ld_turned_q = head_norms ? q_width : ld_q;
+        turned_k = head_norms ? a.k : k, ld_turned_k = head_norms ? kv_width : ld_kv;
+        mid = {last ? e.w_->rows_x : a.x, a.attn_add};
     }
     bool local(const engine &e) const { return e.plan_.model->layers[size_t(layer)].local; }
     int64_t ld(group_kind kind) const { return groups.of[kind].ld(); }
     int64_t columns(group_kind kind) const { return groups.of[kind].columns; }
+    int64_t ld_gate_up() const { return 2 * ff + columns(kind_gate_up); }
 };
 
 void engine::layer_forward(const journey &j, int layer, bool entered, bool products_only) {
     const layer_view  v(*this, j, layer);
     const activations &a = v.a;
+    addends<float>     x = {a.x};
     if (entered) { // what the layer before adds to the stream is still in delta
-        add_rmsnorm<float>(layers_[size_t(layer - 1)].mid, w_->delta, a.x, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
-    } else {
-        add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
+        const activations &below = layers_[size_t(layer - 1)];
+        x = {below.x, below.attn_add, w_->delta};
     }
+    add_rmsnorm<float>(x, entered ? a.x : nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
     mark("norm");
     project(v);
     attend(v);
@@ -63,7 +72,7 @@ void engine::project(const layer_view &v) {
     const int64_t      all = v.q_width + 2 * v.kv_width;
     if (v.last) {
         gather<bf16, bf16>(a.norm, v.ld(kind_qkv), v.j.rows, v.n, v.d, w_->rows_norm, v.ld(kind_qkv), stream_.get());
-        gather<float, float>(a.x, v.d, v.j.rows, v.n, v.d, a.mid, v.d, stream_.get());
+        gather<float, float>(a.x, v.d, v.j.rows, v.n, v.d, w_->rows_x, v.d, stream_.get());
         linear_forward({v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm}, v.drop, v.q, v.ld_q);
         linear_forward({v.layer, kind_qkv, v.q_width, all, v.t, a.norm}, v.drop, v.k, v.ld_kv);
     } else {
@@ -86,17 +95,17 @@ void engine::project(const layer_view &v) {
 }
 
 head_map engine::query_heads(const layer_view &v) const {
-    return {hp_.n_head, hp_.head_dim, v.head_norms ? v.w.q_norm : nullptr, hp_.rms_eps, w_->q_rstd, hp_.n_rot, v.halves, v.rope, v.row_tokens};
+    return {hp_.n_head, hp_.head_dim, v.head_norms ? v.w.q_norm : nullptr, hp_.rms_eps, v.a.q_rstd, hp_.n_rot, v.halves, v.rope, v.row_tokens};
 }
 head_map engine::key_heads(const layer_view &v) const {
-    return {hp_.n_head_kv, hp_.head_dim, v.head_norms ? v.w.k_norm : nullptr, hp_.rms_eps, w_->k_rstd, hp_.n_rot, v.halves, v.rope, nullptr};
+    return {hp_.n_head_kv, hp_.head_dim, v.head_norms ? v.w.k_norm : nullptr, hp_.rms_eps, v.a.k_rstd, hp_.n_rot, v.halves, v.rope, nullptr};
 }
 
-// q and k as attention takes them: with norms of heads made from what is kept, in the workspace.
+// q and k as attention takes them, where heads have norms: apart from the products.
 void engine::norm_heads(const layer_view &v) {
     if (v.head_norms) {
-        turn_heads(query_heads(v), v.q, v.ld_q, v.n, w_->q, v.q_width, stream_.get());
-        turn_heads(key_heads(v), v.k, v.ld_kv, v.t, w_->k, v.kv_width, stream_.get());
+        turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.turned_q, v.ld_turned_q, stream_.get());
+        turn_heads(key_heads(v), v.k, v.ld_kv, v.t, v.turned_k, v.ld_turned_k, stream_.get());
     }
 }
 
@@ -104,121 +113,135 @@ void engine::attend(const layer_view &v) {
     const activations &a = v.a;
     norm_heads(v);
     mark("heads, rope");
-    attention(v.shape, v.view, v.head_norms ? w_->q : v.q, v.head_norms ? v.q_width : v.ld_q, v.head_norms ? w_->k : v.k,
-              v.head_norms ? v.kv_width : v.ld_kv, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get());
+    attention(v.shape, v.view, v.turned_q, v.ld_turned_q, v.turned_k, v.ld_turned_k, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get());
     mark("attention");
-    linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? a.attn_out : w_->delta, v.d);
+    linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? a.attn_out : a.attn_add, v.d);
     mark("products output");
     if (v.post_norms) {
-        add_rmsnorm<bf16>(a.attn_out, nullptr, nullptr, v.w.attn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.attn_rstd, stream_.get());
+        add_rmsnorm<bf16>({a.attn_out}, nullptr, v.w.attn_post_norm, v.n, v.d, hp_.rms_eps, a.attn_add, v.d, a.attn_rstd, stream_.get());
     }
-    add_rmsnorm<float>(v.last ? a.mid : a.x, w_->delta, a.mid, v.w.ffn_norm, v.n, v.d, hp_.rms_eps, a.mid_norm, v.ld(kind_gate_up), a.mid_rstd, stream_.get());
+    norm_mid(v);
 }
+
+void engine::norm_mid(const layer_view &v) {
+    add_rmsnorm<float>(v.mid, nullptr, v.w.ffn_norm, v.n, v.d, hp_.rms_eps, v.a.mid_norm, v.ld(kind_gate_up), v.a.mid_rstd, stream_.get());
+    mark("norm");
+}
+
+engine::linear engine::gate_up_of(const layer_view &v) const { return {v.layer, kind_gate_up, 0, 2 * v.ff, v.n, v.a.mid_norm}; }
 
 // Leaves in delta what the layer adds to the stream. products_only: where the backward pass does not need the last product,
 // it is left out.
 void engine::feed_forward(const layer_view &v, bool products_only) {
     const activations &a = v.a;
-    mark("norm");
-    linear_forward({v.layer, kind_gate_up, 0, 2 * v.ff, v.n, a.mid_norm}, v.drop, a.gate_up, 2 * v.ff);
+    linear_forward(gate_up_of(v), v.drop, a.gate_up, v.ld_gate_up());
     mark("products gate_up");
-    gated(v.gelu, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
+    gated(v.gelu, a.gate_up, v.ld_gate_up(), a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
     mark("gated");
     linear_forward({v.layer, kind_down, 0, v.d, v.n, a.act}, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
     mark("products down");
     if (v.post_norms) {
-        add_rmsnorm<bf16>(a.ffn_out, nullptr, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
+        add_rmsnorm<bf16>({a.ffn_out}, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
     }
 }
 
 void engine::layer_backward(const journey &j, int layer) {
     const layer_view v(*this, j, layer);
-    if (plan_.keep == keep_inputs && !v.last) {
+    keep_level       missing = plan_.missing(size_t(layer));
+    if (missing == keep_inputs) {
         layer_forward(j, layer, false, true);
+        missing = keep_everything;
     }
-    feed_forward_backward(v);
-    attention_half_backward(v);
+    feed_forward_backward(v, missing);
+    attention_half_backward(v, missing);
 }
 
 // Adds to the stream's gradient what comes through a norm of the stream. Where the half below has no norm of its own, what it begins
-// with is the same as bf16, in rows with room for u: columns of that half's adapters behind them.
-void engine::into_stream(const float *x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below) {
+// with is the same as bf16, in rows with room for u: columns of that half's adapters behind them. normed (NULL: not wanted) is the norm again.
+void engine::into_stream(const addends<float> &x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below,
+                         bf16 *normed, int64_t ld_normed) {
     const int64_t d = hp_.n_embd;
     bf16 *const   dy = hp_.fam->has(cft::post_norms) ? nullptr : w_->dy;
-    rmsnorm_backward<float, float>(w_->d_norm, d, x, w, rstd, n, d, d_add, w_->d, dy, d + columns_below, stream_.get());
+    rmsnorm_backward<bf16, float, float>(w_->d_norm, d, x, w, rstd, n, d, d_add, w_->d, {dy, d + columns_below, normed, ld_normed}, stream_.get());
 }
 
 // The stream's gradient as bf16, through the half's own norm, in rows with room for u. Without such a norm, into_stream has left it there.
 void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld) {
-    if (!v.post_norms) {
-        return;
+    if (v.post_norms) {
+        rmsnorm_backward<float, bf16, bf16>(w_->d, v.d, {out}, w, rstd, v.n, v.d, nullptr, nullptr, {w_->dy, ld, nullptr, 0}, stream_.get());
     }
-    cast<float, bf16>(w_->d, 1, v.n * v.d, w_->d_norm, stream_.get());
-    rmsnorm_backward<bf16, bf16>(w_->d_norm, v.d, out, w, rstd, v.n, v.d, nullptr, w_->d_norm, nullptr, 0, stream_.get());
-    gather<bf16, bf16>(w_->d_norm, v.d, w_->every_row, v.n, v.d, w_->dy, ld, stream_.get());
 }
 
-void engine::feed_forward_backward(const layer_view &v) {
-    const activations &a     = v.a;
-    const bool         again = plan_.keep == keep_products;
-    const linear       down = {v.layer, kind_down, 0, v.d, v.n, a.act}, gate_up = {v.layer, kind_gate_up, 0, 2 * v.ff, v.n, a.mid_norm};
-    if (again) {
-        gated(v.gelu, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
-        adapter_inputs(down, v.drop);
+void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
+    const activations &a  = v.a;
+    const bool         no_act = missing >= keep_products, no_norm = missing == keep_products;
+    const linear       down = {v.layer, kind_down, 0, v.d, v.n, a.act}, gate_up = gate_up_of(v);
+    const int64_t      ld_dy = v.d + v.columns(kind_down), ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
+    if (missing == keep_narrow) {
+        norm_mid(v);
+        linear_forward(gate_up, v.drop, a.gate_up, ld);
+        mark("backward: gate_up again");
     }
-    const int64_t ld_dy = v.d + v.columns(kind_down), ld_d = 2 * v.ff + v.columns(kind_gate_up);
     into_dy(v, a.ffn_out, v.w.ffn_post_norm, a.ffn_rstd, ld_dy);
     mark("backward: rows");
-    linear_backward(down, v.drop, w_->dy, ld_dy, w_->d_act);
-    mark("backward: products down");
-    gated_backward(v.gelu, w_->d_act, v.ff, a.gate_up, 2 * v.ff, a.gate_up + v.ff, 2 * v.ff, v.n, v.ff, w_->d_gate_up, ld_d, w_->d_gate_up + v.ff,
-                   ld_d, nullptr, 0, stream_.get());
-    mark("backward: gated");
-    if (again) {
-        add_rmsnorm<float>(a.mid, nullptr, nullptr, v.w.ffn_norm, v.n, v.d, hp_.rms_eps, a.mid_norm, v.ld(kind_gate_up), nullptr, stream_.get());
-        adapter_inputs(gate_up, v.drop);
-    }
-    linear_backward(gate_up, v.drop, w_->d_gate_up, ld_d, w_->d_norm);
+    linear_backward(down, v.drop, w_->dy, ld_dy, a.act, ld_act, no_act, [&] {
+        mark("backward: products down");
+        gated_backward(v.gelu, a.act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld,
+                       no_act ? a.act : nullptr, ld_act, stream_.get());
+        mark("backward: gated");
+    });
+    linear_backward(gate_up, v.drop, a.gate_up, ld, w_->d_norm, v.d, no_norm, [&] {
+        mark("backward: products gate_up");
+        into_stream(v.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output), no_norm ? a.mid_norm : nullptr, v.ld(kind_gate_up));
+        mark("backward: rows");
+    });
     mark("backward: products gate_up");
-    into_stream(a.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output));
 }
 
-void engine::attention_half_backward(const layer_view &v) {
+void engine::attention_half_backward(const layer_view &v, keep_level missing) {
     const activations &a    = v.a;
     const int64_t      all  = v.q_width + 2 * v.kv_width, columns = v.columns(kind_qkv), ld_dy = v.d + v.columns(kind_output);
     into_dy(v, a.attn_out, v.w.attn_post_norm, a.attn_rstd, ld_dy);
     mark("backward: rows");
-    linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, w_->dy, ld_dy, w_->d_attn);
+    linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, w_->dy, ld_dy, w_->d_attn, v.q_width);
     mark("backward: products output");
-    norm_heads(v);
+    if (missing >= keep_products) {
+        norm_heads(v);
+    }
     mark("backward: heads, rope");
     bf16 *const   dq = v.last ? w_->d_q : w_->d_qkv, *const dk = v.last ? w_->d_qkv : w_->d_qkv + v.q_width, *const dv = dk + v.kv_width;
     const int64_t ld_dq = v.last ? v.q_width + columns : all + columns, ld_dkv = v.last ? 2 * v.kv_width + columns : ld_dq;
     attention_backward(v.shape, v.view,
-                       {v.head_norms ? w_->q : v.q, v.head_norms ? w_->k : v.k, v.v, a.attn, w_->d_attn, a.lse, w_->attn_delta, dq, dk, dv,
-                        v.head_norms ? v.q_width : v.ld_q, v.head_norms ? v.kv_width : v.ld_kv, v.ld_kv, v.ld(kind_output), v.q_width, ld_dq,
-                        ld_dkv, ld_dkv},
+                       {v.turned_q, v.turned_k, v.v, a.attn, w_->d_attn, a.lse, w_->attn_delta, dq, dk, dv, v.ld_turned_q, v.ld_turned_k, v.ld_kv,
+                        v.ld(kind_output), v.q_width, ld_dq, ld_dkv, ld_dkv},
                        stream_.get());
     mark("backward: attention");
     turn_heads_backward(query_heads(v), dq, ld_dq, v.q, v.ld_q, v.n, dq, ld_dq, stream_.get());
     turn_heads_backward(key_heads(v), dk, ld_dkv, v.k, v.ld_kv, v.t, dk, ld_dkv, stream_.get());
-    const linear whole = {v.layer, kind_qkv, 0, all, v.t, a.norm}, kv = {v.layer, kind_qkv, v.q_width, all, v.t, a.norm};
-    if (plan_.keep == keep_products) {
-        add_rmsnorm<float>(a.x, nullptr, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
-        adapter_inputs(whole, v.drop);
-    }
     mark("backward: heads, rope");
     bf16 *const dx = v.first ? nullptr : w_->d_norm;
     if (v.last) {
-        linear_backward(kv, v.drop, w_->d_qkv, ld_dkv, dx);
+        linear_backward({v.layer, kind_qkv, v.q_width, all, v.t, a.norm}, v.drop, w_->d_qkv, ld_dkv, dx, v.d);
         query_backward_of_rows(v);
+        qkv_into_stream(v, false);
     } else {
-        linear_backward(whole, v.drop, w_->d_qkv, ld_dq, dx);
+        const bool no_norm = missing >= keep_products;
+        linear_backward({v.layer, kind_qkv, 0, all, v.t, a.norm}, v.drop, w_->d_qkv, ld_dq, dx, v.d, no_norm, [&] { qkv_into_stream(v, no_norm); });
     }
     mark("backward: products qkv");
+}
+
+// The gradient at the layer's input, and the norm again where it is missing.
+void engine::qkv_into_stream(const layer_view &v, bool no_norm) {
+    const activations &a = v.a;
+    mark("backward: products qkv");
     if (!v.first) {
-        into_stream(a.x, v.w.attn_norm, a.rstd, v.t, w_->d, plan_.layers[size_t(v.layer - 1)].of[kind_down].columns);
+        into_stream({a.x}, v.w.attn_norm, a.rstd, v.t, w_->d, plan_.layers[size_t(v.layer - 1)].of[kind_down].columns, no_norm ? a.norm : nullptr,
+                    v.ld(kind_qkv));
+    } else if (no_norm) {
+        add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
     }
+    mark("backward: rows");
 }
 
 // Adds the rows' part to d_norm and spreads d from the rows to all tokens.
@@ -227,7 +250,7 @@ void engine::query_backward_of_rows(const layer_view &v) {
     const linear  query = {v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm};
     gather<bf16, bf16>(v.a.norm, ld, v.j.rows, v.n, v.d, w_->rows_norm, ld, stream_.get());
     adapter_inputs(query, v.drop);
-    linear_backward(query, v.drop, w_->d_q, v.q_width + v.columns(kind_qkv), v.first ? nullptr : w_->delta);
+    linear_backward(query, v.drop, w_->d_q, v.q_width + v.columns(kind_qkv), v.first ? nullptr : w_->delta, v.d);
     if (v.first) {
         return;
     }

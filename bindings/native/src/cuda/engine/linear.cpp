@@ -60,15 +60,24 @@ void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, 
     }
 }
 
-void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx) {
+// u = dy s B behind each row of dy.
+void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     const group  &g     = plan_.layers[size_t(l.layer)].of[l.kind];
-    const int64_t ld    = g.ld(), width = l.end - l.begin;
-    const bool    whole = width == g.outputs, masked = drop.probability > 0;
-    const bf16 *const w = group_weights(l.layer, l.kind), *const a = w + g.outputs * ld;
-    bf16 *const   u = dy + width;
+    const int64_t width = l.end - l.begin;
     if (g.columns > 0) {
-        multiply({l.n, g.columns, width, dy, ld_dy, false, w + l.begin * ld + g.inputs, ld, false, u, ld_dy, false});
+        const bf16 *const b = group_weights(l.layer, l.kind) + l.begin * g.ld() + g.inputs;
+        multiply({l.n, g.columns, width, dy, ld_dy, false, b, g.ld(), false, dy + width, ld_dy, false});
     }
+}
+
+// Adds to the gradients of A and B, from x and h, dy and u.
+void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy) {
+    const group  &g  = plan_.layers[size_t(l.layer)].of[l.kind];
+    const int64_t ld = g.ld();
+    const bf16   *u  = dy + (l.end - l.begin);
+    const auto    gradient_a = [&](int64_t column, int64_t columns, int64_t at, const bf16 *x, int64_t ld_x) {
+        multiply({columns, g.inputs, l.n, u + column, ld_dy, true, x, ld_x, false, gradient_ + at, g.inputs, true, 1, 1});
+    };
     // Columns of h that these outputs have a part in: neighbours.
     int64_t first = g.columns, last = 0;
     for (const part &p : g.parts) {
@@ -80,30 +89,50 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
         last  = std::max(last, p.column + plan_.rank8);
         multiply({end - begin, plan_.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
                   gradient_ + p.b + (begin - p.row) * plan_.rank8, plan_.rank8, true, plan_.scale, 1});
-    }
-    if (first < last && !masked) {
-        multiply({last - first, g.inputs, l.n, u + first, ld_dy, true, l.x, ld, false, gradient_ + g.a + first * g.inputs, g.inputs, true, 1, 1});
-    }
-    if (dx) {
-        const int64_t k = width + (whole && !masked ? g.columns : 0);
-        multiply({l.n, g.inputs, k, dy, ld_dy, false, w + l.begin * ld, ld, false, dx, g.inputs, false});
-        if (!whole && !masked && g.columns > 0) {
-            multiply({l.n, g.inputs, g.columns, u, ld_dy, false, a, ld, false, dx, g.inputs, false, 1, 1});
+        if (drop.probability > 0) {
+            dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
+            gradient_a(p.column, plan_.rank8, p.a, w_->masked, g.inputs);
         }
     }
-    if (!masked) {
-        return;
+    if (first < last && drop.probability <= 0) {
+        gradient_a(first, last - first, g.a + first * g.inputs, l.x, ld);
+    }
+}
+
+// dx [n] rows, ld_dx apart; it may lie where x does.
+void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx) {
+    const group  &g     = plan_.layers[size_t(l.layer)].of[l.kind];
+    const int64_t ld    = g.ld(), width = l.end - l.begin;
+    const bool    whole = width == g.outputs, masked = drop.probability > 0;
+    const bf16 *const w = group_weights(l.layer, l.kind), *const a = w + g.outputs * ld, *const u = dy + width;
+    const int64_t     k = width + (whole && !masked ? g.columns : 0);
+    multiply({l.n, g.inputs, k, dy, ld_dy, false, w + l.begin * ld, ld, false, dx, ld_dx, false});
+    if (!whole && !masked && g.columns > 0) {
+        multiply({l.n, g.inputs, g.columns, u, ld_dy, false, a, ld, false, dx, ld_dx, false, 1, 1});
     }
     for (const part &p : g.parts) {
-        if (p.row >= l.end || p.row + p.rows <= l.begin) {
-            continue;
-        }
-        dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
-        multiply({plan_.rank8, g.inputs, l.n, u + p.column, ld_dy, true, w_->masked, g.inputs, false, gradient_ + p.a, g.inputs, true, 1, 1});
-        if (dx) {
+        if (masked && p.row < l.end && p.row + p.rows > l.begin) {
             multiply({l.n, g.inputs, plan_.rank8, u + p.column, ld_dy, false, a + p.column * ld, ld, false, w_->masked_d, g.inputs, false});
-            dropout(drop, p.module, w_->masked_d, g.inputs, nullptr, l.n, g.inputs, true, dx, g.inputs, stream_.get());
+            dropout(drop, p.module, w_->masked_d, g.inputs, nullptr, l.n, g.inputs, true, dx, ld_dx, stream_.get());
         }
+    }
+}
+
+void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
+                             const std::function<void()> &onward) {
+    adapter_outputs(l, dy, ld_dy);
+    if (!no_x) {
+        adapter_gradient(l, drop, dy, ld_dy);
+    }
+    if (dx) {
+        input_gradient(l, drop, dy, ld_dy, dx, ld_dx);
+    }
+    if (onward) {
+        onward();
+    }
+    if (no_x) {
+        adapter_inputs(l, drop);
+        adapter_gradient(l, drop, dy, ld_dy);
     }
 }
 

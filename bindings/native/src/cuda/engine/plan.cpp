@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace cft::cuda {
 namespace {
@@ -13,6 +14,9 @@ namespace {
 constexpr size_t  logits_bytes = size_t(512) << 20; // of one chunk, at most
 constexpr int64_t head_tile    = 16384;             // rows of the head that are widened at a time
 constexpr int64_t mib          = int64_t(1) << 20;
+// What a device multiplies while it moves a byte of its memory (H100: 680 TFLOP/s and 2.8 TB/s, seen; A100 and RTX 4090, by their data: 200,
+// 165), and moves while a byte comes from the host. Only the choice between places of weights depends on these.
+constexpr double flops_per_byte = 200, bytes_per_host_byte = 64;
 
 int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 
@@ -78,17 +82,49 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
     return bytes + size_t(m.hp.n_embd) * sizeof(float) + m.layers.size() * 16 * 256;
 }
 
+// FLOPs of a token for the products that a level leaves out, attention not counted.
+double products_of(const plan &p, const layer_groups &g, keep_level level) {
+    const auto of = [&](int kind) { return 2.0 * double(g.of[kind].outputs) * double(g.of[kind].ld()); };
+    return (level >= keep_narrow ? of(kind_gate_up) : 0) +
+           (level >= keep_inputs ? of(kind_qkv) + of(kind_output) + (p.model->hp.fam->has(post_norms) ? of(kind_down) : 0) : 0);
+}
+
+// What a token costs in a layer where all above a level is left out. Products are counted as 2 m n k, attention as over one segment of all
+// tokens; bytes are those that are written and read because a thing is made again.
+work again_of(const plan &p, const layer_groups &g, keep_level level) {
+    const hyperparameters &hp = p.model->hp;
+    const double d = hp.n_embd, ff = hp.n_ff, heads = hp.fam->has(head_norms) ? double(hp.q_width() + hp.kv_width()) : 0;
+    const auto   inputs  = [&](int kind) { return 2.0 * double(g.of[kind].columns) * double(g.of[kind].inputs); }; // h
+    work         w{products_of(p, g, level), 0, 0};
+    if (level >= keep_products) {
+        w.flops += inputs(kind_qkv) + inputs(kind_gate_up) + inputs(kind_down);
+        w.bytes += 4 * ff + 4 * d + 4 * d + 4 * heads; // act, two norms, heads
+    }
+    if (level >= keep_narrow) {
+        w.bytes += 6 * d + 4 * ff; // x and what attention adds, read once more; the product
+    }
+    if (level >= keep_inputs) {
+        w.flops += 2.0 * double(hp.q_width()) * double(p.t);
+        w.bytes += 4 * d + 4.0 * double(hp.q_width() + hp.kv_width()) + (hp.fam->has(post_norms) ? 8 : 2) * d;
+    }
+    return w;
+}
+
 } // namespace
 
-plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, keep_level keep_, weight_place place_)
+plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, int steps, weight_place place_)
     : model(&m), rank(params.rank), rank8(padded(params.rank)), t(params.max_tokens),
-      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), keep(keep_), place(place_),
+      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), place(place_),
       scale(params.rslora ? params.alpha / std::sqrt(float(params.rank)) : params.alpha / float(params.rank)), vocab8(padded(m.hp.n_vocab)) {
     for (const layer_weights &w : m.layers) {
         layers.emplace_back();
         for (int kind = 0; kind < kind_count; kind++) {
             layers.back().of[kind] = make_group(w, kind, targets, rank8, n_values);
         }
+    }
+    const int n_layer = int(layers.size());
+    for (int l = 0; l < n_layer; l++) {
+        keep.push_back(keep_level((steps + l) / n_layer));
     }
     loss_rows = std::clamp<int64_t>(int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
     head_rows = std::min(vocab8, head_tile);
@@ -103,7 +139,25 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t target
     workspace_bytes = space.used();
     loss_space(*this, loss);
     loss_bytes = loss.used();
+    count_work();
 }
+
+void plan::count_work() {
+    const double tokens = double(t);
+    for (size_t l = 0; l < layers.size(); l++) {
+        const work w = again_of(*this, layers[l], missing(l));
+        again.flops += tokens * w.flops;
+        again.bytes += tokens * w.bytes;
+        for (int kind = 0; kind < kind_count; kind++) {
+            const group &g = layers[l].of[kind];
+            forward_flops += 2 * tokens * double(g.outputs) * double(g.ld());
+            again.bytes += resident() ? 0 : 2 * double(sizeof(bf16)) * double(g.outputs) * double(g.inputs); // widened for each direction
+        }
+    }
+    again.host_bytes = 2 * double(streamed_bytes);
+}
+
+double plan::cost() const { return again.flops / flops_per_byte + again.bytes + again.host_bytes * bytes_per_host_byte; }
 
 cft_memory_estimate plan::estimate() const {
     cft_memory_estimate e{};
@@ -115,51 +169,61 @@ cft_memory_estimate plan::estimate() const {
     e.workspace        = workspace_bytes;
     e.loss             = loss_bytes;
     e.total            = total();
-    e.keep_activations = keep == keep_inputs ? CFT_KEEP_LAYERS : CFT_KEEP_ALL;
+    e.computed_again   = float(products_again());
+    e.keep_activations = e.computed_again > 0 ? CFT_KEEP_LAYERS : CFT_KEEP_ALL;
     e.streamed         = streamed_bytes;
     return e;
 }
 
+// The part of the forward pass's products that is done again.
+double plan::products_again() const {
+    double flops = 0;
+    for (size_t l = 0; l < layers.size(); l++) {
+        flops += double(t) * products_of(*this, layers[l], missing(l));
+    }
+    return flops / forward_flops;
+}
+
 std::vector<activations> place_activations(const plan &p, carver &from) {
     const hyperparameters &hp = p.model->hp;
-    const int64_t t = p.t, d = hp.n_embd, qkv = hp.q_width() + 2 * hp.kv_width();
-    const bool    post = hp.fam->has(post_norms);
-    std::vector<activations> all(p.layers.size());
-    activations   shared{};
-    const auto    products = [&](activations &a, const layer_groups &g) {
-        a.rstd      = from.take<float>(t);
-        a.mid_rstd  = from.take<float>(t);
-        a.qkv       = from.take<bf16>(t * qkv);
-        a.attn      = from.take<bf16>(t * g.of[kind_output].ld());
-        a.lse       = from.take<float>(t * hp.n_head);
-        a.mid       = from.take<float>(t * d);
-        a.gate_up   = from.take<bf16>(t * 2 * hp.n_ff);
-        a.attn_out  = post ? from.take<bf16>(t * d) : nullptr;
-        a.ffn_out   = post ? from.take<bf16>(t * d) : nullptr;
-        a.attn_rstd = post ? from.take<float>(t) : nullptr;
-        a.ffn_rstd  = post ? from.take<float>(t) : nullptr;
+    const int64_t t = p.t, d = hp.n_embd, q = hp.q_width(), kv = hp.kv_width();
+    const bool    post = hp.fam->has(post_norms), head = hp.fam->has(head_norms);
+    // What the levels of [first, end) leave out.
+    const auto place = [&](activations &a, const layer_groups &g, int first, int end) {
+        const auto has = [&](keep_level level) { return first <= level && level < end; };
+        if (has(keep_inputs)) {
+            a.rstd      = from.take<float>(t);
+            a.mid_rstd  = from.take<float>(t);
+            a.qkv       = from.take<bf16>(t * (q + 2 * kv));
+            a.attn      = from.take<bf16>(t * g.of[kind_output].ld());
+            a.lse       = from.take<float>(t * hp.n_head);
+            a.attn_add  = from.take<bf16>(t * d);
+            a.attn_out  = post ? from.take<bf16>(t * d) : nullptr;
+            a.ffn_out   = post ? from.take<bf16>(t * d) : nullptr;
+            a.attn_rstd = post ? from.take<float>(t) : nullptr;
+            a.ffn_rstd  = post ? from.take<float>(t) : nullptr;
+        }
+        if (has(keep_narrow)) {
+            a.gate_up = from.take<bf16>(t * (2 * hp.n_ff + g.of[kind_gate_up].columns));
+        }
+        if (has(keep_products)) {
+            a.norm     = from.take<bf16>(t * g.of[kind_qkv].ld());
+            a.mid_norm = from.take<bf16>(t * g.of[kind_gate_up].ld());
+            a.q        = head ? from.take<bf16>(t * q) : nullptr;
+            a.k        = head ? from.take<bf16>(t * kv) : nullptr;
+            a.q_rstd   = head ? from.take<float>(t * hp.n_head) : nullptr;
+            a.k_rstd   = head ? from.take<float>(t * hp.n_head_kv) : nullptr;
+            a.act      = from.take<bf16>(t * g.of[kind_down].ld());
+        }
     };
-    const auto rest = [&](activations &a, const layer_groups &g) {
-        a.norm     = from.take<bf16>(t * g.of[kind_qkv].ld());
-        a.mid_norm = from.take<bf16>(t * g.of[kind_gate_up].ld());
-        a.act      = from.take<bf16>(t * g.of[kind_down].ld());
-    };
-    if (p.keep == keep_inputs) {
-        products(shared, p.layers[0]);
-    }
-    if (p.keep != keep_everything) {
-        rest(shared, p.layers[0]);
-    }
-    for (size_t l = 0; l < all.size(); l++) {
+    activations shared{};
+    place(shared, p.layers.back(), keep_everything, p.keep.back() + 1); // no layer leaves out more than the last
+    std::vector<activations> all;
+    for (size_t l = 0; l < p.layers.size(); l++) {
         activations a = shared;
         a.x           = from.take<float>(t * d);
-        if (p.keep != keep_inputs) {
-            products(a, p.layers[l]);
-        }
-        if (p.keep == keep_everything) {
-            rest(a, p.layers[l]);
-        }
-        all[l] = a;
+        place(a, p.layers[l], p.keep[l] + 1, n_keep_levels);
+        all.push_back(a);
     }
     return all;
 }
@@ -168,26 +232,20 @@ workspace::workspace(const plan &p, carver &from) {
     const hyperparameters &hp = p.model->hp;
     const layer_groups    &g  = p.layers[0];
     const int64_t t = p.t, n = p.n, d = hp.n_embd, q_width = hp.q_width(), kv_width = hp.kv_width();
-    const bool    norms = hp.fam->has(head_norms);
     rows_norm  = from.take<bf16>(n * g.of[kind_qkv].ld());
     delta      = from.take<bf16>(t * d);
     d_norm     = from.take<bf16>(t * d);
     dy         = from.take<bf16>(t * (d + std::max(g.of[kind_output].columns, g.of[kind_down].columns)));
-    d_act      = from.take<bf16>(t * hp.n_ff);
-    d_gate_up  = from.take<bf16>(t * (2 * hp.n_ff + g.of[kind_gate_up].columns));
     d_attn     = from.take<bf16>(t * q_width);
     d_qkv      = from.take<bf16>(t * (q_width + 2 * kv_width + g.of[kind_qkv].columns));
     d_q        = from.take<bf16>(n * (q_width + g.of[kind_qkv].columns));
-    q          = norms ? from.take<bf16>(t * q_width) : nullptr;
-    k          = norms ? from.take<bf16>(t * kv_width) : nullptr;
-    q_rstd     = norms ? from.take<float>(t * hp.n_head) : nullptr;
-    k_rstd     = norms ? from.take<float>(t * hp.n_head_kv) : nullptr;
     attn_delta = from.take<float>(t * hp.n_head);
     const int64_t widest = std::max({d, q_width, int64_t(hp.n_ff)});
     masked     = p.dropout ? from.take<bf16>(t * widest) : nullptr;
     masked_d   = p.dropout ? from.take<bf16>(t * widest) : nullptr;
     this->d    = from.take<float>(t * d);
     d_other    = from.take<float>(t * d);
+    rows_x     = from.take<float>(n * d);
     final_x    = from.take<float>(n * d);
     final_rstd = from.take<float>(n);
     rope       = from.take<float>(t * hp.n_rot);
@@ -195,7 +253,6 @@ workspace::workspace(const plan &p, carver &from) {
     frequencies       = from.take<float>(hp.n_rot / 2);
     frequencies_local = from.take<float>(hp.n_rot / 2);
     numbers   = from.take<int32_t>(int64_t(p.staging_words));
-    every_row = from.take<int32_t>(t);
     losses    = from.take<float>(n);
     sums      = from.take<double>(2);
     partials  = from.take<double>(norm_partials);
@@ -242,28 +299,25 @@ void check_model(const cft_model &model) {
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, size_t memory, bool must_fit,
                  const std::string &device) {
     check_model(model);
-    // From the fastest to the smallest. Widening weights costs less than computing products again, copying them from the host more.
-    struct choice {
-        keep_level   keep;
-        weight_place place;
-    };
-    using at                      = weight_place;
-    static const choice choices[] = {{keep_everything, at::widened}, {keep_products, at::widened}, {keep_everything, at::packed}, {keep_products, at::packed},
-                                     {keep_inputs, at::widened},     {keep_inputs, at::packed},    {keep_products, at::host},     {keep_inputs, at::host}};
-    const auto allowed = [&](const choice &c) {
-        return params.keep_activations == CFT_KEEP_AUTO || (params.keep_activations == CFT_KEEP_LAYERS) == (c.keep == keep_inputs);
-    };
-    const choice *smallest = nullptr;
-    for (const choice &c : choices) {
-        if (allowed(c)) {
-            plan p(model, params, targets, c.keep, c.place);
+    const int n_layer = int(model.layers.size());
+    const int first = params.keep_activations == CFT_KEEP_LAYERS ? keep_inputs * n_layer : 0;
+    const int last  = (params.keep_activations == CFT_KEEP_ALL ? keep_products : keep_inputs) * n_layer;
+    std::optional<plan> best;
+    for (const weight_place place : {weight_place::widened, weight_place::packed, weight_place::host}) {
+        for (int steps = first; steps <= last; steps++) { // each takes less memory than the one before, and costs more
+            plan p(model, params, targets, steps, place);
             if (p.total() <= memory) {
-                return p;
+                if (!best || p.cost() < best->cost()) {
+                    best.emplace(std::move(p));
+                }
+                break;
             }
-            smallest = &c;
         }
     }
-    plan least(model, params, targets, smallest->keep, smallest->place);
+    if (best) {
+        return std::move(*best);
+    }
+    plan least(model, params, targets, last, weight_place::host);
     if (!must_fit) {
         return least;
     }
@@ -273,7 +327,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
         cft_trainer_params shorter = params;
         shorter.max_tokens         = low + (high - low) / 2;
         shorter.max_targets        = std::min(params.max_targets, shorter.max_tokens);
-        if (plan(model, shorter, targets, smallest->keep, smallest->place).total() <= memory) {
+        if (plan(model, shorter, targets, last, weight_place::host).total() <= memory) {
             fits = shorter.max_tokens;
             low  = shorter.max_tokens + 1;
         } else {

@@ -55,11 +55,20 @@ struct layer_groups {
     group of[kind_count];
 };
 
-// What is computed again in the backward pass.
+// How much of a layer's activations stays until the backward pass. Each level leaves out more, in the order of what it costs to compute it
+// again, for each byte that is saved: docs/cuda.md.
 enum keep_level {
-    keep_everything, // nothing but rotated heads
-    keep_products,   // norms, gated units and h
-    keep_inputs,     // all but a layer's input
+    keep_everything,
+    keep_products, // not: norms, turned heads, gated units and h
+    keep_narrow,   // nor: the product of gate and up, the widest
+    keep_inputs,   // nor: anything but the layer's input
+    n_keep_levels
+};
+
+// work is what is done more than once in a step, so that plans can be compared.
+struct work {
+    double flops = 0, bytes = 0; // of products; moved in the device's memory
+    double host_bytes = 0;       // copied from the host
 };
 
 // Where the layers' weights are.
@@ -70,17 +79,21 @@ enum class weight_place {
 };
 
 struct plan {
-    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, keep_level keep, weight_place place);
+    // Each step takes one layer one level down: the last layer first, since what it leaves out is still there when the backward pass
+    // begins; then the others, and then the next level in the same order. n_layer steps are one level for all.
+    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int steps, weight_place place);
 
     const cft_model *model;
     int64_t          rank, rank8; // as asked for, and padded
     int64_t          t, n;        // most tokens, most targets
     bool             dropout;
-    keep_level       keep;
     weight_place     place;
     bool             resident() const { return place == weight_place::widened; }
     float            scale;    // of B
     std::vector<layer_groups> layers;
+    std::vector<keep_level>   keep; // of each layer
+    work             again;
+    double           forward_flops = 0; // of the layers' products
     int64_t          n_values = 0; // floats of A and B
     int64_t          vocab8;       // the vocabulary, padded
     int64_t          loss_rows, head_rows; // rows of logits, and of the head, at a time
@@ -91,41 +104,52 @@ struct plan {
     size_t weight_bytes, adapter_bytes, activation_bytes, workspace_bytes, loss_bytes;
     size_t total() const { return weight_bytes + 4 * adapter_bytes + activation_bytes + workspace_bytes + loss_bytes; }
     cft_memory_estimate estimate() const;
+    // What must be computed again before a layer's backward pass: what its level leaves out.
+    keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
+    double     products_again() const; // as a part of the forward pass's
+    double     cost() const;           // of `again`, in bytes that are moved
+
+  private:
+    void count_work();
 };
 
-// What the forward pass leaves for the backward pass, of one layer. Rows are t or, in the last layer, n.
+// What the forward pass leaves for the backward pass, of one layer. Rows are t or, in the last layer, n. What the layer's level leaves out
+// lies in memory that all such layers share. The backward pass writes gradients over act and gate_up.
 struct activations {
     float *x;                    // [t][n_embd] the layer's input
+    // Left out by keep_inputs:
     float *rstd, *mid_rstd;      // [t], [rows]
-    bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
     bf16  *qkv;                  // [t][q + 2 kv]; in the last layer q [n][q], then [t][2 kv]
     bf16  *attn;                 // [rows] of output's ld
     float *lse;                  // [n_head][rows]
-    float *mid;                  // [rows][n_embd] after attention
-    bf16  *gate_up;              // [rows][2 n_ff]
-    bf16  *act;                  // [rows] of down's ld
+    bf16  *attn_add;             // [rows][n_embd] what attention adds to the stream
     bf16  *attn_out, *ffn_out;   // [rows][n_embd] before the norms that post_norms are; otherwise NULL
     float *attn_rstd, *ffn_rstd; // of those
+    // By keep_narrow:
+    bf16  *gate_up;              // [rows][2 n_ff + columns]
+    // By keep_products:
+    bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
+    bf16  *q, *k;                // [rows][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
+    float *q_rstd, *k_rstd;      // [rows][n_head], [t][n_head_kv]
+    bf16  *act;                  // [rows] of down's ld
 };
 
-// activation_memory places the activations of all layers.
+// place_activations gives the activations of all layers.
 std::vector<activations> place_activations(const plan &p, carver &from);
 
 struct workspace {
     bf16  *rows_norm;             // [n] of qkv's ld: normed inputs of the target rows
     bf16  *delta, *d_norm;        // [t][n_embd]
     bf16  *dy;                    // [t][n_embd + the wider of output's and down's columns]
-    bf16  *d_act, *d_gate_up;     // [t][n_ff], [t][2 n_ff + columns]
     bf16  *d_attn, *d_qkv, *d_q;  // [t][q], [t][q + 2 kv + columns], [n][q + columns]
-    bf16  *q, *k;                 // [t][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
-    float *q_rstd, *k_rstd, *attn_delta; // [t][n_head], [t][n_head_kv], [n_head][t]
+    float *attn_delta;            // [n_head][t]
     bf16  *masked, *masked_d;     // [t][widest input], with dropout; otherwise NULL
     float *d, *d_other;           // [t][n_embd] the gradient on its way down
+    float *rows_x;                // [n][n_embd] target rows of the last layer's input
     float *final_x, *final_rstd;  // [n][n_embd], [n]
     float *rope, *rope_local;     // [t][n_rot]
     float *frequencies, *frequencies_local;
     int32_t *numbers;             // a pack's, staging_words
-    int32_t *every_row;           // 0, 1, 2 ...
     float  *losses;               // [n]
     double *sums, *partials;      // [2], [norm_partials]
     void   *products;
@@ -145,7 +169,7 @@ struct loss_space {
     loss_space(const plan &p, carver &from);
 };
 
-// The plan that keeps the most within so much memory. With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
+// The plan that computes, moves and copies the least again, of those within so much memory. With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, size_t memory, bool must_fit,
                  const std::string &device);
 
