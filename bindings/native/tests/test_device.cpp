@@ -152,6 +152,47 @@ void test_plans() {
     }
 }
 
+// Weights that come from the host while other work goes on: the same bits when copies are as late as they may be, and when work is. Over the
+// shim only, which can make them late; a device does what it does.
+void test_streams() {
+    where     = "streams";
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 7;
+    const model        m(o, "device-streams.gguf");
+    const opened       on_device(m.path, "cuda");
+    cft_trainer_params p = device_params();
+    const batch        b = segments(o.n_vocab), other = tree(o.n_vocab);
+    gradients          values, want;
+    double             loss = 0;
+    for (const char *late : {"nothing", "work", "copies"}) {
+        for (const bool stream : {false, true}) {
+            where = std::string("streams, late: ") + late + (stream ? ", from the host" : "");
+            setenv("CFT_SHIM_LATE", late, 1);
+            cft_memory_estimate e{};
+            p.memory_limit = 0;
+            OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
+            for (int i = 0; stream && e.streamed == 0 && i < 1000; i++) {
+                p.memory_limit = e.total - 1;
+                OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
+            }
+            CHECK((e.streamed > 0) == stream);
+            trainer t(on_device.handle, p);
+            values = values.empty() ? some_values(t) : values;
+            t.write(CFT_SLOT_VALUE, values);
+            t.evaluate(other); // ends at the last layer; the next pack begins at the first
+            const double l = t.accumulate(b);
+            t.accumulate(other);
+            const gradients g = t.read(CFT_SLOT_GRADIENT);
+            if (want.empty()) {
+                want = g, loss = l;
+                CHECK(norm(flat(g)) > 0);
+            }
+            CHECK(l == loss && worst_tensor(g, want) == 0);
+        }
+    }
+    unsetenv("CFT_SHIM_LATE");
+}
+
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.
 void test_steps() {
     where = "steps";
@@ -292,7 +333,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans},
+    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"streams", test_streams},
                  {"steps", test_steps}, {"refusals", test_refusals}, {"auto", test_auto}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {

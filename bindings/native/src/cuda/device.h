@@ -50,11 +50,10 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, int threads, size
     kernel<<<grid, unsigned(threads), shared_bytes, stream>>>(P(args)...);
     check(cudaGetLastError(), name);
 #else
-    (void)stream;
     if (shared_bytes > shared_everywhere) {
         throw failure(CFT_ERR_INTERNAL, std::string(name) + " wants more shared memory than devices have");
     }
-    shim::run(name, grid, dim3(unsigned(threads)), shared_bytes, [&] { kernel(P(args)...); });
+    shim::put(stream, [=] { shim::run(name, grid, dim3(unsigned(threads)), shared_bytes, [&] { kernel(P(args)...); }); });
 #endif
 }
 

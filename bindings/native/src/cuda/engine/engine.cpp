@@ -28,6 +28,16 @@ engine::engine(const plan &p, int device)
         }
     }
     place_copies();
+    if (plan_.place == weight_place::host) {
+        stage_ = std::make_unique<stage>(plan_, w_->stage);
+        for (size_t l = 0; l < plan_.layers.size(); l++) {
+            for (const std::vector<matrix> &group : weights_.layers[l].sources) {
+                for (const matrix &m : group) {
+                    stage_->add(l, m);
+                }
+            }
+        }
+    }
     const rope_sets &rope   = p.model->rope;
     const rope_set  &global = rope.global_for(int(plan_.t));
     to_device(w_->frequencies, global.frequencies.data(), global.frequencies.size() * sizeof(float), stream_.get());
@@ -151,6 +161,7 @@ void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
     for (int layer = 0; layer < hp_.n_layer; layer++) {
         stop_if(cancelled);
         layer_forward(j, layer, layer > 0, false);
+        comes_next(layer + 1);
     }
     final_norm(j);
 }
@@ -224,6 +235,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
         for (int layer = hp_.n_layer - 1; layer >= 0; layer--) {
             stop_if(cancelled);
             layer_backward(j, layer);
+            comes_next(layer - 1);
         }
     }
     double total = 0;

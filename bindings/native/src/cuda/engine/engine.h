@@ -1,25 +1,17 @@
 // engine.h - a trainer on a CUDA device: weights and buffers, and a pack's way through the layers and back.
 //
-// All work goes to one stream in program order; the host waits for the loss of a pack and for the norm of a gradient, nowhere
+// All work goes to one stream in program order, copies of weights that stay on the host to another (stage.h); the host waits for the loss of a pack and for the norm of a gradient, nowhere
 // else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
 #pragma once
 
 #include "gemm.h"
 #include "plan.h"
 #include "profile.h"
-#include "runtime.h"
+#include "stage.h"
 
 #include <functional>
 
 namespace cft::cuda {
-
-// matrix is a weight as the file has it, on the device or, where layers stay there, on the host.
-struct matrix {
-    ggml_type   type;
-    const char *data = nullptr;
-    int64_t     rows = 0, columns = 0;
-    size_t      row_bytes = 0;
-};
 
 // device_layer is one layer's frozen weights on the device. Vectors that a family lacks are NULL.
 struct device_layer {
@@ -102,6 +94,7 @@ class engine : public device_trainer {
 
     // linear.cpp
     const bf16 *group_weights(int layer, int kind);
+    void        comes_next(int layer); // begins to bring a layer's weights, if there is such a layer and they are not on the device
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
     void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
@@ -136,13 +129,14 @@ class engine : public device_trainer {
 
     const plan                      plan_;
     const hyperparameters          &hp_;
-    stream                          stream_;
+    stream                          stream_{stream_use::work};
     weights                         weights_;
     memory                          memory_;
     std::vector<activations>        layers_;
     std::unique_ptr<workspace>      w_;
     std::unique_ptr<loss_space>     loss_;
     std::unique_ptr<products>       products_;
+    std::unique_ptr<stage>          stage_; // where weights stay on the host
     pinned                          staging_;
     float                          *value_, *gradient_, *moment1_, *moment2_; // plan_.n_values each
     int                             n_copies_ = 0;

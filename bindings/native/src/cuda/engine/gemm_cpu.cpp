@@ -1,6 +1,8 @@
 // gemm_cpu.cpp - gemm.h for the shim: operands widened to F32, the system's BLAS, results rounded.
 #include "gemm.h"
 
+#include "../shim/cuda_shim.h"
+
 #include <cblas.h>
 
 #include <cstring>
@@ -37,10 +39,14 @@ std::vector<float> widened(const bf16 *x, int64_t rows, int64_t columns, int64_t
 
 class cpu_products : public products {
   public:
-    void run(const product &p, cudaStream_t) override {
-        if (p.m == 0 || p.n == 0) {
-            return;
+    void run(const product &p, cudaStream_t stream) override {
+        if (p.m > 0 && p.n > 0) {
+            shim::put(stream, [p] { multiply(p); });
         }
+    }
+
+  private:
+    static void multiply(const product &p) {
         const auto a = p.transposed_a ? widened(p.a, p.k, p.m, p.ld_a) : widened(p.a, p.m, p.k, p.ld_a);
         const auto b = p.transposed_b ? widened(p.b, p.n, p.k, p.ld_b) : widened(p.b, p.k, p.n, p.ld_b);
         std::vector<float> c(size_t(p.m * p.n));

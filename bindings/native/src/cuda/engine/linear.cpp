@@ -16,15 +16,18 @@ const bf16 *engine::group_weights(int layer, int kind) {
     const group &g  = plan_.layers[size_t(layer)].of[kind];
     bf16 *const  to = w_->scratch[kind];
     if (held_[kind] != layer) {
+        size_t i = 0; // in the layer
+        for (int before = 0; before < kind; before++) {
+            i += d.sources[before].size();
+        }
         int64_t row = 0;
         for (const matrix &m : d.sources[kind]) {
-            const char *data = m.data;
-            if (w_->stage) { // in order on the stream: the tensor before has been widened
-                to_device(w_->stage, data, m.row_bytes * size_t(m.rows), stream_.get());
-                data = w_->stage;
-            }
+            const char *const data = stage_ ? stage_->await(layer, i++, stream_) : m.data;
             dequantize(m.type, data, m.row_bytes, m.rows, m.columns, to + row * g.ld(), g.ld(), stream_.get());
             row += m.rows;
+        }
+        if (stage_) {
+            stage_->release(layer, stream_);
         }
         if (d.n_copies[kind] > 0) {
             copy_adapters(value_, w_->copies + d.first_copy[kind], d.n_copies[kind], max_copy_, stream_.get());
@@ -32,6 +35,12 @@ const bf16 *engine::group_weights(int layer, int kind) {
         held_[kind] = layer;
     }
     return to;
+}
+
+void engine::comes_next(int layer) {
+    if (stage_ && layer >= 0 && layer < hp_.n_layer) {
+        stage_->fetch(layer);
+    }
 }
 
 // h = x Aᵀ behind each row of x. With dropout, each module has its own mask of x.

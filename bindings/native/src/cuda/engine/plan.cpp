@@ -16,7 +16,7 @@ constexpr int64_t head_tile    = 16384;             // rows of the head that are
 constexpr int64_t mib          = int64_t(1) << 20;
 // What a device multiplies while it moves a byte of its memory (H100: 680 TFLOP/s and 2.8 TB/s, seen; A100 and RTX 4090, by their data: 200,
 // 165), and moves while a byte comes from the host. Only the choice between places of weights depends on these.
-constexpr double flops_per_byte = 200, bytes_per_host_byte = 64;
+constexpr double flops_per_byte = 200, bytes_per_host_byte = 256;
 
 int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 
@@ -55,13 +55,16 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
     size_t           bytes = m.token_embd.row_bytes * size_t(m.token_embd.rows);
     largest                = 0;
     streamed               = 0;
-    // What is widened once, and what stays on the host, passes through a buffer on the device.
+    // What is widened once passes through a buffer on the device tensor by tensor, what stays on the host layer by layer.
+    size_t     layer  = 0;
     const auto matrix = [&](const weight &w, size_t as_bf16, bool stays) {
         const size_t raw = w.row_bytes * size_t(w.rows);
-        largest          = p.resident() || stays ? std::max(largest, raw) : largest;
+        layer            = staged(layer) + raw;
+        largest          = std::max(largest, p.resident() ? raw : stays ? layer : 0);
         (stays ? streamed : bytes) += p.resident() ? as_bf16 : raw;
     };
     for (size_t l = 0; l < m.layers.size(); l++) {
+        layer = 0;
         for (int kind = 0; kind < kind_count; kind++) {
             const group &g = p.layers[l].of[kind];
             for (int id : kind_modules[kind]) {
@@ -261,7 +264,9 @@ workspace::workspace(const plan &p, carver &from) {
     for (int kind = 0; kind < kind_count; kind++) {
         scratch[kind] = p.resident() ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
     }
-    stage = p.place == weight_place::host ? from.take<char>(int64_t(p.stage_bytes)) : nullptr;
+    for (char *&place : stage) {
+        place = p.place == weight_place::host ? from.take<char>(int64_t(p.stage_bytes)) : nullptr;
+    }
 }
 
 loss_space::loss_space(const plan &p, carver &from) {

@@ -35,6 +35,9 @@ class carver {
     size_t used_ = 0;
 };
 
+// staged is where the next tensor begins in a buffer that is used up to `end`.
+inline size_t staged(size_t end) { return (end + 255) / 256 * 256; }
+
 enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
 
 // part is one adapted module of a group: rows of w, columns of h, and where A and B lie among the adapter's values.
@@ -98,7 +101,7 @@ struct plan {
     int64_t          vocab8;       // the vocabulary, padded
     int64_t          loss_rows, head_rows; // rows of logits, and of the head, at a time
     size_t           staging_words;        // of one pack's numbers
-    size_t           stage_bytes;          // the largest tensor of the file; each that is copied from the host passes through a buffer
+    size_t           stage_bytes; // of a buffer for what passes on its way to be widened: the largest tensor or, from the host, layer
     size_t           streamed_bytes = 0;   // of weights that stay on the host
 
     size_t weight_bytes, adapter_bytes, activation_bytes, workspace_bytes, loss_bytes;
@@ -155,7 +158,7 @@ struct workspace {
     void   *products;
     adapter_copy *copies; // of all layers' groups
     bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not widened once
-    char   *stage;                // a tensor of the file, where weights are on the host; otherwise NULL
+    char   *stage[2];             // a layer of the file each, where weights are on the host; otherwise NULL
 
     workspace(const plan &p, carver &from);
 };

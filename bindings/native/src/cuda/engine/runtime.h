@@ -3,6 +3,9 @@
 
 #include "../kernels.h"
 
+struct CUevent_st;
+typedef CUevent_st *cudaEvent_t;
+
 namespace cft::cuda {
 
 int  count_devices(); // 0 without a driver
@@ -38,14 +41,34 @@ class pinned {
     char *data_ = nullptr;
 };
 
+class stream;
+
+// event is a point in a stream's work.
+class event {
+  public:
+    event();
+    ~event();
+    event(const event &)            = delete;
+    event &operator=(const event &) = delete;
+    void record(const stream &s);
+
+  private:
+    friend class stream;
+    cudaEvent_t event_ = nullptr;
+};
+
+enum class stream_use { work, copies };
+
 class stream {
   public:
-    stream();
+    explicit stream(stream_use use);
     ~stream();
     stream(const stream &)            = delete;
     stream &operator=(const stream &) = delete;
     cudaStream_t get() const { return stream_; }
     void         wait() const; // until all work put on it is done; throws what went wrong in it
+    // What is put on it from now on begins after the event, if that was recorded.
+    void         wait_for(const event &e) const;
 
   private:
     cudaStream_t stream_ = nullptr;

@@ -67,8 +67,14 @@ pinned::pinned(size_t bytes) {
 }
 pinned::~pinned() { cudaFreeHost(data_); }
 
-stream::stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
+stream::stream(stream_use) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
 stream::~stream() { cudaStreamDestroy(stream_); }
+void stream::wait_for(const event &e) const { check(cudaStreamWaitEvent(stream_, e.event_, 0), "waiting for an event"); }
+
+event::event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event"); }
+event::~event() { cudaEventDestroy(event_); }
+void event::record(const stream &s) { check(cudaEventRecord(event_, s.get()), "recording an event"); }
+
 void stream::wait() const { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
 void to_device(void *to, const void *from, size_t bytes, cudaStream_t s) {

@@ -4,16 +4,18 @@
 // A launch runs its blocks one after the other on the calling thread, each thread of a block as a fiber that runs until it
 // reaches a barrier or a warp's exchange; a warp goes as far as it can before the next one moves. Blocks, warps and threads run
 // in ascending or descending order (shim::descending), so that a kernel which needs one of the two is found by running it in
-// both; asynchronous copies happen as late as they may in the former, at once in the latter. Memory is the host's, a stream is nothing,
-// everything has happened when a call returns. It shows wrong sums, wrong indices, missing barriers; not speed, and not
-// races that need real parallelism.
+// both; asynchronous copies happen as late as they may in the former, at once in the latter. Memory is the host's. What is put on a stream
+// happens at once or, on a late stream, no sooner than somebody waits for it, so that two streams that do not wait for one another where they
+// must are found. It shows wrong sums, wrong indices, missing barriers; not speed, and not races that need real parallelism.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -90,8 +92,36 @@ template <typename T> T __shfl_sync(unsigned, T value, int from, int = 32) {
 
 // ---- the runtime's functions
 
-typedef struct CUstream_st *cudaStream_t;
-typedef struct CUevent_st  *cudaEvent_t;
+struct CUstream_st {
+    bool                              late = false;
+    std::deque<std::function<void()>> work;     // not done yet
+    size_t                            done = 0; // pieces of work
+};
+typedef CUstream_st *cudaStream_t;
+
+namespace cft::cuda::shim {
+
+// No stream is one that is never late.
+inline void put(cudaStream_t s, std::function<void()> work) {
+    if (s && s->late) {
+        s->work.push_back(std::move(work));
+    } else {
+        work();
+    }
+}
+
+// Does a stream's work until so many pieces are done.
+inline void finish(cudaStream_t s, size_t pieces) {
+    while (s->done < pieces && !s->work.empty()) {
+        const std::function<void()> next = std::move(s->work.front());
+        s->work.pop_front();
+        s->done++;
+        next();
+    }
+}
+
+} // namespace cft::cuda::shim
+
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -103,7 +133,8 @@ inline cudaError_t cudaFree(void *p) { return std::free(p), cudaSuccess; }
 inline cudaError_t cudaMemcpy(void *to, const void *from, size_t n, cudaMemcpyKind) {
     return n > 0 ? (void)std::memmove(to, from, n) : (void)0, cudaSuccess; // of nothing, the addresses may be null
 }
-inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t = nullptr) { return cudaMemcpy(to, from, n, cudaMemcpyDefault); }
-inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t n, cudaStream_t = nullptr) { return n > 0 ? (void)std::memset(to, byte, n) : (void)0, cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void *to, int byte, size_t n, cudaStream_t s = nullptr) {
+    cft::cuda::shim::put(s, [=] { n > 0 ? (void)std::memset(to, byte, n) : (void)0; });
+    return cudaSuccess;
+}
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
