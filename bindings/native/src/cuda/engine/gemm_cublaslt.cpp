@@ -1,17 +1,25 @@
 // gemm_cublaslt.cpp - gemm.h by cuBLASLt. The library is column-major: our row-major c = a b is its cᵀ = bᵀ aᵀ.
 //
-// An algorithm is asked for once per shape, from the library's own ranking, never by timing, so that a run's bits do not depend on
-// what else the device did. Sums may be split over k only where the parts lie in the workspace and are added in order.
+// An algorithm is asked for once per shape, from the library's own ranking, not by timing, so that a run's bits do not depend on
+// what else the device did. With CFT_CUDA_TUNE=FILE the first of the ranking are timed, and the choice is kept in that file (algorithms.h).
+// Sums may be split over k only where the parts lie in the workspace and are added in order.
 #include "gemm.h"
+#include "runtime.h"
 
 #include "../../failure.h"
+#include "../algorithms.h"
 
 #include <cublasLt.h>
+#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace cft::cuda {
 namespace {
@@ -42,7 +50,7 @@ struct layout_handle {
 struct prepared {
     cublasLtMatmulDesc_t  operation = nullptr;
     layout_handle         first, second, result;
-    cublasLtMatmulAlgo_t  algorithm;
+    cublasLtMatmulAlgo_t  algo;
     size_t                workspace = 0;
 
     explicit prepared(const product &p)
@@ -58,7 +66,8 @@ struct prepared {
     prepared(const prepared &)            = delete;
     prepared &operator=(const prepared &) = delete;
 
-    void choose(cublasLtHandle_t handle, const product &p) {
+    // The library's ranking, the best first: at most so many.
+    std::vector<cublasLtMatmulHeuristicResult_t> ranking(cublasLtHandle_t handle, const product &p, int most) {
         cublasLtMatmulPreference_t preference;
         check(cublasLtMatmulPreferenceCreate(&preference), "preference");
         const size_t   bytes   = products_workspace_bytes;
@@ -74,26 +83,52 @@ struct prepared {
         set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &second_bytes, sizeof second_bytes);
         set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &result_bytes, sizeof result_bytes);
         set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &result_bytes, sizeof result_bytes);
-        cublasLtMatmulHeuristicResult_t found{};
-        int                             n_found = 0;
-        const cublasStatus_t            status  = cublasLtMatmulAlgoGetHeuristic(handle, operation, first.handle, second.handle, result.handle,
-                                                                     result.handle, preference, 1, &found, &n_found);
+        std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
+        int                                          n_found = 0;
+        const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation, first.handle, second.handle, result.handle, result.handle,
+                                                                     preference, most, found.data(), &n_found);
         cublasLtMatmulPreferenceDestroy(preference);
         if (status != CUBLAS_STATUS_SUCCESS || n_found == 0) {
             throw failure(CFT_ERR_DEVICE, "cuBLASLt has no algorithm for a product of " + std::to_string(p.m) + " x " + std::to_string(p.k) +
                                               " by " + std::to_string(p.k) + " x " + std::to_string(p.n));
         }
-        algorithm = found.algo;
+        found.resize(size_t(n_found));
+        return found;
+    }
+
+    void choose(const cublasLtMatmulHeuristicResult_t &found) {
+        algo      = found.algo;
         workspace = found.workspaceSize;
     }
 };
 
-using shape_key = std::array<int64_t, 12>;
+void check_runtime(cudaError_t e, const char *what) {
+    if (e != cudaSuccess) {
+        throw failure(CFT_ERR_DEVICE, std::string("CUDA: ") + what + ": " + cudaGetErrorString(e));
+    }
+}
+
+// Whose algorithms these are: the library's version and the device's name.
+std::string whose_algorithms() {
+    int            device = 0;
+    cudaDeviceProp p{};
+    check_runtime(cudaGetDevice(&device), "the device at work");
+    check_runtime(cudaGetDeviceProperties(&p, device), "properties of a device");
+    return "cuBLASLt " + std::to_string(cublasLtGetVersion()) + ", " + p.name + ", " + std::to_string(p.multiProcessorCount) + " multiprocessors";
+}
 
 class lt_products : public products {
   public:
-    explicit lt_products(void *workspace) : workspace_(workspace) { check(cublasLtCreate(&handle_), "start"); }
+    explicit lt_products(void *workspace) : workspace_(workspace) {
+        check(cublasLtCreate(&handle_), "start");
+        if (const char *path = std::getenv("CFT_CUDA_TUNE")) {
+            measured_ = std::make_unique<algorithms>(path, whose_algorithms());
+        }
+    }
     ~lt_products() override {
+        if (n_measured_ > 0) {
+            std::fprintf(stderr, "products: %d shapes measured: %.3f ms by the library's ranking, %.3f ms by the fastest\n", n_measured_, by_ranking_, by_time_);
+        }
         shapes_.clear();
         cublasLtDestroy(handle_);
     }
@@ -103,28 +138,105 @@ class lt_products : public products {
             return;
         }
         const shape_key key = {p.m, p.n, p.k, p.ld_a, p.ld_b, p.ld_c, p.transposed_a * 4 + p.transposed_b * 2 + p.c_is_f32, p.beta != 0,
-                               alignment_of(p.a, p.ld_a, 2), alignment_of(p.b, p.ld_b, 2), alignment_of(p.c, p.ld_c, p.c_is_f32 ? 4 : 2), 0};
+                               alignment_of(p.a, p.ld_a, 2), alignment_of(p.b, p.ld_b, 2), alignment_of(p.c, p.ld_c, p.c_is_f32 ? 4 : 2)};
         auto at = shapes_.find(key);
         if (at == shapes_.end()) {
             if (shapes_.size() >= max_shapes) {
                 shapes_.clear(); // the same choices come out again
             }
             auto made = std::make_unique<prepared>(p);
-            made->choose(handle_, p);
+            choose(*made, key, p, stream);
             at = shapes_.emplace(key, std::move(made)).first;
         }
-        const prepared &s = *at->second;
-        check(cublasLtMatmul(handle_, s.operation, &p.alpha, p.b, s.first.handle, p.a, s.second.handle, &p.beta, p.c, s.result.handle, p.c,
-                             s.result.handle, &s.algorithm, workspace_, s.workspace, stream),
-              "product");
+        check(multiply(*at->second, p, stream), "product");
     }
 
   private:
     static constexpr size_t max_shapes = 20000; // packs of many lengths make many
+    static constexpr int    max_measured = 512, candidates = 8, repetitions = 3;
+    static constexpr double least_flops = 1e9; // of a product that is worth measuring
+    static constexpr float  clearly     = 0.98f; // what is not faster than this by the ranking's better is left to the ranking
+
+    cublasStatus_t multiply(const prepared &s, const product &p, cudaStream_t stream) {
+        return cublasLtMatmul(handle_, s.operation, &p.alpha, p.b, s.first.handle, p.a, s.second.handle, &p.beta, p.c, s.result.handle, p.c,
+                              s.result.handle, &s.algo, workspace_, s.workspace, stream);
+    }
+
+    void choose(prepared &s, const shape_key &key, const product &p, cudaStream_t stream) {
+        const algorithm *const known = measured_ ? measured_->find(key) : nullptr;
+        if (known) {
+            static_assert(sizeof s.algo == sizeof known->words, "an algorithm is eight words");
+            std::memcpy(&s.algo, known->words.data(), sizeof s.algo);
+            s.workspace = known->workspace;
+            cublasLtMatmulHeuristicResult_t result{};
+            if (s.workspace > products_workspace_bytes || cublasLtMatmulAlgoCheck(handle_, s.operation, s.first.handle, s.second.handle, s.result.handle,
+                                                                                  s.result.handle, &s.algo, &result) != CUBLAS_STATUS_SUCCESS) {
+                throw failure(CFT_ERR_INVALID_ARGUMENT, "algorithms of products (CFT_CUDA_TUNE): " + measured_->path() +
+                                                            ": cuBLASLt refuses one of them; remove the file, and all are measured again");
+            }
+        } else if (measured_ && n_measured_ < max_measured && 2.0 * double(p.m) * double(p.n) * double(p.k) >= least_flops) {
+            measure(s, key, p, stream);
+        } else {
+            s.choose(s.ranking(handle_, p, 1)[0]);
+        }
+    }
+
+    // Takes the fastest of the ranking's first, and writes it down. c is as before afterwards.
+    void measure(prepared &s, const shape_key &key, const product &p, cudaStream_t stream) {
+        const size_t bytes = size_t((p.m - 1) * p.ld_c + p.n) * (p.c_is_f32 ? sizeof(float) : sizeof(bf16));
+        const memory saved(p.beta != 0 ? bytes : 0);
+        const auto   move = [&](void *to, const void *from) {
+            check_runtime(cudaMemcpyAsync(to, from, saved.size(), cudaMemcpyDeviceToDevice, stream), "copy");
+        };
+        move(saved.data(), p.c);
+        const auto found = s.ranking(handle_, p, candidates);
+        size_t     best  = 0;
+        float      first = 0, least = 0;
+        for (size_t i = 0; i < found.size(); i++) {
+            s.choose(found[i]);
+            const float ms = time_of(s, p, stream);
+            if (i == 0 || (ms > 0 && (least <= 0 || ms < clearly * least))) {
+                best = i, least = ms;
+            }
+            first = i == 0 ? ms : first;
+        }
+        move(p.c, saved.data());
+        check_runtime(cudaStreamSynchronize(stream), "waiting for the device"); // before `saved` goes
+        s.choose(found[best]);
+        algorithm a;
+        std::memcpy(a.words.data(), &s.algo, sizeof s.algo);
+        a.workspace = s.workspace;
+        measured_->add(key, a);
+        n_measured_++, by_ranking_ += double(first), by_time_ += double(least);
+    }
+
+    // The shortest of some repetitions in ms; 0 where the library cannot.
+    float time_of(const prepared &s, const product &p, cudaStream_t stream) {
+        cudaEvent_t begin, end;
+        check_runtime(cudaEventCreate(&begin), "making an event");
+        check_runtime(cudaEventCreate(&end), "making an event");
+        float least = 0;
+        bool  works = multiply(s, p, stream) == CUBLAS_STATUS_SUCCESS;
+        for (int i = 0; works && i < repetitions; i++) {
+            float ms = 0;
+            check_runtime(cudaEventRecord(begin, stream), "recording an event");
+            works = multiply(s, p, stream) == CUBLAS_STATUS_SUCCESS;
+            check_runtime(cudaEventRecord(end, stream), "recording an event");
+            check_runtime(cudaEventSynchronize(end), "measuring a product");
+            check_runtime(cudaEventElapsedTime(&ms, begin, end), "measuring a product");
+            least = i == 0 ? ms : std::min(least, ms);
+        }
+        cudaEventDestroy(begin);
+        cudaEventDestroy(end);
+        return works ? least : 0;
+    }
 
     cublasLtHandle_t                               handle_ = nullptr;
     void                                          *workspace_;
     std::map<shape_key, std::unique_ptr<prepared>> shapes_;
+    std::unique_ptr<algorithms>                    measured_; // with CFT_CUDA_TUNE
+    int                                            n_measured_ = 0;
+    double                                         by_ranking_ = 0, by_time_ = 0; // ms
 };
 
 } // namespace
