@@ -387,6 +387,31 @@ func TestSlurmScript(t *testing.T) {
 	assert.NoFileExists(t, "pwned")
 }
 
+func TestARunMustFitIntoTheMemoryThatSlurmIsAskedFor(t *testing.T) {
+	for _, c := range []struct {
+		mem       string
+		processes int
+		nodes     int
+		gpus      int
+		want      string
+	}{
+		{"", 1, 1, 0, LevelWarn},
+		{"32G", 1, 1, 1, LevelWarn},
+		{"2048", 1, 1, 0, LevelOK},
+		{"2G", 2, 1, 0, LevelOK},
+		{"2G", 3, 1, 0, LevelFail},
+		{"2G", 4, 2, 0, LevelOK},
+		{"2G", 5, 2, 0, LevelFail},
+		{"1023M", 1, 1, 0, LevelFail},
+		{"1048576K", 1, 1, 0, LevelOK},
+		{"99999999999999999T", 1, 1, 0, LevelWarn},
+	} {
+		p := &Plan{config: TargetConfig{Kind: KindSlurm, Processes: c.processes, Slurm: Slurm{Mem: c.mem, Nodes: c.nodes, GPUs: c.gpus}}}
+		f := p.fitsNode(doctorRun{Buffers: 1 << 30, Available: 1})
+		assert.Equal(t, c.want, f.Level, "%+v: %+v", c, f)
+	}
+}
+
 func TestStatesOfSlurm(t *testing.T) {
 	for _, c := range []struct {
 		was, line, want, message string

@@ -189,28 +189,28 @@ func (p *Plan) second(ctx context.Context) []Finding {
 	}
 	findings = append(findings, Finding{LevelOK, "program", fmt.Sprintf("%s, CPU kernels for %s", strings.TrimSpace(fmt.Sprintf("%s %.12s", version.Version, version.Revision)), version.CPU), ""})
 	for _, j := range p.jobs {
-		if p.config.Kind == KindSlurm {
-			findings = append(findings, Finding{LevelWarn, "fit", "not looked at: the login host is not the node", ""})
-		} else {
-			findings = append(findings, p.fits(ctx, program, j))
-		}
+		findings = append(findings, p.fits(ctx, program, j))
 		findings = append(findings, p.reaches(ctx, j))
 	}
 	return findings
 }
 
+// doctorRun is what doctor says of a run, as far as it is asked for here.
+type doctorRun struct {
+	Buffers, Available uint64
+	Limited            bool
+	OnDevice           bool                          `json:"on_device"`
+	WouldFit           []struct{ Settings []string } `json:"would_fit"`
+}
+
 func (p *Plan) fits(ctx context.Context, program string, j Placed) Finding {
 	out, err := p.target.Host().Run(ctx, quoteAll(program, "doctor", "--json", "--config", path.Join(j.Dir, configName)), nil, nil)
-	var report struct {
-		Run *struct {
-			Buffers, Available uint64
-			Limited            bool
-			OnDevice           bool                          `json:"on_device"`
-			WouldFit           []struct{ Settings []string } `json:"would_fit"`
-		}
-	}
+	var report struct{ Run *doctorRun }
 	if jsonErr := json.Unmarshal(out, &report); jsonErr != nil || report.Run == nil {
 		return Finding{LevelFail, "fit", oneLine(errors.Join(err, jsonErr)), ""}
+	}
+	if p.config.Kind == KindSlurm {
+		return p.fitsNode(*report.Run)
 	}
 	f := Finding{LevelOK, "fit", fmt.Sprintf("%s of buffers, available are %s", sizeText(report.Run.Buffers), sizeText(report.Run.Available)), ""}
 	if err != nil {
@@ -222,8 +222,27 @@ func (p *Plan) fits(ctx context.Context, program string, j Placed) Finding {
 	if n := uint64(p.config.Processes); n > 1 {
 		f.Found += fmt.Sprintf(", for each of %d processes", n)
 		if r := report.Run; !r.OnDevice && !r.Limited && f.Level == LevelOK && r.Buffers > r.Available/n {
-			f.Level, f.WayOut = LevelFail, "fewer processes, a smaller train.seq_len, or train.keep_activations: layers"
+			f.Level, f.WayOut = LevelFail, lessMemory
 		}
+	}
+	return f
+}
+
+const lessMemory = "fewer processes on a machine, a smaller train.seq_len, or train.keep_activations: layers"
+
+// fitsNode looks whether a node's processes fit into the memory that is asked for. The login host is not the node: what is free here says
+// nothing, and what a node's device has is not known here.
+func (p *Plan) fitsNode(run doctorRun) Finding {
+	s := p.config.Slurm
+	memory := s.memory()
+	if run.OnDevice || s.GPUs > 0 || memory == 0 {
+		return Finding{LevelWarn, "fit", fmt.Sprintf("%s of buffers; whether a node has them shows there (the login host is not the node)", sizeText(run.Buffers)), ""}
+	}
+	nodes := max(1, s.Nodes)
+	n := uint64((max(1, p.config.Processes) + nodes - 1) / nodes)
+	f := Finding{LevelOK, "fit", fmt.Sprintf("%s of buffers for each of %d processes on a node, slurm.mem is %s", sizeText(run.Buffers), n, sizeText(memory)), ""}
+	if run.Buffers > memory/n {
+		f.Level, f.WayOut = LevelFail, "a larger slurm.mem, "+lessMemory
 	}
 	return f
 }

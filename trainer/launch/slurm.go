@@ -59,6 +59,19 @@ var (
 	slurmTime       = regexp.MustCompile(`^([0-9]+|[0-9]+:[0-9]{2}|[0-9]+:[0-9]{2}:[0-9]{2}|[0-9]+-[0-9]{1,2}(:[0-9]{2}){0,2})$`)
 )
 
+// memory is Mem in bytes, 0 if none is asked for. Slurm counts in MiB where no unit is given.
+func (s Slurm) memory() uint64 {
+	shift, ok := map[string]uint{"K": 10, "M": 20, "G": 30, "T": 40}[strings.TrimLeft(s.Mem, "0123456789")]
+	if !ok {
+		shift = 20
+	}
+	n, err := strconv.ParseUint(strings.TrimRight(s.Mem, "KMGT"), 10, 64-int(shift))
+	if err != nil {
+		return 0 // none, or more than any machine has
+	}
+	return n << shift
+}
+
 // problems are those of resources for so many processes.
 func (s Slurm) problems(processes int) []error {
 	var problems []error
