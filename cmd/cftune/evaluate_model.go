@@ -61,7 +61,7 @@ func (m *servedModel) reserve(context, batch, sequences int) error {
 		m.session.Close()
 		m.session = nil
 	}
-	s, err := engine.NewSession(m.model, m.adapter, engine.SessionParams{
+	s, err := newSession(m.model, m.adapter, engine.SessionParams{
 		NCtx: context, NBatch: min(batch, context), NSequences: sequences, NThreads: m.o.threads, NGPULayers: m.o.gpuLayers, AdapterScale: 1,
 	})
 	if err != nil {

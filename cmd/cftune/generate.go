@@ -86,7 +86,7 @@ func newGenerateCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.model, "model", "", "base model: a GGUF file, hf:// or ollama:// (required)")
-	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter, a GGUF file")
+	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter: a GGUF file, a PEFT folder, or a run (its newest checkpoint)")
 	flags.Float64Var(&o.adapterScale, "adapter-scale", 1, "factor of the adapter's effect")
 	flags.StringVar(&o.prompt, "prompt", "", "what the user says (default: standard input)")
 	flags.StringVar(&o.system, "system", "", "system message")
@@ -268,7 +268,7 @@ func (o generateOptions) openSession(questions, longest int) (*engine.Session, e
 	if size == 0 {
 		size = parallel * (longest + o.maxTokens)
 	}
-	return engine.NewSession(o.model, o.adapter, engine.SessionParams{
+	return newSession(o.model, o.adapter, engine.SessionParams{
 		NCtx:         size,
 		NBatch:       min(batch, size),
 		NSequences:   parallel,

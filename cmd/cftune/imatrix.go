@@ -73,7 +73,7 @@ func newImatrixCommand() *cobra.Command {
 	f.StringVar(&o.text, "text", "", "a text file to read")
 	f.StringVar(&o.config, "config", "", "a configuration whose training data to read")
 	f.StringArrayVar(&o.sets, "set", nil, "override a key of the configuration (key=value)")
-	f.StringVar(&o.adapter, "adapter", "", "read it with this adapter, a GGUF file: for a model that it will be merged into")
+	f.StringVar(&o.adapter, "adapter", "", "read it with this adapter (a GGUF file, a PEFT folder, a run): for a model that it will be merged into")
 	f.StringVar(&o.output, "output", "", "the file to write (required)")
 	f.IntVar(&o.window, "context", 512, "tokens of a window of the text")
 	f.IntVar(&o.rows, "rows", defaultImatrixRows, "examples of the training data")
@@ -191,7 +191,7 @@ func measureImportance(ctx context.Context, model, adapter string, pieces [][]in
 	for _, p := range pieces {
 		longest, total = max(longest, len(p)), total+len(p)
 	}
-	session, err := engine.NewSession(model, adapter, engine.SessionParams{
+	session, err := newSession(model, adapter, engine.SessionParams{
 		NCtx: longest, NBatch: longest, NSequences: 1, NThreads: threads, AdapterScale: 1, Importance: true,
 	})
 	if err != nil {

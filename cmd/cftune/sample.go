@@ -57,7 +57,7 @@ func newSampleCommand() *cobra.Command {
 	f.add(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&s.model, "model", "", "a local model, a GGUF file")
-	flags.StringVar(&s.adapter, "adapter", "", "LoRA adapter for --model, a GGUF file")
+	flags.StringVar(&s.adapter, "adapter", "", "LoRA adapter for --model: a GGUF file, or a run (its newest checkpoint)")
 	flags.StringVar(&s.templateFile, "template-file", "", "chat template instead of the --model's own")
 	flags.StringVar(&s.endpoint, "endpoint", "", "an OpenAI-compatible endpoint instead of --model")
 	flags.StringVar(&s.system, "system", "", "system message")

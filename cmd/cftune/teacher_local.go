@@ -54,7 +54,7 @@ const gatherFor = time.Second
 
 func openLocalTeacher(o localOptions, vocab *engine.Vocab, template *chat.Template) (*localTeacher, error) {
 	const batch = 512 // tokens of prompts read at once; more gains nothing
-	session, err := engine.NewSession(o.model, o.adapter, engine.SessionParams{
+	session, err := newSession(o.model, o.adapter, engine.SessionParams{
 		NCtx: o.context, NBatch: min(batch, o.context), NSequences: o.parallel, NThreads: o.threads, NGPULayers: o.gpuLayers,
 		AdapterScale: o.adapterScale,
 	})

@@ -297,6 +297,10 @@ func (f *askFlags) localTeacher(s teacherSpec, a *asking) (critic.Teacher, error
 	if err != nil {
 		return critic.Teacher{}, err
 	}
+	if s.adapter, err = adapterFile(s.adapter); err != nil {
+		vocab.Close()
+		return critic.Teacher{}, err
+	}
 	describe := map[string]any{"gguf": fileName(s.gguf), "parallel": f.parallel}
 	for key, path := range map[string]string{"sha256": s.gguf, "adapter_sha256": s.adapter, "template_sha256": s.templateFile} {
 		if path != "" {
