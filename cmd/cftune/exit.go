@@ -71,6 +71,7 @@ var rules = []rule{
 	{codeInterrupted, as[*trainer.Interrupted], ""},
 	{codeUsage, is(study.ErrChanged), "a changed study needs another output: --set output=FOLDER"},
 	{codeUsage, is(study.ErrNone), "without --report-only the study is made"},
+	{codeUsage, is(study.ErrNoShare), "there may be as many shards as models, and no more"},
 	{codeData, as[*study.DataError], ""},
 	{codeMirror, as[*mirrorBehindError], ""},
 	{codeInterrupted, func(err error) bool { return as[*shortError](err) && errors.Is(err, context.Canceled) }, "the same command goes on"},

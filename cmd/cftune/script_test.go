@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,8 @@ func TestScripts(t *testing.T) {
 			"equal":     scriptEqual,
 			"hub":       scriptHub,
 			"ollama":    scriptOllama,
+
+			"samereports": scriptSameReports,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -265,5 +268,45 @@ func scriptEqual(ts *testscript.TestScript, neg bool, args []string) {
 	a, b := timeless(args[0]), timeless(args[1])
 	if len(a) == 0 || !slices.Equal(a, b) {
 		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], strings.Join(a, "\n"), args[1], strings.Join(b, "\n"))
+	}
+}
+
+// timesOfReports are what two reports of one study may differ in.
+var timesOfReports = regexp.MustCompile(`"(started|seconds)": [^,\n]*|begun [0-9: -]*|(?m:^\| \S+ \| \d+ \| \d+ to \d+ \| \d+ \| \d+)`)
+
+// timelessReports returns a study's three reports without times.
+func timelessReports(dir string) (map[string]string, error) {
+	reports := map[string]string{}
+	for _, name := range []string{"report.json", "report.md", "report.html"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		reports[name] = timesOfReports.ReplaceAllStringFunc(string(text), func(found string) string {
+			if strings.HasPrefix(found, "|") {
+				return found[:strings.LastIndexByte(found, '|')] // seconds are the last column that was found
+			}
+			return found[:strings.IndexByte(found, ' ')]
+		})
+	}
+	return reports, nil
+}
+
+// scriptSameReports wants two studies to say the same, to the byte, but for times: samereports STUDY STUDY
+func scriptSameReports(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: samereports STUDY STUDY")
+	}
+	a, err := timelessReports(ts.MkAbs(args[0]))
+	ts.Check(err)
+	b, err := timelessReports(ts.MkAbs(args[1]))
+	ts.Check(err)
+	for name := range a {
+		if a[name] != b[name] {
+			ts.Check(os.WriteFile(ts.MkAbs("a.txt"), []byte(a[name]), 0o600))
+			ts.Check(os.WriteFile(ts.MkAbs("b.txt"), []byte(b[name]), 0o600))
+			_ = ts.Exec("diff", "a.txt", "b.txt") // prints it
+			ts.Fatalf("%s of %s and of %s differ", name, args[0], args[1])
+		}
 	}
 }

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"cftune/trainer/shard"
 	"cftune/trainer/study"
 )
 
@@ -26,12 +29,18 @@ Everything lies under the file's output: study.json (the record: file, digests, 
 not done again: a study that was interrupted or killed goes on when the same command is given again. A study whose file,
 model or data has changed since it began is refused.
 
+With --shard 2/4 this process makes every fourth model (a run and its texts), from the second on, and nothing else; the others
+may be made at the same time, on other machines that share the folder. The one that ends last writes the report; the same
+command without --shard makes what is missing, and writes it too.
+
 `
 
 type studyFlags struct {
 	sets                       []string
 	dryRun, reportOnly, asJSON bool
 	rule                       bool
+	shard                      string
+	part                       shard.Shard
 }
 
 func newStudyCommand() *cobra.Command {
@@ -54,6 +63,13 @@ func newStudyCommand() *cobra.Command {
 			if f.dryRun && f.reportOnly {
 				return codedError{errors.New("--dry-run and --report-only exclude each other"), codeUsage}
 			}
+			var err error
+			if f.part, err = shard.Parse(f.shard, os.Getenv); err != nil {
+				return codedError{err, codeUsage}
+			}
+			if f.reportOnly && !f.part.All() {
+				return codedError{errors.New("--report-only reports on the whole study: leave --shard out"), codeUsage}
+			}
 			spec, err := study.Load(args[0], f.sets)
 			if err != nil {
 				return codedError{err, codeUsage}
@@ -65,6 +81,7 @@ func newStudyCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show the plan, with estimates of time and disk, and write nothing")
 	cmd.Flags().BoolVar(&f.reportOnly, "report-only", false, "make the report of what is there, and train and score nothing")
 	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the plan, or the report, as JSON")
+	cmd.Flags().StringVar(&f.shard, "shard", "", "make every OF-th model, as 2/4: the second of four processes; auto: as mpirun, srun, a Slurm array or an indexed Job started this one")
 	cmd.Flags().BoolVar(&f.rule, "rule", false, "show the rule by which claims are decided")
 	return cmd
 }
@@ -72,7 +89,7 @@ func newStudyCommand() *cobra.Command {
 func (f studyFlags) run(ctx context.Context, spec study.Spec, out, notes io.Writer) error {
 	began := time.Now()
 	o := study.Options{
-		Engine: &studyEngine{notes: notes}, Version: programVersion(), Cache: cacheFolder(),
+		Engine: &studyEngine{notes: notes}, Version: programVersion(), Cache: cacheFolder(), Shard: f.part,
 		Note: func(text string) { fmt.Fprintf(notes, "[%6s] %s\n", time.Since(began).Round(time.Second), text) },
 	}
 	if f.dryRun {
@@ -86,20 +103,25 @@ func (f studyFlags) run(ctx context.Context, spec study.Spec, out, notes io.Writ
 		return printPlan(out, plan)
 	}
 	if !f.reportOnly {
-		if _, err := study.Do(ctx, spec, o); err != nil {
+		state, err := study.Do(ctx, spec, o)
+		if err != nil {
 			return studyError(spec, err)
 		}
+		if missing := state.Missing(); len(missing) > 0 {
+			o.Note(fmt.Sprintf("shard %d/%d is done; the report comes with the last of what is missing: %s", f.part.Number, f.part.Of, strings.Join(missing, ", ")))
+			return nil
+		}
 	}
-	return f.report(spec, out, notes)
+	return f.report(ctx, spec, out, notes)
 }
 
 // report writes the three files, and the words at a terminal.
-func (f studyFlags) report(spec study.Spec, out, notes io.Writer) error {
+func (f studyFlags) report(ctx context.Context, spec study.Spec, out, notes io.Writer) error {
 	r, err := study.MakeReport(spec.Output)
 	if err != nil {
 		return studyError(spec, err)
 	}
-	paths, err := study.WriteReport(spec.Output, r)
+	paths, err := study.WriteReport(ctx, spec.Output, r)
 	if err != nil {
 		return studyError(spec, err)
 	}
@@ -157,6 +179,9 @@ func printPlan(out io.Writer, p study.Plan) error {
 		return err
 	}
 	fmt.Fprintf(out, "texts: %d of %d models, at most %d tokens in all\n", p.Texts, p.Models, p.TextTokens)
+	if len(p.Share) > 0 {
+		fmt.Fprintf(out, "of these models the shard makes %d: %s\n", len(p.Share), strings.Join(p.Share, ", "))
+	}
 	if p.Seconds > 0 {
 		fmt.Fprintf(out, "time: about %s (%s)\n", (time.Duration(p.Seconds) * time.Second).Round(time.Minute), p.SecondsFrom)
 	} else {

@@ -16,6 +16,8 @@ type Plan struct {
 	Arms   []PlanArm `json:"arms"`
 	Runs   []Run     `json:"runs"`
 	Claims int       `json:"claims"`
+	// Share are the models that fall to the process, where that is not all.
+	Share []string `json:"share,omitempty"`
 	// Texts are written about every one of Models; TextTokens bounds what they have together.
 	Texts      int `json:"texts"`
 	Models     int `json:"models"`
@@ -46,6 +48,10 @@ type PlanArm struct {
 
 // MakePlan looks at model and data, plans every run and writes nothing that stays.
 func MakePlan(ctx context.Context, spec Spec, o Options) (Plan, error) {
+	share, err := shareOf(spec, o.Shard)
+	if err != nil {
+		return Plan{}, err
+	}
 	sets, left, err := openSets(ctx, spec, o.reading())
 	if err != nil {
 		return Plan{}, &DataError{err}
@@ -64,6 +70,9 @@ func MakePlan(ctx context.Context, spec Spec, o Options) (Plan, error) {
 	}
 	p := planner{engine: o.Engine, spec: spec, sets: sets, data: dir, output: spec.Output}
 	plan := Plan{Name: spec.Name, Output: spec.Output, Model: model, Notes: notes(sets, left), Claims: len(spec.Claims)}
+	if !o.Shard.All() {
+		plan.Share = share
+	}
 	if plan.Runs, err = p.runs(ctx); err != nil {
 		return Plan{}, err
 	}

@@ -91,7 +91,7 @@ func (p planner) runs(ctx context.Context) ([]Run, error) {
 		planned := p.plan(arm, rates)
 		for _, seed := range p.spec.Seeds {
 			r := planned
-			r.Seed, r.Key = seed, fmt.Sprintf("%s-s%d", arm.Name, seed)
+			r.Seed, r.Key = seed, runKey(arm, seed)
 			runs = append(runs, r)
 		}
 	}

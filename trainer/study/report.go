@@ -2,13 +2,19 @@ package study
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"time"
+
+	"cftune/trainer/internal/durable"
 )
+
+// reportFormat is the version of report.json.
+const reportFormat = 1
 
 // Report is everything that a study found, as in report.json.
 type Report struct {
@@ -88,17 +94,11 @@ func MakeReport(dir string) (Report, error) {
 		return Report{}, err
 	}
 	r := Report{
-		Format: FormatVersion, Name: s.Spec.Name, About: s.Spec.About, Version: s.Version, Started: s.Started,
+		Format: reportFormat, Name: s.Spec.Name, About: s.Spec.About, Version: s.Version, Started: s.Started,
 		Notes: s.Notes, Rule: s.Rule, Digest: s.Digest, Spec: s.Spec, Model: s.Model, Prompts: s.Prompts, Data: s.Data, Runs: s.Runs, Scored: s.Scored,
 	}
 	r.Spec.Output, r.Spec.Model = filepath.Base(r.Spec.Output), r.Model.File // a report may be given to others
-	for _, arm := range s.Spec.Arms {
-		for _, key := range keysOf(s, arm) {
-			if _, done := s.Scored[key]; !done {
-				r.Missing = append(r.Missing, key)
-			}
-		}
-	}
+	r.Missing = s.Missing()
 	r.Complete = len(r.Missing) == 0
 	r.Claims = decide(s.Spec.Claims, measured)
 	for _, name := range names {
@@ -244,8 +244,17 @@ func reading(r Report) []string {
 	return lines
 }
 
-// WriteReport writes report.json, report.md and report.html into a study's folder and returns their paths.
-func WriteReport(dir string, r Report) ([]string, error) {
+// WriteReport writes report.json, report.md and report.html into a study's folder and returns their paths. It waits for
+// another process that does so.
+func WriteReport(ctx context.Context, dir string, r Report) ([]string, error) {
+	if err := durable.MkdirAll(durable.OS, filepath.Join(dir, locksName)); err != nil {
+		return nil, fmt.Errorf("write report: %w", err)
+	}
+	lock, err := await(ctx, filepath.Join(dir, locksName, "report"), func(string, ...any) {})
+	if err != nil {
+		return nil, fmt.Errorf("write report: %w", err)
+	}
+	defer lock.Release()
 	text, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("write report: %w", err)

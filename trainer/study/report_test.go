@@ -67,11 +67,11 @@ func scriptedStudy(t *testing.T, skip string) string {
 	text, err := lines(test, answersGold)
 	require.NoError(t, err)
 	require.NoError(t, writeWhole(filepath.Join(dir, "data", testFile("words")), text))
-	s := State{
+	s := State{Scored: map[string]Scored{}, Record: Record{
 		Format: FormatVersion, Version: "test", Started: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC), Digest: spec.Digest(), Spec: spec,
 		Model: Model{File: "m.gguf", SHA256: strings.Repeat("ab", 32)}, Prompts: prompts(spec), Rule: Rule,
-		Data: map[string]DataFile{testFile("words"): {Rows: len(test), SHA256: digestOf(text)}}, Scored: map[string]Scored{},
-	}
+		Data: map[string]DataFile{testFile("words"): {Rows: len(test), SHA256: digestOf(text)}},
+	}}
 	r := &runner{planner: planner{spec: spec, sets: []openSet{{spec.Sets[0], parts{test: test}}}}, dir: dir}
 	for _, arm := range spec.Arms {
 		keys := []string{arm.Name}
@@ -80,7 +80,9 @@ func scriptedStudy(t *testing.T, skip string) string {
 			for _, seed := range spec.Seeds {
 				key := fmt.Sprintf("%s-s%d", arm.Name, seed)
 				keys = append(keys, key)
-				s.Runs = append(s.Runs, RunState{Run: Run{Key: key, Arm: arm.Name, Seed: seed, Steps: 4}, Done: true, Step: 4, Taken: 4, Targets: 40, Tokens: 90})
+				planned := Run{Key: key, Arm: arm.Name, Seed: seed, Steps: 4}
+				s.Record.Runs = append(s.Record.Runs, planned)
+				s.Runs = append(s.Runs, RunState{Run: planned, Done: true, Step: 4, Taken: 4, Targets: 40, Tokens: 90})
 				run := filepath.Join(dir, "runs", key)
 				require.NoError(t, os.MkdirAll(run, 0o755))
 				require.NoError(t, os.WriteFile(filepath.Join(run, "metrics.jsonl"), []byte(
@@ -129,7 +131,7 @@ func TestReportGolden(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, string(want), got, "go test ./trainer/study -update writes it anew")
 
-	paths, err := WriteReport(dir, r)
+	paths, err := WriteReport(t.Context(), dir, r)
 	require.NoError(t, err)
 	require.Len(t, paths, 3)
 	page, err := os.ReadFile(paths[2])
@@ -185,7 +187,7 @@ func TestNothingLearnedIsSaid(t *testing.T) {
 }
 
 func TestBudgetThatWasNotKept(t *testing.T) {
-	s := State{Spec: mustLoad(t, strings.Replace(smallFile, "budget: {steps: 4}", "budget: {target_tokens: 100}", 1))}
+	s := State{Record: Record{Spec: mustLoad(t, strings.Replace(smallFile, "budget: {steps: 4}", "budget: {target_tokens: 100}", 1))}}
 	s.Runs = []RunState{{Run: Run{Arm: "sft"}, Done: true, Taken: 10, Targets: 103}, {Run: Run{Arm: "cft"}, Done: true, Taken: 3, Targets: 98}}
 	assert.True(t, checkBudget(s).Met, "within 5 %")
 	s.Runs[1].Targets = 90

@@ -15,12 +15,15 @@ import (
 	"cftune/trainer/export"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/metrics"
+	"cftune/trainer/shard"
 )
 
 // Options are what a study needs beside its file.
 type Options struct {
 	Engine  Engine
 	Version string // of the program, for the record
+	// Shard is the part of the study's models that this process makes.
+	Shard shard.Shard
 	// Cache is a folder for what takes long to find out about data; empty: nothing is kept.
 	Cache string
 	// Note tells people what happens; nil says nothing.
@@ -51,17 +54,21 @@ type runner struct {
 	began time.Time
 }
 
-// Do does what is left of a study: plans it, trains every run, scores every model. Its state is then complete. Started
-// again after any end, it goes on.
+// Do does what is left of a study, or of the process's share of it: plans it, trains every run, scores every model. Started
+// again after any end, it goes on. The state that it returns is the whole study's.
 func Do(ctx context.Context, spec Spec, o Options) (State, error) {
+	share, err := shareOf(spec, o.Shard)
+	if err != nil {
+		return State{}, err
+	}
 	sets, left, err := openSets(ctx, spec, o.reading())
 	if err != nil {
 		return State{}, &DataError{err}
 	}
-	if err := durable.MkdirAll(durable.OS, spec.Output); err != nil {
+	if err := durable.MkdirAll(durable.OS, filepath.Join(spec.Output, locksName)); err != nil {
 		return State{}, fmt.Errorf("study: %w", err)
 	}
-	lock, err := durable.Acquire(filepath.Join(spec.Output, lockName))
+	lock, err := durable.Acquire(filepath.Join(spec.Output, locksName, shardLock(o.Shard)))
 	if err != nil {
 		return State{}, fmt.Errorf("study: %w", err)
 	}
@@ -73,58 +80,71 @@ func Do(ctx context.Context, spec Spec, o Options) (State, error) {
 	if err := r.begin(ctx, left); err != nil {
 		return State{}, err
 	}
-	return r.state, r.all(ctx)
+	if err := r.all(ctx, share); err != nil {
+		return State{}, err
+	}
+	return ReadState(r.dir)
 }
 
-// begin writes the data and the record, or finds both there.
+// begin writes the data and the record, or finds both there. Who comes meanwhile waits.
 func (r *runner) begin(ctx context.Context, left []string) error {
 	model, err := r.engine.Model(ctx, r.spec)
 	if err != nil {
 		return err
 	}
-	now := State{
-		Format: FormatVersion, Version: r.Version, Started: r.began.UTC().Truncate(time.Second), Digest: r.spec.Digest(), Spec: r.spec,
-		Model: model, Prompts: prompts(r.spec), Rule: Rule, Notes: notes(r.sets, left), Scored: map[string]Scored{},
-	}
-	old, err := ReadState(r.dir)
-	begun := err == nil
-	if err != nil && !errors.Is(err, ErrNone) {
-		return err
-	}
-	if begun && old.Digest != now.Digest {
-		return fmt.Errorf("study %s: %w", r.dir, old.same(now)) // before any data file is replaced
-	}
-	dir := r.data
-	if begun {
-		// What is there must not be replaced before it is known to be the same.
-		if dir, err = os.MkdirTemp("", "cftune-study-"); err != nil {
-			return err
-		}
-		defer os.RemoveAll(dir)
-	}
-	if now.Data, err = writeData(dir, r.spec, r.sets); err != nil {
-		return err
-	}
-	if begun {
-		if err := old.same(now); err != nil {
-			return fmt.Errorf("study %s: %w", r.dir, err)
-		}
-		if _, err := writeData(r.data, r.spec, r.sets); err != nil {
-			return err
-		}
-		old.Model = model
-		r.state = old
-		return nil
-	}
-	r.note("planning %d arms with %d seeds", len(r.spec.TrainedArms()), len(r.spec.Seeds))
-	runs, err := r.runs(ctx)
+	lock, err := await(ctx, filepath.Join(r.dir, lockName), r.note)
 	if err != nil {
 		return err
 	}
-	for _, run := range runs {
-		now.Runs = append(now.Runs, RunState{Run: run})
+	defer lock.Release()
+	now := State{Scored: map[string]Scored{}, Record: Record{
+		Format: FormatVersion, Version: r.Version, Started: r.began.UTC().Truncate(time.Second), Digest: r.spec.Digest(), Spec: r.spec,
+		Model: model, Prompts: prompts(r.spec), Rule: Rule, Notes: notes(r.sets, left),
+	}}
+	old, err := ReadState(r.dir)
+	switch {
+	case err == nil:
+		return r.goOn(old, now)
+	case !errors.Is(err, ErrNone):
+		return err
 	}
+	if now.Data, err = writeData(r.data, r.spec, r.sets); err != nil {
+		return err
+	}
+	r.note("planning %d arms with %d seeds", len(r.spec.TrainedArms()), len(r.spec.Seeds))
+	if now.Record.Runs, err = r.runs(ctx); err != nil {
+		return err
+	}
+	now.planned()
 	r.state = now
+	return r.state.save(r.dir)
+}
+
+// goOn takes a study that is there, if it is this one.
+func (r *runner) goOn(old, now State) error {
+	if old.Digest != now.Digest {
+		return fmt.Errorf("study %s: %w", r.dir, old.same(now)) // before any data file is replaced
+	}
+	// What is there must not be replaced before it is known to be the same.
+	dir, err := os.MkdirTemp("", "cftune-study-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if now.Data, err = writeData(dir, r.spec, r.sets); err != nil {
+		return err
+	}
+	if err := old.same(now); err != nil {
+		return fmt.Errorf("study %s: %w", r.dir, err)
+	}
+	if _, err := writeData(r.data, r.spec, r.sets); err != nil {
+		return err
+	}
+	r.state = old
+	if old.Format == FormatVersion {
+		return nil
+	}
+	r.note("the study's record is of format %d and becomes one of format %d", old.Format, FormatVersion)
 	return r.state.save(r.dir)
 }
 
@@ -149,42 +169,6 @@ func baseKey(spec Spec) string {
 		}
 	}
 	return ""
-}
-
-// all trains and scores what is not done. The base model comes first: its scores alone may show that a set is too hard or
-// too easy.
-func (r *runner) all(ctx context.Context) error {
-	if key := baseKey(r.spec); key != "" {
-		if err := r.score(ctx, key, "", ""); err != nil {
-			return err
-		}
-	}
-	for i := range r.state.Runs {
-		run := &r.state.Runs[i]
-		if err := r.train(ctx, run); err != nil {
-			return fmt.Errorf("train %s: %w", run.Key, err)
-		}
-		if err := r.score(ctx, run.Key, r.adapter(run.Key), run.Adapter); err != nil {
-			return err
-		}
-		r.tellRest(i + 1)
-	}
-	return nil
-}
-
-// tellRest says how far the study is and when it may end: the runs that are left take as long as those that were made.
-func (r *runner) tellRest(done int) {
-	seconds := 0.0
-	for _, run := range r.state.Runs[:done] {
-		seconds += run.Seconds + r.state.Scored[run.Key].Seconds
-	}
-	all := len(r.state.Runs)
-	if done == all {
-		r.note("all %d runs are trained and scored", all)
-		return
-	}
-	rest := time.Duration(seconds / float64(done) * float64(all-done) * float64(time.Second))
-	r.note("%d of %d runs are trained and scored; the others take about %s", done, all, rest.Round(time.Minute))
 }
 
 func (r *runner) adapter(key string) string { return filepath.Join(r.dir, "adapters", key+".gguf") }
@@ -226,7 +210,7 @@ func (r *runner) train(ctx context.Context, run *RunState) error {
 	}
 	run.Done, run.Step, run.Taken, run.Adapter = true, c.Step, len(curve.Steps), sum.SHA256
 	run.Targets, run.Tokens, run.Seconds = curve.Targets, curve.Tokens, curve.Seconds
-	if err := r.state.save(r.dir); err != nil {
+	if err := r.state.saveProgress(r.dir, run.Key); err != nil {
 		return err
 	}
 	r.note("%s: trained in %s", run.Key, time.Since(began).Round(time.Second))

@@ -2,13 +2,16 @@ package study
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +133,26 @@ func (t *textFile) add(at place, c Completion) error {
 	return nil
 }
 
+// settle puts the texts of a file that is complete into one order, whatever the order in which they were written.
+func (t *textFile) settle(digest string) error {
+	head, err := json.Marshal(scoreHead{digest})
+	if err != nil {
+		return err
+	}
+	text := append(head, '\n')
+	places := slices.SortedFunc(maps.Keys(t.texts), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.set, b.set), cmp.Compare(a.kind, b.kind), cmp.Compare(a.item, b.item))
+	})
+	for _, at := range places {
+		line, err := json.Marshal(scoreLine{at.set, at.kind, at.item, t.texts[at]})
+		if err != nil {
+			return err
+		}
+		text = append(append(text, line...), '\n')
+	}
+	return writeWhole(t.path, text)
+}
+
 func (t *textFile) close() error {
 	err := t.f.Sync()
 	if closeErr := t.f.Close(); err == nil {
@@ -166,6 +189,9 @@ func (r *runner) score(ctx context.Context, key, adapter, adapterDigest string) 
 	if closeErr := file.close(); err == nil {
 		err = closeErr
 	}
+	if err == nil {
+		err = file.settle(digest)
+	}
 	if err != nil {
 		return err
 	}
@@ -178,7 +204,7 @@ func (r *runner) score(ctx context.Context, key, adapter, adapterDigest string) 
 		return err
 	}
 	r.state.Scored[key] = Scored{Texts: len(file.texts), Tokens: tokens, Seconds: time.Since(began).Seconds(), Digest: digest, SHA256: sum.SHA256}
-	if err := r.state.save(r.dir); err != nil {
+	if err := r.state.saveProgress(r.dir, key); err != nil {
 		return err
 	}
 	r.note("%s: %d texts written in %s", key, len(file.texts), time.Since(began).Round(time.Second))

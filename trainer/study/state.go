@@ -7,28 +7,30 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"cftune/trainer/internal/durable"
 	"cftune/trainer/objective"
 )
 
-// FormatVersion is that of study.json.
-const FormatVersion = 1
+// FormatVersion is that of study.json. In version 1 it had the progress too, and one process wrote it again and again; such
+// studies are read, and become version 2 when they are gone on with.
+const FormatVersion = 2
+
+// formatWithProgress is the version before.
+const formatWithProgress = 1
 
 // Names within a study's output.
 const (
 	StateName = "study.json"
-	lockName  = "LOCK"
+	lockName  = "LOCK" // held while a study is begun, or found begun
 )
 
-// State is study.json: what the study is made from, and what of it is done. With the files under data/ it is all that is
-// needed to make the study again.
-type State struct {
+// Record is study.json: what the study is made from, and what is planned. It is written once. With the files under data/ it
+// is all that is needed to make the study again.
+type Record struct {
 	Format  int       `json:"format"`
 	Version string    `json:"version"` // of the program that began it
 	Started time.Time `json:"started"`
@@ -41,9 +43,18 @@ type State struct {
 	// Notes tell what was left out of the data, set by set.
 	Notes []string            `json:"notes,omitempty"`
 	Data  map[string]DataFile `json:"data"`
-	Runs  []RunState          `json:"runs"`
+	Runs  []Run               `json:"runs"`
+}
+
+// State is a study's record with what is done: what the progress files of its models say.
+type State struct {
+	Record
+	Runs []RunState `json:"runs"`
 	// Scored are the models whose texts are complete, by key.
 	Scored map[string]Scored `json:"scored"`
+
+	// digest is of the record as it is on the disk.
+	digest string
 }
 
 // Prompts are the texts that questions are put into, in training and in scoring.
@@ -97,31 +108,72 @@ func ReadState(dir string) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("read study: %w", err)
 	}
-	var s State
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	s, err := parseState(text)
+	if err != nil {
 		return State{}, fmt.Errorf("read study %s: %w", filepath.Join(dir, StateName), err)
 	}
-	if s.Format != FormatVersion {
-		return State{}, fmt.Errorf("read study %s: format %d is not %d, the one this version reads", dir, s.Format, FormatVersion)
+	if s.Format != formatWithProgress {
+		err = s.readProgress(dir)
 	}
-	if s.Scored == nil {
-		s.Scored = map[string]Scored{}
-	}
-	return s, nil
+	return s, err
 }
 
-func (s State) save(dir string) error {
-	text, err := json.MarshalIndent(s, "", " ")
+// parseState reads a record of either version; of version 2 nothing is then done.
+func parseState(text []byte) (State, error) {
+	var version struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(text, &version); err != nil {
+		return State{}, err
+	}
+	s := State{digest: digestOf(text), Scored: map[string]Scored{}}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	switch version.Format {
+	case FormatVersion:
+		if err := d.Decode(&s.Record); err != nil {
+			return s, err
+		}
+		s.planned()
+		return s, nil
+	case formatWithProgress:
+		err := d.Decode(&s)
+		for _, r := range s.Runs {
+			s.Record.Runs = append(s.Record.Runs, r.Run)
+		}
+		return s, err
+	}
+	return s, fmt.Errorf("format %d is not %d or %d, the ones this version reads", version.Format, formatWithProgress, FormatVersion)
+}
+
+// planned makes the state of each run that of one that is not made yet.
+func (s *State) planned() {
+	s.Runs = nil
+	for _, r := range s.Record.Runs {
+		s.Runs = append(s.Runs, RunState{Run: r})
+	}
+}
+
+// text is study.json.
+func (r Record) text() ([]byte, error) {
+	text, err := json.MarshalIndent(r, "", " ")
+	return append(text, '\n'), err
+}
+
+// save writes the progress of what is done, then the record: a record of the version before is replaced last.
+func (s *State) save(dir string) error {
+	s.Format = FormatVersion
+	text, err := s.Record.text()
 	if err != nil {
 		return fmt.Errorf("save study: %w", err)
 	}
-	_, err = durable.ReplaceFile(durable.OS, filepath.Join(dir, StateName), func(w io.Writer) error {
-		_, err := w.Write(append(text, '\n'))
-		return err
-	})
-	if err != nil {
+	s.digest = digestOf(text)
+	for _, key := range s.keys() {
+		if err := s.saveProgress(dir, key); err != nil {
+			return fmt.Errorf("save study: %w", err)
+		}
+	}
+	if err := writeWhole(filepath.Join(dir, StateName), text); err != nil {
 		return fmt.Errorf("save study: %w", err)
 	}
 	return nil
