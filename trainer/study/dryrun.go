@@ -101,7 +101,7 @@ func MakePlan(ctx context.Context, spec Spec, o Options) (Plan, error) {
 // seconds estimates the time of a whole study: from its own runs, where some are done already, else from a guess at the
 // machine's speed.
 func (p planner) seconds(m Model, trained int64, plan Plan) (float64, string) {
-	if s, err := ReadState(p.output); err == nil && s.Digest == p.spec.Digest() {
+	if s, err := ReadState(p.output); err == nil && s.Spec.Digest() == p.spec.Digest() {
 		var seconds, scored float64
 		var tokens int64
 		for _, r := range s.Runs {

@@ -97,7 +97,8 @@ func MakeReport(dir string) (Report, error) {
 		Format: reportFormat, Name: s.Spec.Name, About: s.Spec.About, Version: s.Version, Started: s.Started,
 		Notes: s.Notes, Rule: s.Rule, Digest: s.Digest, Spec: s.Spec, Model: s.Model, Prompts: s.Prompts, Data: s.Data, Runs: s.Runs, Scored: s.Scored,
 	}
-	r.Spec.Output, r.Spec.Model = filepath.Base(r.Spec.Output), r.Model.File // a report may be given to others
+	r.Spec = r.Spec.withoutFolders() // a report may be given to others
+	r.Spec.Output, r.Spec.Model = filepath.Base(r.Spec.Output), r.Model.File
 	r.Missing = s.Missing()
 	r.Complete = len(r.Missing) == 0
 	r.Claims = decide(s.Spec.Claims, measured)

@@ -122,7 +122,7 @@ func (r *runner) begin(ctx context.Context, left []string) error {
 
 // goOn takes a study that is there, if it is this one.
 func (r *runner) goOn(old, now State) error {
-	if old.Digest != now.Digest {
+	if old.Spec.Digest() != now.Spec.Digest() {
 		return fmt.Errorf("study %s: %w", r.dir, old.same(now)) // before any data file is replaced
 	}
 	// What is there must not be replaced before it is known to be the same.

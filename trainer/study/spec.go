@@ -176,11 +176,21 @@ func Defaults() Spec {
 	}
 }
 
-// Digest is of everything in the file that decides what a study finds; where it computes and writes is not part of it.
-func (s Spec) Digest() string {
-	s.Output, s.Device, s.Threads, s.Model = "", "", 0, ""
+// deciding is what of the file decides what a study finds: not where it computes and writes, nor where files lie, whose
+// contents have digests of their own.
+func (s Spec) deciding() Spec {
+	s, err := s.Relocate(func(string, string) (string, error) { return "", nil })
+	if err != nil {
+		panic("study: no paths: " + err.Error()) // there is nothing that could fail
+	}
+	s.Output, s.Device, s.Threads = "", "", 0
 	s.Limits, s.Scoring.Threads, s.Scoring.GPULayers = config.Limits{}, 0, 0
-	text, err := json.Marshal(s)
+	return s
+}
+
+// Digest is of everything in the file that decides what a study finds.
+func (s Spec) Digest() string {
+	text, err := json.Marshal(s.deciding())
 	if err != nil {
 		panic("study: canonical JSON: " + err.Error()) // NaN and infinities are refused before
 	}

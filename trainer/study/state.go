@@ -185,8 +185,8 @@ func (s State) same(now State) error {
 		return fmt.Errorf("%s differs: %w", what, ErrChanged)
 	}
 	switch {
-	case s.Digest != now.Digest:
-		return differs("the file (" + firstDifference(s.Spec, now.Spec) + ")")
+	case s.Spec.Digest() != now.Spec.Digest(): // that of the record may be by the rule of an older version
+		return differs("the file (" + firstDifference(s.Spec.deciding(), now.Spec.deciding()) + ")")
 	case s.Model.SHA256 != now.Model.SHA256:
 		return differs("the model")
 	case s.Model.ChatSHA256 != now.Model.ChatSHA256:
