@@ -24,7 +24,7 @@ files that it names, starts the run so that it outlives the connection, and show
 run. Given again, it shows a run that runs, tells of one that is done, and goes on with one that was interrupted.
 
 Secrets are named in hosts.yaml and taken from this command's environment; their values go to the run's environment and
-nowhere else. Several --config make a job array, on Slurm. On Kubernetes the image is the program, and --dry-run prints the
+nowhere else. Several --config make a job array, on Slurm; so does --study FILE with --shards 8, whose last job writes the report. On Kubernetes the image is the program, and --dry-run prints the
 manifests, as kubectl apply takes them, without a word to the cluster.
 
 `
@@ -88,10 +88,11 @@ func launchFolder() string {
 
 func newLaunchCommand() *cobra.Command {
 	var (
-		f              launchFlags
-		configs, sets  []string
-		name           string
-		dryRun, detach bool
+		f               launchFlags
+		configs, sets   []string
+		name, studyFile string
+		shards          int
+		dryRun, detach  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "launch",
@@ -99,18 +100,27 @@ func newLaunchCommand() *cobra.Command {
 		Long:  launchLong + exitCodesHelp,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(configs) == 0 && f.on == "" {
+			if len(configs) == 0 && studyFile == "" && f.on == "" {
 				return cmd.Help()
 			}
-			if len(configs) == 0 || f.on == "" {
-				return codedError{errors.New("launch: --config says what to run, and --on where"), codeUsage}
+			if len(configs) == 0 && studyFile == "" || f.on == "" {
+				return codedError{errors.New("launch: --config or --study says what to run, and --on where"), codeUsage}
+			}
+			if err := oneKind(configs, studyFile, shards); err != nil {
+				return err
 			}
 			l := launcher{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), detach: detach, dryRun: dryRun}
 			var err error
 			if l.config, l.hosts, err = f.target(); err != nil {
 				return err
 			}
-			if l.requests, err = launchRequests(configs, sets, name); err != nil {
+			if studyFile != "" {
+				r, err := studyRequest(studyFile, sets, name, shards)
+				if err != nil {
+					return err
+				}
+				l.requests = []launch.Request{r}
+			} else if l.requests, err = launchRequests(configs, sets, name); err != nil {
 				return err
 			}
 			return l.launch(cmd.Context())
@@ -118,7 +128,9 @@ func newLaunchCommand() *cobra.Command {
 	}
 	f.add(cmd)
 	cmd.Flags().StringArrayVarP(&configs, "config", "c", nil, "configuration of the run; on Slurm it may be given several times")
-	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a key of the configuration (key=value)")
+	cmd.Flags().StringVar(&studyFile, "study", "", "file of a study to run instead")
+	cmd.Flags().IntVar(&shards, "shards", 1, "how many jobs make the study, on Slurm: the elements of an array, each with a share of its models")
+	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a key of the configuration, or of the study (key=value)")
 	cmd.Flags().StringVar(&name, "name", "", "what the run is called (default: the last part of its output)")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "look at the target, show what would be sent and done, and do nothing")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not follow the run")
@@ -224,7 +236,7 @@ func (l launcher) launch(ctx context.Context) error {
 
 func (l launcher) remember(r launch.Request) error {
 	return launch.Remember(launchFolder(), launch.Record{
-		Name: r.Name, Target: l.config.Name(), Hosts: l.hosts, Output: r.Run.Output, Time: time.Now().UTC(),
+		Name: r.Name, Target: l.config.Name(), Hosts: l.hosts, Output: r.Output(), Time: time.Now().UTC(),
 	})
 }
 

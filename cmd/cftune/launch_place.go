@@ -19,8 +19,8 @@ type launchPlace interface {
 	Stop(ctx context.Context) (launch.State, error)
 	Resume(ctx context.Context) error
 	Remove(ctx context.Context) error
-	// Fetch brings checkpoints to output and returns how many are here then.
-	Fetch(ctx context.Context, output string, all bool) (int, error)
+	// Fetch brings what was made to output, and verifies it.
+	Fetch(ctx context.Context, output string, all bool) error
 	// Follow shows the log until the run is over; Outcome is an error if it did not end well.
 	Follow(ctx context.Context, tail bool) (launch.State, error)
 	Outcome(ctx context.Context, s launch.State) error
@@ -43,7 +43,15 @@ func (l launcher) openPlace(ctx context.Context, name string) (launchPlace, erro
 	if err != nil {
 		return nil, err
 	}
-	return onHost{t, l, name}, nil
+	parts, err := launch.PartsOf(t, name)
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	h := onHost{t, l, name}
+	if len(parts) > 0 {
+		return studyOnHost{h, parts}, nil
+	}
+	return h, nil
 }
 
 // onHost is a run in a job folder.
@@ -66,17 +74,40 @@ func (h onHost) Resume(ctx context.Context) error {
 	return launch.Resume(ctx, h.l.config, h.target, h.name, os.Getenv)
 }
 
-func (h onHost) Fetch(ctx context.Context, output string, all bool) (int, error) {
+func (h onHost) Fetch(ctx context.Context, output string, all bool) error {
 	steps, err := launch.Fetch(ctx, h.target, h.name, output, all, h.l.say)
-	return len(steps), err
+	if err != nil {
+		return err
+	}
+	return h.l.fetched(output, len(steps))
+}
+
+// fetched verifies a run that was fetched.
+func (l launcher) fetched(output string, checkpoints int) error {
+	report, err := trainer.Check(output)
+	if err != nil {
+		return err
+	}
+	var problems []string
+	for _, problem := range report.Problems {
+		problems = append(problems, fmt.Sprint(problem))
+	}
+	if err := l.sound(output, problems); err != nil {
+		return err
+	}
+	l.say("%s: %d checkpoints are here, verified", output, checkpoints)
+	return nil
 }
 
 func (h onHost) Follow(ctx context.Context, tail bool) (launch.State, error) {
-	f := &launch.Follower{
+	return h.follower(tail, nil).Follow(ctx)
+}
+
+func (h onHost) follower(tail bool, parts []string) *launch.Follower {
+	return &launch.Follower{
 		Open: func(ctx context.Context) (launch.Target, error) { return launch.OpenTarget(ctx, h.l.config) },
-		Name: h.name, Log: h.l.notes, Tail: tail, Say: h.l.say,
+		Name: h.name, Parts: parts, Log: h.l.notes, Tail: tail, Say: h.l.say,
 	}
-	return f.Follow(ctx)
 }
 
 func (h onHost) Outcome(_ context.Context, s launch.State) error {
@@ -111,23 +142,26 @@ func (c inCluster) Outcome(ctx context.Context, s launch.State) error {
 }
 
 // Fetch brings the newest checkpoint from the run's mirror, which needs no pod; without one, or all of them, from its claim.
-func (c inCluster) Fetch(ctx context.Context, output string, all bool) (int, error) {
+func (c inCluster) Fetch(ctx context.Context, output string, all bool) error {
 	run, _, err := c.cluster.RunOf(ctx, c.name)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if run.Checkpoint.Mirror == "" || all {
 		steps, err := c.cluster.Fetch(ctx, c.name, output, all, c.l.say)
-		return len(steps), err
+		if err != nil {
+			return err
+		}
+		return c.l.fetched(output, len(steps))
 	}
 	r, err := trainer.Restore(ctx, run.Checkpoint.Mirror, output, func(text string) { c.l.say("note: %s", text) })
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if r.Kept {
 		c.l.say("%s has this run already, no older than the mirror's", r.Dir)
 	}
-	return 1, nil
+	return c.l.fetched(output, 1)
 }
 
 // launchInCluster is launch for a target of kind kubernetes.
@@ -136,6 +170,9 @@ func (l launcher) launchInCluster(ctx context.Context) error {
 		return codedError{fmt.Errorf("launch: target %s: several configurations at once need Slurm; start them one by one", l.config.Name()), codeUsage}
 	}
 	r := l.requests[0]
+	if r.Study != nil {
+		return codedError{fmt.Errorf("launch: target %s: studies are launched on this machine, by ssh and on Slurm; in Kubernetes, pods of an indexed Job can run cftune study --shard auto", l.config.Name()), codeUsage}
+	}
 	namespace, err := kube.Namespace(l.config)
 	if err != nil {
 		return err

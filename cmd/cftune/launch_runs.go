@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cftune/trainer"
 	"cftune/trainer/launch"
 )
 
@@ -68,6 +67,15 @@ func newLaunchStatusCommand() *cobra.Command {
 func printState(out io.Writer, name string, s launch.State) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "%s\t%s\t%s\n", name, s.Phase, s.Message)
+	for i, p := range s.Parts {
+		fmt.Fprintf(w, "part %d\t%s\t%s\n", i+1, p.Phase, p.Message)
+		printAttempts(w, p)
+	}
+	printAttempts(w, s)
+	return w.Flush()
+}
+
+func printAttempts(w io.Writer, s launch.State) {
 	for i, a := range s.Attempts {
 		ended := "runs"
 		if !a.Ended.IsZero() {
@@ -78,7 +86,6 @@ func printState(out io.Writer, name string, s launch.State) error {
 		}
 		fmt.Fprintf(w, "attempt %d\t%s\t%s\n", i+1, a.Started.Format("2006-01-02 15:04:05"), ended)
 	}
-	return w.Flush()
 }
 
 func newLaunchListCommand() *cobra.Command {
@@ -107,7 +114,8 @@ func newLaunchFetchCommand() *cobra.Command {
 		`Fetch the newest checkpoint of a launched run, its record and its metrics into the run directory that its configuration
 names, or --output. What is here already is not fetched again, an interrupted transfer goes on where it ended, and what
 has come is verified as cftune check does. From Kubernetes they come by the run's mirror
-(checkpoint.mirror), or from its claim through a pod. Then cftune export, generate and resume work on it as on any run.`,
+(checkpoint.mirror), or from its claim through a pod. Of a study come record, texts, adapters and the courses of its runs (--all: their
+newest checkpoints too), and the report of what is there so far is made here. Then cftune export, generate and resume work on it as on any run.`,
 		func(l launcher, ctx context.Context, p launchPlace, r launch.Record, name string) error {
 			if output == "" {
 				output = r.Output
@@ -115,22 +123,10 @@ has come is verified as cftune check does. From Kubernetes they come by the run'
 			if output == "" {
 				return codedError{errors.New("launch fetch: --output says where to"), codeUsage}
 			}
-			count, err := p.Fetch(ctx, output, all)
-			if err != nil {
+			if err := p.Fetch(ctx, output, all); err != nil {
 				return err
 			}
-			report, err := trainer.Check(output)
-			if err != nil {
-				return err
-			}
-			for _, problem := range report.Problems {
-				l.say("%s", problem)
-			}
-			if len(report.Problems) > 0 {
-				return codedError{fmt.Errorf("launch fetch: %s: problems found: %d", output, len(report.Problems)), codeCheckpoint}
-			}
-			l.say("%s: %d checkpoints are here, verified", output, count)
-			_, err = fmt.Fprintln(l.out, output)
+			_, err := fmt.Fprintln(l.out, output)
 			return err
 		})
 	cmd.Flags().StringVar(&output, "output", "", "the run directory here, instead of the configuration's output")

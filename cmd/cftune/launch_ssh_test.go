@@ -319,14 +319,20 @@ func assertSecretKept(t *testing.T, secret, name string) {
 // trainingOf finds the process that trains the run in a job's folder.
 func trainingOf(t *testing.T, job string) int {
 	t.Helper()
+	return processOf(t, "--or-resume", job)
+}
+
+// processOf finds the process with a word and a job's folder in its command line.
+func processOf(t *testing.T, word, job string) int {
+	t.Helper()
 	var found []int
 	eachProcess(t, func(pid int, dir string) {
 		line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err == nil && bytes.Contains(line, []byte("--or-resume")) && bytes.Contains(line, []byte(job)) {
+		if err == nil && bytes.Contains(line, []byte(word)) && bytes.Contains(line, []byte(job)) {
 			found = append(found, pid)
 		}
 	})
-	require.Len(t, found, 1, "processes that train in %s", job)
+	require.Len(t, found, 1, "processes at work in %s", job)
 	return found[0]
 }
 

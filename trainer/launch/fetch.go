@@ -38,6 +38,9 @@ func Fetch(ctx context.Context, t Target, name, dir string, all bool, say func(f
 	if job == nil {
 		return nil, usage("there is no run %s on %s", name, h.Name())
 	}
+	if job.Part != nil {
+		return nil, usage("%s is a part of the study %s, which is fetched as one", name, job.Part.Study)
+	}
 	if here, err := filepath.Abs(dir); err == nil && h == (localHost{}) && here == job.Run {
 		return nil, nil // it was made there
 	}

@@ -20,8 +20,11 @@ import (
 	"cftune/trainer/internal/durable"
 )
 
-// JobFormat is the version of the job folder.
-const JobFormat = 1
+// JobFormat is the version of the job folder. One with a part of a study has the next: what reads the first only would train.
+const (
+	JobFormat  = 1
+	partFormat = 2
+)
 
 // Names in a job folder.
 const (
@@ -42,7 +45,9 @@ type Job struct {
 	Program string `json:"program"` // of the build to use
 	// Launcher starts the program as several processes that train together; empty: one process.
 	Launcher []string `json:"launcher,omitempty"`
-	// Run is the run directory.
+	// Part says that the job makes a part of a study, and its configuration is the study's file; nil: a training run.
+	Part *Part `json:"part,omitempty"`
+	// Run is the run directory, or the study's folder.
 	Run    string    `json:"run"`
 	Digest string    `json:"config_sha256"`
 	Made   time.Time `json:"made"`
@@ -56,8 +61,14 @@ type Job struct {
 	Requeue bool `json:"requeue,omitempty"`
 }
 
+// orResume lets a run go on with what there is of it.
+const orResume = "--or-resume"
+
 // command is that of the run: the program alone, or a launcher of several that the program minds.
 func (j Job) command(config string, more ...string) []string {
+	if j.Part != nil {
+		return j.Part.command(j.Program, config, more...)
+	}
 	train := append([]string{j.Program, "train", "--config", config}, more...)
 	if len(j.Launcher) == 0 {
 		return train
@@ -219,8 +230,11 @@ func parseJob(text []byte) (Job, error) {
 	if err := json.Unmarshal(text, &j); err != nil {
 		return j, fmt.Errorf("%s: %w", jobName, err)
 	}
-	if j.Format != JobFormat {
-		return j, fmt.Errorf("%s: format %d is not %d, the one this version reads", jobName, j.Format, JobFormat)
+	if j.Format != JobFormat && j.Format != partFormat {
+		return j, fmt.Errorf("%s: format %d is not %d or %d, the ones this version reads", jobName, j.Format, JobFormat, partFormat)
+	}
+	if (j.Format == partFormat) != (j.Part != nil) {
+		return j, fmt.Errorf("%s: format %d has a part of a study, others have none", jobName, partFormat)
 	}
 	return j, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,16 @@ import (
 type Request struct {
 	Name string
 	Run  config.Run
+	// Study is launched instead of a run, if it is not nil.
+	Study *Study
+}
+
+// Output is where what was made will be here.
+func (r Request) Output() string {
+	if r.Study != nil {
+		return r.Study.Output
+	}
+	return r.Run.Output
 }
 
 // Options say how.
@@ -72,8 +83,10 @@ func (p *Plan) add(ctx context.Context, r Request, here bool) error {
 	if err := CheckName(r.Name); err != nil {
 		return &UsageError{err}
 	}
-	dir := JobDir(p.target, r.Name)
-	output := path.Join(dir, runName)
+	if r.Study != nil {
+		return p.addStudy(ctx, r, here)
+	}
+	output := path.Join(JobDir(p.target, r.Name), runName)
 	if here {
 		var err error
 		if output, err = filepath.Abs(r.Run.Output); err != nil {
@@ -84,6 +97,15 @@ func (p *Plan) add(ctx context.Context, r Request, here bool) error {
 	if err != nil {
 		return err
 	}
+	return p.addJob(ctx, r.Name, nil, output, s)
+}
+
+// addJob adds a run, or a part of a study.
+func (p *Plan) addJob(ctx context.Context, name string, part *Part, output string, s *shipped) error {
+	dir, format := JobDir(p.target, name), JobFormat
+	if part != nil {
+		format = partFormat
+	}
 	before, err := readJobOf(p.target.Host(), dir)
 	if err != nil {
 		return err
@@ -91,7 +113,7 @@ func (p *Plan) add(ctx context.Context, r Request, here bool) error {
 	state := State{Phase: PhaseNew}
 	if before != nil {
 		if before.Digest != s.digest {
-			return usage("a run of this name is there with another configuration; --name begins another, cftune launch remove %s forgets it", r.Name)
+			return usage("a run of this name is there with another configuration; --name begins another, cftune launch remove %s forgets it", name)
 		}
 		if state, err = p.target.Status(ctx, dir); err != nil {
 			return err
@@ -99,7 +121,7 @@ func (p *Plan) add(ctx context.Context, r Request, here bool) error {
 	}
 	p.shipped, p.states = append(p.shipped, s), append(p.states, state)
 	p.jobs = append(p.jobs, Placed{Dir: dir, Job: Job{
-		Format: JobFormat, Name: r.Name, Program: p.program, Launcher: p.config.launcher(), Run: output, Digest: s.digest, Made: time.Now().UTC(),
+		Format: format, Name: name, Part: part, Program: p.program, Launcher: p.config.launcher(), Run: output, Digest: s.digest, Made: time.Now().UTC(),
 		Retries: p.config.retries(), Backoff: p.config.backoff(), Env: p.config.Env, Secrets: p.config.Secrets,
 		Requeue: p.config.Kind == KindSlurm && p.config.Slurm.requeue(),
 	}})
@@ -154,13 +176,12 @@ func (p *Plan) buildPath(f buildFile) string {
 	return path.Join(path.Dir(path.Dir(p.program)), f.name)
 }
 
-// Running reports how a single run stands that needs no start: one that runs, waits or is done.
+// Running reports how a single run, or a study, stands that needs no start: one that runs, waits or is done.
 func (p *Plan) Running() (State, bool) {
-	if len(p.states) != 1 {
+	if len(p.states) != 1 && p.jobs[0].Job.Part == nil || slices.ContainsFunc(p.states, startable) {
 		return State{}, false
 	}
-	s := p.states[0]
-	return s, !Over(s.Phase) || s.Phase == PhaseDone
+	return together(p.states), true
 }
 
 // First are the findings that need nothing there.
@@ -186,6 +207,7 @@ func Failed(t TargetConfig, findings []Finding) error {
 
 // Send sends build, files and job folders.
 func (p *Plan) Send(ctx context.Context) error {
+	p.leaveOut()
 	h := p.target.Host()
 	if err := h.MkdirAll(p.target.Root()); err != nil {
 		return err
@@ -259,10 +281,12 @@ func (p *Plan) Describe(w io.Writer) error {
 	for i, j := range p.jobs {
 		fmt.Fprintf(&b, "\nrun %s, now %s: %s\n", j.Job.Name, p.states[i].Phase, j.Dir)
 		fmt.Fprintf(&b, "writes there: %s, %s; its run directory: %s\n", configName, jobName, j.Job.Run)
-		fmt.Fprintf(&b, "command: %s\n", quoteAll(j.Job.command(path.Join(j.Dir, configName), "--or-resume")...))
+		fmt.Fprintf(&b, "command: %s\n", quoteAll(j.Job.command(path.Join(j.Dir, configName), orResume)...))
 		fmt.Fprintf(&b, "retries %d, first after %v; variables: %s; secrets, by name: %s\n", j.Job.Retries, j.Job.Backoff,
 			orNone(sortedKeys(j.Job.Env)), orNone(j.Job.Secrets))
-		fmt.Fprintf(&b, "%s:\n%s", configName, p.shipped[i].text)
+		if i == 0 || p.shipped[i] != p.shipped[i-1] {
+			fmt.Fprintf(&b, "%s:\n%s", configName, p.shipped[i].text)
+		}
 	}
 	script, err := p.target.Script(p.jobs)
 	if err != nil {

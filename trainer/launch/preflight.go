@@ -188,6 +188,9 @@ func (p *Plan) second(ctx context.Context) []Finding {
 		return append(findings, Finding{LevelFail, "program", fmt.Sprintf("it answers %q", lastLines(string(out), 2)), ""})
 	}
 	findings = append(findings, Finding{LevelOK, "program", fmt.Sprintf("%s, CPU kernels for %s", strings.TrimSpace(fmt.Sprintf("%s %.12s", version.Version, version.Revision)), version.CPU), ""})
+	if part := p.jobs[0].Job.Part; part != nil {
+		return append(findings, Finding{LevelWarn, "fit", "not looked at: a study's runs are made one by one, where they are", ""}, p.plans(ctx, p.jobs[0]))
+	}
 	for _, j := range p.jobs {
 		findings = append(findings, p.fits(ctx, program, j))
 		findings = append(findings, p.reaches(ctx, j))
@@ -268,6 +271,25 @@ func (p *Plan) reaches(ctx context.Context, j Placed) Finding {
 		return Finding{LevelFail, what, fmt.Sprintf("the program answers %q", lastLines(string(out), 2)), ""}
 	}
 	return Finding{LevelOK, what, fmt.Sprintf("%d steps over %d examples of %d tokens", plan.Steps, plan.Examples, plan.Tokens), ""}
+}
+
+// plans looks at a study's model and data as reaches does.
+func (p *Plan) plans(ctx context.Context, j Placed) Finding {
+	env := maps.Clone(p.secrets)
+	maps.Copy(env, j.Job.Env)
+	const what = "model, data"
+	out, err := p.target.Host().Run(ctx, quoteAll(j.Job.command(path.Join(j.Dir, configName), "--dry-run", "--json")...), nil, env)
+	if err != nil {
+		return Finding{LevelFail, what, oneLine(err), ""}
+	}
+	var plan struct {
+		Runs          []struct{}
+		Models, Texts int
+	}
+	if err := json.Unmarshal(out, &plan); err != nil {
+		return Finding{LevelFail, what, fmt.Sprintf("the program answers %q", lastLines(string(out), 2)), ""}
+	}
+	return Finding{LevelOK, what, fmt.Sprintf("%d runs, %d texts of each of %d models", len(plan.Runs), plan.Texts, plan.Models), ""}
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(fmt.Sprint(err)), " ") }

@@ -46,6 +46,9 @@ type State struct {
 	Boot  string `json:"boot"`
 	// SlurmJob is the job that it runs in.
 	SlurmJob string `json:"slurm_job,omitempty"`
+
+	// Parts are those of a study that is made in several, if this is its state; that one is written down nowhere.
+	Parts []State `json:"parts,omitempty"`
 }
 
 // Attempt is one start of the program.

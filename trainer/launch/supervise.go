@@ -172,7 +172,7 @@ func (s *supervisor) attempt() (asked Ask, wasAsked bool, err error) {
 	// The program is told when the thread that started it ends (parentDeath), which must therefore stay.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	words := s.job.command(filepath.Join(s.dir, configName), "--or-resume")
+	words := s.job.command(filepath.Join(s.dir, configName), orResume)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = s.log, s.log
