@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -129,6 +130,33 @@ func (p *Plan) leaveOut() {
 func startable(s State) bool { return Over(s.Phase) && s.Phase != PhaseDone }
 
 var partFolder = regexp.MustCompile(`^(.+)-([0-9]+)-of-([0-9]+)$`)
+
+// savedOfStudy tells apart what a study has saved: checkpoints of its runs, and texts. Those of other parts count too, so a part
+// that gets nowhere may take turns as long as others get somewhere, and no longer.
+func savedOfStudy(dir string) (string, error) {
+	var saved strings.Builder
+	runs, err := os.ReadDir(filepath.Join(dir, studyRuns))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	for _, run := range runs {
+		step, err := newestStep(filepath.Join(dir, studyRuns, run.Name()))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintln(&saved, run.Name(), step)
+	}
+	for _, folder := range studyFolders {
+		files, err := localHost{}.ReadDir(filepath.Join(dir, folder))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		for _, file := range files {
+			fmt.Fprintln(&saved, folder, file.Name(), file.Size())
+		}
+	}
+	return saved.String(), nil
+}
 
 // PartsOf finds the jobs of a study on a target, in their order; none if there is no study of that name.
 func PartsOf(t Target, name string) ([]Placed, error) {

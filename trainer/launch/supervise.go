@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -101,7 +102,7 @@ func (s *supervisor) run() (int, error) {
 	}
 	pause := s.job.Backoff
 	for failures := 0; ; failures++ {
-		before, err := newestStep(s.job.Run)
+		before, err := s.job.saved()
 		if err != nil {
 			return 0, err
 		}
@@ -114,7 +115,7 @@ func (s *supervisor) run() (int, error) {
 		case code == exitDone:
 			return code, s.set(PhaseDone, "")
 		case wasAsked && asked == AskRequeue && s.job.Requeue && code == exitInterrupted:
-			if newest, err := newestStep(s.job.Run); err != nil || newest == before {
+			if now, err := s.job.saved(); err != nil || now == before {
 				return code, errors.Join(err, s.set(PhaseStopped, "the time was up before a step of this turn was saved, and another turn would end so: raise slurm.time"))
 			}
 			return s.requeue()
@@ -135,6 +136,15 @@ func (s *supervisor) run() (int, error) {
 		}
 		pause = min(2*pause, maxBackoff)
 	}
+}
+
+// saved tells apart what a job has saved before a turn and after it.
+func (j Job) saved() (string, error) {
+	if j.Part != nil {
+		return savedOfStudy(j.Run)
+	}
+	step, err := newestStep(j.Run)
+	return strconv.Itoa(step), err
 }
 
 // newestStep is that of a run's newest checkpoint, 0 if it has none.
