@@ -196,3 +196,20 @@ func TestProgressOfAnotherStudyDoesNotCount(t *testing.T) {
 	_, err = ReadState(dir)
 	assert.ErrorContains(t, err, "base.json: format 2 is not 1, the one this version reads")
 }
+
+func TestCheckTellsWhatIsNotTheStudys(t *testing.T) {
+	spec := baseOnly(t)
+	_, err := Do(t.Context(), spec, Options{Engine: onlyWrites{}})
+	require.NoError(t, err)
+	_, problems, err := Check(spec.Output)
+	require.NoError(t, err)
+	assert.Empty(t, problems)
+	texts := scoresPath(spec.Output, "base")
+	require.NoError(t, os.WriteFile(texts, []byte("{}\n"), 0o600))
+	require.NoError(t, os.Remove(filepath.Join(spec.Output, "data", testFile("words"))))
+	_, problems, err = Check(spec.Output)
+	require.NoError(t, err)
+	require.Len(t, problems, 2)
+	assert.Contains(t, problems[0], "words.test.jsonl: no such file")
+	assert.Contains(t, problems[1], "scores/base.jsonl has sha256 ")
+}
