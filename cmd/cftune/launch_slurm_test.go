@@ -58,6 +58,8 @@ func startCluster(t *testing.T) *cluster {
 	require.NoError(t, err)
 	conf := strings.NewReplacer("DIR", dir, "HOST", host, "CTLPORT", fmt.Sprint(freePort(t)), "PORT1", fmt.Sprint(freePort(t)), "PORT2", fmt.Sprint(freePort(t))).Replace(slurmConf)
 	require.NoError(t, os.WriteFile(c.conf, []byte(conf), 0o644))
+	gres := "NodeName=n[1-2] Name=gpu File=/dev/null\n" // a device to be asked for; nothing computes on it
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "gres.conf"), []byte(gres), 0o644))
 	for _, sub := range []string{"state", "tmp.n1", "tmp.n2"} { // nodes have a /tmp of their own each
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o700))
 	}
@@ -110,9 +112,10 @@ ReturnToService=2
 MpiDefault=none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+GresTypes=gpu
 MailProg=/bin/true
-NodeName=n1 NodeHostname=HOST NodeAddr=127.0.0.1 Port=PORT1 CPUs=1 RealMemory=1000 State=UNKNOWN
-NodeName=n2 NodeHostname=HOST NodeAddr=127.0.0.1 Port=PORT2 CPUs=1 RealMemory=1000 State=UNKNOWN
+NodeName=n1 NodeHostname=HOST NodeAddr=127.0.0.1 Port=PORT1 CPUs=1 RealMemory=1000 Gres=gpu:1 State=UNKNOWN
+NodeName=n2 NodeHostname=HOST NodeAddr=127.0.0.1 Port=PORT2 CPUs=1 RealMemory=1000 Gres=gpu:1 State=UNKNOWN
 PartitionName=p Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 `
@@ -287,7 +290,7 @@ func TestLaunchArrayOnSlurm(t *testing.T) {
 // Processes on two nodes, found by srun, train what mpirun's would; they save when they are stopped or lose their nodes, and go on.
 func TestLaunchSeveralProcessesOnSlurm(t *testing.T) {
 	c := startCluster(t)
-	p, _ := slurmPlace(t, c, ", nodes: 2")
+	p, _ := slurmPlace(t, c, ", nodes: 2, gpus: 2, mem: 200M")
 	hosts := readText(t, filepath.Join(p.dir, "hosts.yaml"))
 	p.write("hosts.yaml", strings.Replace(hosts, "kind: slurm", "kind: slurm\n    processes: 2", 1))
 	const epochs, steps = 40, 480
@@ -300,6 +303,7 @@ func TestLaunchSeveralProcessesOnSlurm(t *testing.T) {
 	p.must("launch", "-c", "long.yaml", "--on", "cluster", "--detach")
 	p.await(metrics, 20)
 	assert.Equal(t, "n[1-2]", strings.TrimSpace(c.must("squeue", "--noheader", "--Format=NodeList", "--states=RUNNING")))
+	assert.Contains(t, c.must("scontrol", "show", "job", p.jobOf("long")), "TresPerJob=gres:gpu:2")
 	assert.Contains(t, p.must("launch", "stop", "long").out, "stopped")
 	said := readText(t, filepath.Join(p.dir, "shared $(touch pwned) 'q'", "runs", "long", "log.txt"))
 	assert.Contains(t, said, "2 processes train together")
