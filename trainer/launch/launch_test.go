@@ -446,3 +446,25 @@ func TestFollowingNothingIsAnError(t *testing.T) {
 	_, err := f.Follow(t.Context())
 	assert.ErrorContains(t, err, "there is no run none")
 }
+
+// endingHost is one on which a job ends while Slurm is asked about it.
+type endingHost struct {
+	localHost
+	end func()
+}
+
+func (h endingHost) Run(context.Context, string, []byte, map[string]string) ([]byte, error) {
+	h.end()
+	return []byte("JobId=7 JobState=COMPLETED ExitCode=0:0 NodeList=n1"), nil
+}
+
+func TestAJobThatEndsWhileSlurmIsAskedIsNotLost(t *testing.T) {
+	dir := t.TempDir()
+	write := func(phase string) { require.NoError(t, writeState(dir, State{Phase: phase})) }
+	write(PhaseRunning)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, slurmName), []byte("7\n"), 0o600))
+	c := &slurm{direct: &direct{host: endingHost{end: func() { write(PhaseDone) }}}}
+	s, err := c.Status(t.Context(), dir)
+	require.NoError(t, err)
+	assert.Equal(t, PhaseDone, s.Phase)
+}

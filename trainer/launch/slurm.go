@@ -302,6 +302,17 @@ func parseSlurmJob(line string) slurmState {
 
 // Status lays what Slurm says over what the supervisor wrote down.
 func (c *slurm) Status(ctx context.Context, dir string) (State, error) {
+	id, err := c.jobID(dir)
+	if err != nil {
+		return State{}, err
+	}
+	var job slurmState
+	if id != "" {
+		if job, err = c.ask(ctx, id); err != nil {
+			return State{}, err
+		}
+	}
+	// Read after Slurm was asked: of a job that is over the supervisor has written its last.
 	s := State{Phase: PhaseNew}
 	text, err := readSmall(c.host, path.Join(dir, stateName), maxJobBytes)
 	if err == nil {
@@ -309,15 +320,7 @@ func (c *slurm) Status(ctx context.Context, dir string) (State, error) {
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if err != nil {
-		return s, err
-	}
-	id, err := c.jobID(dir)
 	if id == "" || err != nil {
-		return s, err
-	}
-	job, err := c.ask(ctx, id)
-	if err != nil {
 		return s, err
 	}
 	s.SlurmJob = id
