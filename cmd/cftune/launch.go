@@ -24,8 +24,9 @@ files that it names, starts the run so that it outlives the connection, and show
 run. Given again, it shows a run that runs, tells of one that is done, and goes on with one that was interrupted.
 
 Secrets are named in hosts.yaml and taken from this command's environment; their values go to the run's environment and
-nowhere else. Several --config make a job array, on Slurm; so does --study FILE with --shards 8, whose last job writes the report. On Kubernetes the image is the program, and --dry-run prints the
-manifests, as kubectl apply takes them, without a word to the cluster.
+nowhere else. Several --config make a job array, on Slurm; so does --study FILE with --shards 8, whose last job writes the report.
+On Kubernetes the image is the program, and --dry-run prints the manifests, as kubectl apply takes them, without a word to the
+cluster.
 
 `
 

@@ -83,6 +83,9 @@ func TestJobsOfStudies(t *testing.T) {
 	j.Part = &Part{"s", 1, 1}
 	assert.Equal(t, []string{"/b/cftune", "study", "/j/run.json", "--dry-run", "--json"}, j.command("/j/run.json", "--dry-run", "--json"))
 
+	assert.True(t, j.mayPass(exitCheckpoint), "held by a process that is gone")
+	assert.False(t, Job{}.mayPass(exitCheckpoint))
+
 	_, err := parseJob([]byte(`{"format": 2, "part": {"study": "s", "number": 1, "of": 1}}`))
 	require.NoError(t, err)
 	for _, bad := range []string{`{"format": 1, "part": {"study": "s", "number": 1, "of": 1}}`, `{"format": 2}`} {
@@ -136,4 +139,37 @@ func TestLinesOfPartsAreMarked(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Equal(t, "[2/3] one line\n[2/3] two\n[2/3] three\n", out.String())
+}
+
+// A study that is launched again starts the parts that are over and not done.
+func TestWhatNeedsNoStartIsLeftOut(t *testing.T) {
+	plan := func(study bool, phases ...string) *Plan {
+		p := &Plan{}
+		for i, phase := range phases {
+			j := Job{Name: phase}
+			if study {
+				j.Part = &Part{"s", i + 1, len(phases)}
+			}
+			p.jobs, p.states, p.shipped = append(p.jobs, Placed{Job: j}), append(p.states, State{Phase: phase}), append(p.shipped, &shipped{})
+		}
+		return p
+	}
+	p := plan(true, PhaseDone, PhaseFailed, PhaseRunning, PhaseStopped)
+	_, running := p.Running()
+	assert.False(t, running)
+	p.leaveOut()
+	require.Len(t, p.jobs, 2)
+	assert.Equal(t, []string{PhaseFailed, PhaseStopped}, []string{p.jobs[0].Job.Name, p.jobs[1].Job.Name})
+	assert.Len(t, p.shipped, 2)
+
+	for phase, phases := range map[string][]string{PhaseRunning: {PhaseDone, PhaseRunning}, PhaseDone: {PhaseDone, PhaseDone}, PhasePending: {PhasePending}} {
+		state, running := plan(true, phases...).Running()
+		assert.True(t, running, phase)
+		assert.Equal(t, phase, state.Phase)
+	}
+	_, running = plan(false, PhaseDone, PhaseDone).Running()
+	assert.False(t, running, "several runs are several")
+	p = plan(false, PhaseDone, PhaseFailed)
+	p.leaveOut()
+	assert.Len(t, p.jobs, 2, "what is done is left out by who asks for the array")
 }

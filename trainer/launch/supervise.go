@@ -31,6 +31,7 @@ const (
 const (
 	exitDone        = 0
 	exitOther       = 1
+	exitCheckpoint  = 4
 	exitDevice      = 5
 	exitMirror      = 7
 	exitInterrupted = 130
@@ -121,7 +122,7 @@ func (s *supervisor) run() (int, error) {
 			return s.requeue()
 		case wasAsked:
 			return code, s.set(PhaseStopped, "stopped when asked, with exit code %d", code)
-		case !mayPass(code):
+		case !s.job.mayPass(code):
 			return code, s.set(PhaseFailed, "%s; such a failure does not pass by itself", s.how())
 		case failures >= s.job.Retries:
 			return code, s.set(PhaseFailed, "%s, after %d attempts", s.how(), failures+1)
@@ -160,11 +161,14 @@ func newestStep(run string) (int, error) {
 }
 
 // mayPass reports whether what ended so is worth another attempt: signals of others, devices, and what has no better name.
-// Wrong configurations, data and checkpoints stay wrong.
-func mayPass(code int) bool {
+// Wrong configurations, data and checkpoints stay wrong. A part of a study may find its models held by a process whose node is
+// gone, for as long as a file server believes in that.
+func (j Job) mayPass(code int) bool {
 	switch code {
 	case exitOther, exitDevice, exitMirror, exitInterrupted, -1:
 		return true
+	case exitCheckpoint:
+		return j.Part != nil
 	}
 	return code > 128 // a shell's word for a signal
 }
