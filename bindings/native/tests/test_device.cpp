@@ -143,6 +143,10 @@ void test_plans() {
     p         = device_params();
     p.targets = CFT_TARGET_ATTN_K | CFT_TARGET_FFN_UP;
     check(every_plan(m.path, b, p, far));
+    where  = "plans of a model with a head of its own"; // whose embedding can stay on the host, whatever the layers do
+    o.tied = false;
+    const model apart(o, "device-plans-apart.gguf");
+    check(every_plan(apart.path, b, device_params(), far / 2));
     for (const char *name : {"qwen3", "gemma3"}) {
         where = std::string("plans of ") + name;
         family_sizes sizes;

@@ -40,7 +40,7 @@ bool can_dequantize(ggml_type type); // every type of a GGUF's weights, F32 incl
 template <typename T>
 void dequantize(ggml_type type, const void *from, size_t row_bytes, int64_t n, int64_t columns, T *to, int64_t ld_to, cudaStream_t stream);
 
-// to[i] = scale * row rows[i] of a weight: the embedding. T: bf16, float.
+// to[i] = scale * row rows[i] (NULL: i) of a weight: the embedding. T: bf16, float.
 template <typename T>
 void embed(ggml_type type, const void *from, size_t row_bytes, const int32_t *rows, int64_t n, int64_t columns, float scale, T *to,
            int64_t ld_to, cudaStream_t stream);

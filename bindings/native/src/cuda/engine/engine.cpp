@@ -9,7 +9,7 @@
 namespace cft::cuda {
 
 engine::engine(const plan &p, int device)
-    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t)), device_(device) {
+    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()), device_(device) {
     carver from(memory_.data());
     layers_   = place_activations(plan_, from);
     w_        = std::make_unique<workspace>(plan_, from);
@@ -145,6 +145,7 @@ journey engine::begin(const device_pack &p) {
         view(p.rows.data(), n, hp_.window);
     }
     to_device(w_->numbers, host, used * sizeof(int32_t), stream_.get());
+    bring_embedding(p);
     const int half = hp_.n_rot / 2;
     rope_table(j.positions, t, w_->frequencies, half, amplitude_, w_->rope, stream_.get());
     if (w_->rope_local != w_->rope) {
@@ -155,9 +156,23 @@ journey engine::begin(const device_pack &p) {
     return j;
 }
 
+// The pack's rows of a token embedding that stays on the host.
+void engine::bring_embedding(const device_pack &p) {
+    if (!plan_.embedding_stays) {
+        return;
+    }
+    const matrix &e    = weights_.token_embd;
+    char *const   rows = staging_.data() + plan_.staging_words * sizeof(int32_t);
+    for (int64_t i = 0; i < p.t; i++) {
+        std::memcpy(rows + size_t(i) * e.row_bytes, e.data + size_t(p.tokens[i]) * e.row_bytes, e.row_bytes);
+    }
+    to_device(w_->embedding, rows, size_t(p.t) * e.row_bytes, stream_.get());
+}
+
 void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
     const matrix &e = weights_.token_embd;
-    embed<float>(e.type, e.data, e.row_bytes, j.tokens, j.t, e.columns, hp_.embedding_scale, layers_[0].x, e.columns, stream_.get());
+    const bool    brought = plan_.embedding_stays;
+    embed<float>(e.type, brought ? w_->embedding : e.data, e.row_bytes, brought ? nullptr : j.tokens, j.t, e.columns, hp_.embedding_scale, layers_[0].x, e.columns, stream_.get());
     for (int layer = 0; layer < hp_.n_layer; layer++) {
         stop_if(cancelled);
         layer_forward(j, layer, layer > 0, false);

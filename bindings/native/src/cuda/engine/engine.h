@@ -27,7 +27,8 @@ class weights {
   public:
     weights(const plan &p, stream &s);
 
-    matrix                    token_embd, output; // output: as the file has it, where weights are not widened once
+    matrix                    token_embd;     // on the host, where the plan says so
+    matrix                    output;         // as the file has it, where weights are not widened once
     bf16                     *head = nullptr;     // [vocab8][n_embd], widened once
     const float              *output_norm = nullptr;
     std::vector<device_layer> layers;
@@ -80,6 +81,7 @@ class engine : public device_trainer {
 
     // engine.cpp
     journey begin(const device_pack &pack);
+    void    bring_embedding(const device_pack &pack);
     void    forward(const journey &j, std::atomic<bool> &cancelled);
     void    loss(const journey &j, bool backward, std::atomic<bool> &cancelled);
     const bf16 *head_rows(int64_t row, int64_t n_rows);

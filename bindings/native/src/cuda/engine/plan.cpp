@@ -52,7 +52,7 @@ group make_group(const layer_weights &w, int kind, uint32_t targets, int64_t ran
 
 size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
     const cft_model &m     = *p.model;
-    size_t           bytes = m.token_embd.row_bytes * size_t(m.token_embd.rows);
+    size_t           bytes = p.embedding_stays ? 0 : m.token_embd.row_bytes * size_t(m.token_embd.rows);
     largest                = 0;
     streamed               = 0;
     // What is widened once passes through a buffer on the device tensor by tensor, what stays on the host layer by layer.
@@ -115,9 +115,9 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
-plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, int steps, weight_place place_)
+plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, int steps, placement at)
     : model(&m), rank(params.rank), rank8(padded(params.rank)), t(params.max_tokens),
-      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), place(place_),
+      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), place(at.layers), embedding_stays(at.embedding_stays),
       scale(params.rslora ? params.alpha / std::sqrt(float(params.rank)) : params.alpha / float(params.rank)), vocab8(padded(m.hp.n_vocab)) {
     for (const layer_weights &w : m.layers) {
         layers.emplace_back();
@@ -157,7 +157,7 @@ void plan::count_work() {
             again.bytes += resident() ? 0 : 2 * double(sizeof(bf16)) * double(g.outputs) * double(g.inputs); // widened for each direction
         }
     }
-    again.host_bytes = 2 * double(streamed_bytes);
+    again.host_bytes = 2 * double(streamed_bytes) + double(embedding_bytes());
 }
 
 double plan::cost() const { return again.flops / flops_per_byte + again.bytes + again.host_bytes * bytes_per_host_byte; }
@@ -255,6 +255,7 @@ workspace::workspace(const plan &p, carver &from) {
     rope_local = hp.window > 0 && hp.fam->local_rope_base > 0 ? from.take<float>(t * hp.n_rot) : rope;
     frequencies       = from.take<float>(hp.n_rot / 2);
     frequencies_local = from.take<float>(hp.n_rot / 2);
+    embedding = p.embedding_stays ? from.take<char>(int64_t(p.embedding_bytes())) : nullptr;
     numbers   = from.take<int32_t>(int64_t(p.staging_words));
     losses    = from.take<float>(n);
     sums      = from.take<double>(2);
@@ -307,10 +308,17 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
     const int n_layer = int(model.layers.size());
     const int first = params.keep_activations == CFT_KEEP_LAYERS ? keep_inputs * n_layer : 0;
     const int last  = (params.keep_activations == CFT_KEEP_ALL ? keep_products : keep_inputs) * n_layer;
+    std::vector<placement> placements;
+    for (const weight_place layers : {weight_place::widened, weight_place::packed, weight_place::host}) {
+        placements.push_back({layers, false});
+        if (layers == weight_place::widened || !model.hp.tied_output) { // else it is the head as well
+            placements.push_back({layers, true});
+        }
+    }
     std::optional<plan> best;
-    for (const weight_place place : {weight_place::widened, weight_place::packed, weight_place::host}) {
+    for (const placement &at : placements) {
         for (int steps = first; steps <= last; steps++) { // each takes less memory than the one before, and costs more
-            plan p(model, params, targets, steps, place);
+            plan p(model, params, targets, steps, at);
             if (p.total() <= memory) {
                 if (!best || p.cost() < best->cost()) {
                     best.emplace(std::move(p));
@@ -322,7 +330,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
     if (best) {
         return std::move(*best);
     }
-    plan least(model, params, targets, last, weight_place::host);
+    plan least(model, params, targets, last, placements.back());
     if (!must_fit) {
         return least;
     }
@@ -332,7 +340,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
         cft_trainer_params shorter = params;
         shorter.max_tokens         = low + (high - low) / 2;
         shorter.max_targets        = std::min(params.max_targets, shorter.max_tokens);
-        if (plan(model, shorter, targets, last, weight_place::host).total() <= memory) {
+        if (plan(model, shorter, targets, last, placements.back()).total() <= memory) {
             fits = shorter.max_tokens;
             low  = shorter.max_tokens + 1;
         } else {

@@ -81,16 +81,23 @@ enum class weight_place {
     host,    // where the file is mapped; copied and widened before each use
 };
 
+// placement says where the weights are. The token embedding may stay on the host, which then copies a pack's rows of it.
+struct placement {
+    weight_place layers;
+    bool         embedding_stays;
+};
+
 struct plan {
     // Each step takes one layer one level down: the last layer first, since what it leaves out is still there when the backward pass
     // begins; then the others, and then the next level in the same order. n_layer steps are one level for all.
-    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int steps, weight_place place);
+    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int steps, placement at);
 
     const cft_model *model;
     int64_t          rank, rank8; // as asked for, and padded
     int64_t          t, n;        // most tokens, most targets
     bool             dropout;
     weight_place     place;
+    bool             embedding_stays; // on the host
     bool             resident() const { return place == weight_place::widened; }
     float            scale;    // of B
     std::vector<layer_groups> layers;
@@ -108,6 +115,7 @@ struct plan {
     size_t total() const { return weight_bytes + 4 * adapter_bytes + activation_bytes + workspace_bytes + loss_bytes; }
     cft_memory_estimate estimate() const;
     // What must be computed again before a layer's backward pass: what its level leaves out.
+    size_t embedding_bytes() const { return embedding_stays ? size_t(t) * model->token_embd.row_bytes : 0; } // of a pack
     keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
     double     products_again() const; // as a part of the forward pass's
     double     cost() const;           // of `again`, in bytes that are moved
@@ -152,6 +160,7 @@ struct workspace {
     float *final_x, *final_rstd;  // [n][n_embd], [n]
     float *rope, *rope_local;     // [t][n_rot]
     float *frequencies, *frequencies_local;
+    char    *embedding;           // [t] rows of the token embedding, where it stays on the host; otherwise NULL
     int32_t *numbers;             // a pack's, staging_words
     float  *losses;               // [n]
     double *sums, *partials;      // [2], [norm_partials]

@@ -6,14 +6,14 @@
 namespace cft::cuda {
 namespace {
 
-int64_t device_bytes(const plan &p) { return int64_t(p.weight_bytes); }
+matrix on_host(const weight &w) { return {w.type, static_cast<const char *>(w.data), w.rows, w.cols, w.row_bytes}; }
 
 } // namespace
 
-weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(size_t(device_bytes(p))), from_(memory_.data()) {
+weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(p.weight_bytes), from_(memory_.data()) {
     const cft_model &m = *p.model;
     const memory     staging(p.resident() ? p.stage_bytes : 0);
-    token_embd  = raw(m.token_embd);
+    token_embd  = p.embedding_stays ? on_host(m.token_embd) : raw(m.token_embd);
     output_norm = vector(m.output_norm);
     for (size_t l = 0; l < m.layers.size(); l++) {
         const layer_weights &w = m.layers[l];
@@ -87,7 +87,7 @@ void weights::upload_group(const layer_weights &from, size_t layer, int kind, ch
         } else if (plan_.place == weight_place::packed) {
             to.sources[kind].push_back(raw(w));
         } else {
-            to.sources[kind].push_back({w.type, static_cast<const char *>(w.data), w.rows, w.cols, w.row_bytes});
+            to.sources[kind].push_back(on_host(w));
         }
         row += w.rows;
     }
