@@ -156,6 +156,48 @@ void test_plans() {
     }
 }
 
+// What is asked for holds whatever memory there is: all computes no product again, layers all but the last layer's; the bits are the same.
+void test_keep() {
+    where     = "keep";
+    options o = device_sizes();
+    o.n_layer = 6;
+    const model        m(o, "device-keep.gguf");
+    const opened       on_device(m.path, "cuda");
+    const batch        b = segments(o.n_vocab);
+    cft_trainer_params p = device_params();
+    gradients          values, want;
+    uint64_t           all = 0;
+    for (const cft_keep keep : {CFT_KEEP_AUTO, CFT_KEEP_ALL, CFT_KEEP_LAYERS}) {
+        p.keep_activations = keep;
+        trainer             t(on_device.handle, p);
+        cft_memory_estimate e;
+        OK(cft_trainer_get_memory(t.handle, &e, &err));
+        CHECK((e.computed_again > 0) == (keep == CFT_KEEP_LAYERS) && (e.keep_activations == CFT_KEEP_LAYERS) == (keep == CFT_KEEP_LAYERS));
+        values = values.empty() ? some_values(t) : values;
+        t.write(CFT_SLOT_VALUE, values);
+        const gradients g = t.gradient(b);
+        want              = want.empty() ? g : want;
+        CHECK(worst_tensor(g, want) == 0 && norm(flat(g)) > 0);
+        all = keep == CFT_KEEP_ALL ? e.total : all;
+    }
+    cft_memory_estimate e;
+    p.memory_limit = all;
+    for (int i = 0; i < 1000; i++) { // down to the least of "all"
+        p.keep_activations = CFT_KEEP_ALL;
+        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
+        CHECK(e.computed_again == 0);
+        if (e.total > p.memory_limit) {
+            break;
+        }
+        p.memory_limit = e.total - 1;
+    }
+    cft_trainer *refused = nullptr;
+    REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_NO_MEMORY, "train.keep_activations: auto");
+    p.keep_activations = CFT_KEEP_AUTO;
+    OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
+    CHECK(e.total <= p.memory_limit && e.computed_again > 0);
+}
+
 // Weights that come from the host while other work goes on: the same bits when copies are as late as they may be, and when work is. Over the
 // shim only, which can make them late; a device does what it does.
 void test_streams() {
@@ -337,7 +379,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"streams", test_streams},
+    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"keep", test_keep}, {"streams", test_streams},
                  {"steps", test_steps}, {"refusals", test_refusals}, {"auto", test_auto}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {

@@ -186,7 +186,9 @@ class lt_products : public products {
         const size_t bytes = size_t((p.m - 1) * p.ld_c + p.n) * (p.c_is_f32 ? sizeof(float) : sizeof(bf16));
         const memory saved(p.beta != 0 ? bytes : 0);
         const auto   move = [&](void *to, const void *from) {
-            check_runtime(cudaMemcpyAsync(to, from, saved.size(), cudaMemcpyDeviceToDevice, stream), "copy");
+            if (saved.size() > 0) {
+                check_runtime(cudaMemcpyAsync(to, from, saved.size(), cudaMemcpyDeviceToDevice, stream), "copy");
+            }
         };
         move(saved.data(), p.c);
         const auto found = s.ranking(handle_, p, candidates);
