@@ -136,7 +136,7 @@ func newLaunchCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "look at the target, show what would be sent and done, and do nothing")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not follow the run")
 	cmd.AddCommand(newLaunchFollowCommand(), newLaunchStatusCommand(), newLaunchListCommand(), newLaunchFetchCommand(),
-		newLaunchStopCommand(), newLaunchResumeCommand(), newLaunchRemoveCommand(), newLaunchJobCommand(), newLaunchFarCommand(), newLaunchTogetherCommand())
+		newLaunchStopCommand(), newLaunchResumeCommand(), newLaunchRemoveCommand(), newLaunchJobCommand(), newLaunchFarCommand(), newLaunchTogetherCommand(), newLaunchOutlastCommand())
 	return cmd
 }
 

@@ -24,14 +24,26 @@ func newLaunchTogetherCommand() *cobra.Command {
 
 // startTogether runs a launcher. Its exit code is this command's, and what it says is all that is said.
 func startTogether(cmd *cobra.Command, words []string) error {
-	code, err := launch.Together(words, cmd.Context().Done(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
-	if err != nil {
-		return err
+	return said(launch.Together(words, cmd.Context().Done(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()))
+}
+
+// newLaunchOutlastCommand minds a server by which others start processes.
+func newLaunchOutlastCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "outlast -- SERVER...", Hidden: true, Args: cobra.MinimumNArgs(1),
+		Short: "On a target: run a server, and when it is asked to end, wait for its processes",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return said(launch.Outlast(args, cmd.Context().Done()))
+		},
 	}
-	if code != 0 {
+}
+
+// said is the end of a program that has said itself what was to say.
+func said(code int, err error) error {
+	if err == nil && code != 0 {
 		return saidError{code}
 	}
-	return nil
+	return err
 }
 
 // saidError ends the process with a code; other processes have said why.

@@ -333,6 +333,15 @@ func TestProcessesOfALauncherAreAskedToSave(t *testing.T) {
 	code, err = Together([]string{"sh", "-c", "kill -9 $$"}, nil, nil, io.Discard, io.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 137, code)
+	var out strings.Builder
+	_, err = Together([]string{"sh", "-c", "echo $OMPI_MCA_rmaps_base_oversubscribe"}, nil, nil, &out, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, "1\n", out.String(), "more processes than processors")
+	out.Reset()
+	t.Setenv("OMPI_MCA_rmaps_base_oversubscribe", "0")
+	_, err = Together([]string{"sh", "-c", "echo $OMPI_MCA_rmaps_base_oversubscribe"}, nil, nil, &out, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, "0\n", out.String(), "the user's own word counts")
 	_, err = Together([]string{"./none"}, nil, nil, io.Discard, io.Discard)
 	assert.ErrorContains(t, err, "start several processes")
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -19,6 +20,10 @@ func Mpirun(processes int) []string {
 // allowRoot lets Open MPI's mpirun start processes as root: where cftune is told to, that has been decided, and rented GPU hosts know no other user.
 var allowRoot = []string{"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"}
 
+// moreThanProcessors lets Open MPI's mpirun start more processes than this machine has processors, as GPU hosts may want it to: ranks that
+// share processors share them out. (The second word is Open MPI 5's.)
+var moreThanProcessors = []string{"OMPI_MCA_rmaps_base_oversubscribe=1", "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe"}
+
 // Together runs a launcher of several processes to its end and returns its exit code, 128 and the number of a signal that killed it. When stop
 // is closed, the processes are asked to save and end (SaveSignal).
 func Together(words []string, stop <-chan struct{}, in io.Reader, out, errs io.Writer) (int, error) {
@@ -27,8 +32,9 @@ func Together(words []string, stop <-chan struct{}, in io.Reader, out, errs io.W
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, errs
+	cmd.Env = slices.Concat(moreThanProcessors, os.Environ()) // the user's own words count
 	if os.Geteuid() == 0 {
-		cmd.Env = append(os.Environ(), allowRoot...)
+		cmd.Env = append(cmd.Env, allowRoot...)
 	}
 	cmd.SysProcAttr = ownGroup()
 	if err := cmd.Start(); err != nil {

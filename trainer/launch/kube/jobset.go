@@ -2,6 +2,8 @@ package kube
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,7 +27,8 @@ const (
 )
 
 // jobSet is a run in several pods. The launcher's runs mpirun and rank 0, which alone reads data and writes; the others run
-// an ssh server by which mpirun starts the other ranks. Where any of them is lost, mpirun ends all, and the set starts again.
+// an ssh server by which mpirun starts the other ranks. Where any of them is lost, mpirun ends all, and the set starts again. When all pods must
+// go, each is told to, and the others stay until the launcher's has saved.
 func (r *renderer) jobSet() *jobsetv1alpha2.JobSet {
 	yes := true
 	set := &jobsetv1alpha2.JobSet{
@@ -46,7 +49,7 @@ func (r *renderer) jobSet() *jobsetv1alpha2.JobSet {
 		return set
 	}
 	r.mpiFiles()
-	worker := r.pod(partHelper, []string{"/usr/sbin/sshd", "-D", "-e", "-f", launch.KubernetesConfigDir + "/" + sshdConfig})
+	worker := r.pod(partHelper, []string{"cftune", "launch", "outlast", "--", "/usr/sbin/sshd", "-D", "-e", "-f", launch.KubernetesConfigDir + "/" + sshdConfig})
 	c := &worker.Spec.Containers[0]
 	c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(sshPort)}}}
 	launcher := r.replicated(launcherJob, r.pod(partTrainer, r.mpirun()), 1)
@@ -57,7 +60,10 @@ func (r *renderer) jobSet() *jobsetv1alpha2.JobSet {
 
 // replicated is a job of a JobSet: the set starts all of it again, so its own limit of failures is none.
 func (r *renderer) replicated(name string, pod corev1.PodTemplateSpec, pods int32) jobsetv1alpha2.ReplicatedJob {
-	spec := r.jobSpec(pod, pods, 0)
+	spec := r.jobSpec(pod, 0)
+	// Only indexed pods have names, one alone too.
+	indexed := batchv1.IndexedCompletion
+	spec.Parallelism, spec.Completions, spec.CompletionMode = &pods, &pods, &indexed
 	if name != launcherJob {
 		spec.PodFailurePolicy = nil // an ssh server has no exit codes of the program
 	}
@@ -65,11 +71,15 @@ func (r *renderer) replicated(name string, pod corev1.PodTemplateSpec, pods int3
 		ObjectMeta: metav1.ObjectMeta{Labels: r.labels()}, Spec: spec}}
 }
 
-// mpirun is the launcher's command: processes in each pod.
+// mpirun is the launcher's command: processes in each pod. Open MPI would take the hosts' names up to the first dot, and those nobody knows.
 func (r *renderer) mpirun() []string {
-	return append(together("mpirun", "-np", strconv.Itoa(r.k.Replicas()*r.k.Processes()), "--hostfile", launch.KubernetesConfigDir+"/"+hostfile,
-		"--map-by", "node", "--bind-to", "none", "--mca", "plm_rsh_agent", "ssh -F "+launch.KubernetesConfigDir+"/"+sshConfig),
-		append(command(), "--parallel", "mpi")...)
+	words := []string{"mpirun", "-np", strconv.Itoa(r.k.Replicas() * r.k.Processes()), "--hostfile", launch.KubernetesConfigDir + "/" + hostfile,
+		"--map-by", "node", "--bind-to", "none", "--mca", "orte_keep_fqdn_hostnames", "1", "--mca", "plm_rsh_agent", "ssh -F " + launch.KubernetesConfigDir + "/" + sshConfig}
+	// The other pods' ssh servers hand no variables on. Those of Secrets are rank 0's, which alone reads and writes.
+	for _, name := range slices.Sorted(maps.Keys(r.plainEnv())) {
+		words = append(words, "-x", name)
+	}
+	return slices.Concat(together(words...), command(), []string{"--parallel", "mpi"})
 }
 
 // mpiFiles add to the ConfigMap what mpirun, ssh and sshd read. The server's key is known by the Secret's known_hosts.

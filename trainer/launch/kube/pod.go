@@ -55,13 +55,13 @@ func (r *renderer) job() *batchv1.Job {
 	return &batchv1.Job{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
 		ObjectMeta: r.meta(),
-		Spec:       r.jobSpec(r.pod(partTrainer, r.inOnePod()), 1, int32(r.t.Attempts())),
+		Spec:       r.jobSpec(r.pod(partTrainer, r.inOnePod()), int32(r.t.Attempts())),
 	}
 }
 
 // jobSpec lets a job's pods be started again, as often as the target says, but not after what stays wrong. Lost nodes,
 // evictions and interrupted pods are not counted.
-func (r *renderer) jobSpec(pod corev1.PodTemplateSpec, pods, retries int32) batchv1.JobSpec {
+func (r *renderer) jobSpec(pod corev1.PodTemplateSpec, retries int32) batchv1.JobSpec {
 	spec := batchv1.JobSpec{BackoffLimit: &retries, Template: pod}
 	failed := batchv1.Failed
 	spec.PodReplacementPolicy = &failed // a run directory has one pod at a time
@@ -74,10 +74,6 @@ func (r *renderer) jobSpec(pod corev1.PodTemplateSpec, pods, retries int32) batc
 		{Action: batchv1.PodFailurePolicyActionIgnore, OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{
 			ContainerName: &container, Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{interrupted}}},
 	}}
-	if pods > 1 {
-		indexed := batchv1.IndexedCompletion
-		spec.Parallelism, spec.Completions, spec.CompletionMode = &pods, &pods, &indexed
-	}
 	return spec
 }
 
@@ -150,10 +146,16 @@ func (r *renderer) pullSecrets() []corev1.LocalObjectReference {
 	return list
 }
 
-// env names variables; those of Secrets without their values.
-func (r *renderer) env() []corev1.EnvVar {
+// plainEnv are the variables that are no secrets.
+func (r *renderer) plainEnv() map[string]string {
 	plain := map[string]string{"HOME": tempPath}
 	maps.Copy(plain, r.t.Env)
+	return plain
+}
+
+// env names variables; those of Secrets without their values.
+func (r *renderer) env() []corev1.EnvVar {
+	plain := r.plainEnv()
 	var list []corev1.EnvVar
 	for _, name := range slices.Sorted(maps.Keys(plain)) {
 		list = append(list, corev1.EnvVar{Name: name, Value: plain[name]})
