@@ -5,12 +5,12 @@ package kube
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,10 +34,13 @@ import (
 )
 
 // kubelet is a node that the test plays, with its scheduler: pods become processes of this machine, ConfigMaps and Secrets
-// are read from the server, logs are served to it. Volumes are folders of the same path here.
+// are read from the server, logs are served to it. Without a network volumes are folders of the same path here; with one
+// the pods are containers.
 type kubelet struct {
 	*servers
 	program string
+	network *podNetwork
+	claims  map[string]string // folders of the containers' claims
 	mutex   sync.Mutex
 	pods    map[types.UID]*podProcess
 	stuck   bool // images cannot be pulled
@@ -48,7 +51,17 @@ type podProcess struct {
 	dir    string
 	cmd    *exec.Cmd
 	ended  chan struct{}
+	told   bool // to end
 	killed bool
+	ready  bool
+	probed time.Time
+
+	// Of containers.
+	root, hosts     string
+	user            int64
+	host, subdomain string
+	link            string
+	address         netip.Addr
 }
 
 const nodeName = "n1"
@@ -56,8 +69,8 @@ const nodeName = "n1"
 func (p *podProcess) log() string { return filepath.Join(p.dir, "log") }
 
 // startKubelet makes the node, and plays it until the test ends.
-func startKubelet(s *servers) *kubelet {
-	k := &kubelet{servers: s, program: os.Getenv("CFTUNE_PROGRAM"), pods: map[types.UID]*podProcess{}}
+func startKubelet(s *servers, network *podNetwork, claims map[string]string) *kubelet {
+	k := &kubelet{servers: s, program: os.Getenv("CFTUNE_PROGRAM"), network: network, claims: claims, pods: map[types.UID]*podProcess{}}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/exec/") {
 			k.serveExec(w, r)
@@ -127,12 +140,24 @@ func (k *kubelet) round(ctx context.Context) {
 			case <-running.ended:
 				k.ended(ctx, p, running)
 			default:
-				if p.DeletionTimestamp != nil && !running.killed {
-					running.killed = true
-					_ = running.cmd.Process.Signal(syscall.SIGTERM) // and SIGKILL after the grace period, which no test waits for
-				}
+				k.mind(ctx, p, running)
 			}
 		}
+	}
+}
+
+// mind tells a pod that must go to end, kills it when its grace period is over, and looks whether others are ready.
+func (k *kubelet) mind(ctx context.Context, p corev1.Pod, running *podProcess) {
+	switch {
+	case p.DeletionTimestamp == nil:
+		k.ready(ctx, p, running)
+	case !running.told:
+		running.told = true
+		_ = running.cmd.Process.Signal(syscall.SIGTERM)
+	case !running.killed && time.Now().After(p.DeletionTimestamp.Time):
+		running.killed = true
+		k.t.Logf("kubelet: the grace period of pod %s is over", p.Name)
+		_ = running.cmd.Process.Kill()
 	}
 }
 
@@ -153,7 +178,13 @@ func (k *kubelet) gone(ctx context.Context, p corev1.Pod) {
 
 func (k *kubelet) say(ctx context.Context, p corev1.Pod, phase corev1.PodPhase, state corev1.ContainerState) {
 	p.Status.Phase = phase
-	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: p.Spec.Containers[0].Name, Image: p.Spec.Containers[0].Image, State: state}}
+	proc := k.pods[p.UID]
+	ready := phase == corev1.PodRunning && proc != nil && proc.ready
+	setReady(&p, ready)
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: p.Spec.Containers[0].Name, Image: p.Spec.Containers[0].Image, State: state, Ready: ready}}
+	if proc != nil && proc.address.IsValid() {
+		p.Status.PodIP, p.Status.PodIPs = proc.address.String(), []corev1.PodIP{{IP: proc.address.String()}}
+	}
 	text, err := json.Marshal(map[string]any{"status": p.Status})
 	require.NoError(k.t, err)
 	if _, err := k.owner.Resource(podsOf).Namespace(p.Namespace).Patch(ctx, p.Name, types.MergePatchType, text, metav1.PatchOptions{}, "status"); err != nil && ctx.Err() == nil {
@@ -163,53 +194,75 @@ func (k *kubelet) say(ctx context.Context, p corev1.Pod, phase corev1.PodPhase, 
 
 // start makes a process of a pod's container.
 func (k *kubelet) start(ctx context.Context, p corev1.Pod) {
-	c := p.Spec.Containers[0]
 	proc := &podProcess{name: p.Name, dir: filepath.Join(k.dir, "pods", string(p.UID)), ended: make(chan struct{})}
-	etc := filepath.Join(proc.dir, "etc")
-	require.NoError(k.t, os.MkdirAll(etc, 0o700))
-	config, err := k.owner.Resource(configMaps).Namespace(p.Namespace).Get(ctx, ObjectName(p.Labels[labelRun]), metav1.GetOptions{})
-	if err != nil {
-		k.t.Errorf("ConfigMap of %s: %v", p.Name, err)
+	require.NoError(k.t, os.MkdirAll(proc.dir, 0o700))
+	if k.network != nil {
+		k.contain(ctx, p, proc)
+	} else if !k.process(ctx, p, proc) {
 		return
 	}
-	data, _, _ := unstructured.NestedStringMap(config.Object, "data")
-	for name, text := range data {
-		require.NoError(k.t, os.WriteFile(filepath.Join(etc, name), []byte(strings.ReplaceAll(text, launch.KubernetesConfigDir, etc)), 0o600))
-	}
-	args := make([]string, len(c.Command))
-	for i, a := range c.Command {
-		args[i] = strings.ReplaceAll(a, launch.KubernetesConfigDir, etc)
-	}
-	log, err := os.Create(proc.log())
-	require.NoError(k.t, err)
-	if args[0] == "cftune" {
-		args[0] = k.program
-	}
-	proc.cmd = exec.Command(args[0], args[1:]...)
-	proc.cmd.Stdout, proc.cmd.Stderr = &stamped{file: log}, nil
-	proc.cmd.Stderr = proc.cmd.Stdout
-	proc.cmd.Dir, proc.cmd.Env = proc.dir, []string{"PATH=" + os.Getenv("PATH")}
-	for _, e := range c.Env {
-		proc.cmd.Env = append(proc.cmd.Env, e.Name+"="+k.value(ctx, p.Namespace, e))
-	}
-	proc.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	require.NoError(k.t, proc.cmd.Start())
-	go func() { _ = proc.cmd.Wait(); log.Close(); close(proc.ended) }()
 	k.pods[p.UID] = proc
 	k.t.Logf("kubelet: pod %s is process %d", p.Name, proc.cmd.Process.Pid)
 	k.say(ctx, p, corev1.PodRunning, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}})
 }
 
-func (k *kubelet) value(ctx context.Context, namespace string, e corev1.EnvVar) string {
+// process makes a process of this machine.
+func (k *kubelet) process(ctx context.Context, p corev1.Pod, proc *podProcess) bool {
+	etc := filepath.Join(proc.dir, "etc")
+	require.NoError(k.t, os.MkdirAll(etc, 0o700))
+	config, err := k.owner.Resource(configMaps).Namespace(p.Namespace).Get(ctx, ObjectName(p.Labels[labelRun]), metav1.GetOptions{})
+	if err != nil {
+		k.t.Errorf("ConfigMap of %s: %v", p.Name, err)
+		return false
+	}
+	data, _, _ := unstructured.NestedStringMap(config.Object, "data")
+	for name, text := range data {
+		require.NoError(k.t, os.WriteFile(filepath.Join(etc, name), []byte(strings.ReplaceAll(text, launch.KubernetesConfigDir, etc)), 0o600))
+	}
+	command := p.Spec.Containers[0].Command
+	args := make([]string, len(command))
+	for i, a := range command {
+		args[i] = strings.ReplaceAll(a, launch.KubernetesConfigDir, etc)
+	}
+	if args[0] == "cftune" {
+		args[0] = k.program
+	}
+	proc.cmd = exec.Command(args[0], args[1:]...)
+	proc.cmd.Dir, proc.cmd.Env = proc.dir, append(k.environment(ctx, p), "PATH="+os.Getenv("PATH"))
+	proc.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	k.run(proc)
+	return true
+}
+
+// run starts a pod's process, with a log.
+func (k *kubelet) run(proc *podProcess) {
+	log, err := os.Create(proc.log())
+	require.NoError(k.t, err)
+	proc.cmd.Stdout = &stamped{file: log}
+	proc.cmd.Stderr = proc.cmd.Stdout
+	require.NoError(k.t, proc.cmd.Start())
+	go func() { _ = proc.cmd.Wait(); log.Close(); close(proc.ended) }()
+}
+
+func (k *kubelet) environment(ctx context.Context, p corev1.Pod) []string {
+	var list []string
+	for _, e := range p.Spec.Containers[0].Env {
+		list = append(list, e.Name+"="+k.value(ctx, p, e))
+	}
+	return list
+}
+
+func (k *kubelet) value(ctx context.Context, p corev1.Pod, e corev1.EnvVar) string {
 	if e.ValueFrom == nil {
 		return e.Value
 	}
+	if field := e.ValueFrom.FieldRef; field != nil { // the index that the Job's controller gives a pod
+		kind, key, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(field.FieldPath, "metadata."), "']"), "['")
+		return map[string]map[string]string{"annotations": p.Annotations, "labels": p.Labels}[kind][key]
+	}
 	ref := e.ValueFrom.SecretKeyRef
-	u, err := k.owner.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
-	require.NoError(k.t, err)
-	text, _, _ := unstructured.NestedString(u.Object, "data", ref.Key)
-	value, err := base64.StdEncoding.DecodeString(text)
-	require.NoError(k.t, err)
+	value, ok := k.data(ctx, secrets, p.Namespace, ref.Name)[ref.Key]
+	require.True(k.t, ok, "key %s of secret %s", ref.Key, ref.Name)
 	return string(value)
 }
 
@@ -233,6 +286,9 @@ func (k *kubelet) lose(p corev1.Pod) {
 	defer k.mutex.Unlock()
 	proc := k.pods[p.UID]
 	require.NotNil(k.t, proc)
+	if k.network != nil {
+		k.network.cut(proc.link)
+	}
 	require.NoError(k.t, proc.cmd.Process.Kill())
 	<-proc.ended
 	// What Kubernetes' collector of pods writes about those of a node that is gone.
@@ -276,17 +332,22 @@ func (s *stamped) Write(b []byte) (int, error) {
 	}
 }
 
-// serveLog answers the server when it is asked for a pod's log.
-func (k *kubelet) serveLog(w http.ResponseWriter, r *http.Request) {
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // containerLogs, namespace, pod, container
+// asked is the pod that a request is about: its path has an action, the namespace, the pod and the container.
+func (k *kubelet) asked(r *http.Request) *podProcess {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	k.mutex.Lock()
-	var proc *podProcess
+	defer k.mutex.Unlock()
 	for _, p := range k.pods {
 		if len(parts) == 4 && p.name == parts[2] {
-			proc = p
+			return p
 		}
 	}
-	k.mutex.Unlock()
+	return nil
+}
+
+// serveLog answers the server when it is asked for a pod's log.
+func (k *kubelet) serveLog(w http.ResponseWriter, r *http.Request) {
+	proc := k.asked(r)
 	if proc == nil {
 		http.NotFound(w, r)
 		return
@@ -351,7 +412,7 @@ func (k *kubelet) serveExec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close()
-	cmd := exec.Command(q["command"][0], q["command"][1:]...)
+	cmd := k.asked(r).inContainer(q["command"])
 	var failure httpstream.Stream
 	for range 3 { // no command here reads its input
 		s := <-streams

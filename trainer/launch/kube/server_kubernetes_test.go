@@ -125,7 +125,7 @@ func (s *servers) says(l *launched, words string, times int) {
 // fetched; it ends with the bits of an unbroken run.
 func TestARunInAServersCluster(t *testing.T) {
 	s := startServers(t)
-	k := startKubelet(s)
+	k := startKubelet(s, nil, nil)
 	claim := t.TempDir()
 	dir := userFolder(s, claim)
 	require.NoError(t, s.create("v1", "secrets", `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket", "namespace": "training"}, "stringData": {"secret": "`+secretValue+`"}}`))

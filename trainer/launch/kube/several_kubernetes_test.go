@@ -1,0 +1,244 @@
+//go:build kubernetes
+
+package kube
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"cftune/internal/testmodel"
+)
+
+// yields lets ranks that wait leave the few processors here to the others.
+const yields = "OMPI_MCA_mpi_yield_when_idle=1"
+
+// severalFolder is what a user has who trains in several pods: a model, which lies on a claim, data, configurations, targets.
+func severalFolder(s *servers, models string) string {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	write := func(name, text string) {
+		require.NoError(s.t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	require.NoError(s.t, testmodel.Write(filepath.Join(models, "tiny.gguf"), testmodel.Options{Seed: 1, Type: testmodel.Q8_0}))
+	require.NoError(s.t, os.Chmod(filepath.Join(models, "tiny.gguf"), 0o644))
+	require.NoError(s.t, os.Symlink(models, filepath.Join(dir, "models")))
+	var rows strings.Builder
+	for i := range 48 {
+		fmt.Fprintf(&rows, `{"query": "What is %d + %d?", "response": "%d", "critique": "Conclusion: right [END]"}`+"\n", i, i+1, 2*i+1)
+	}
+	write("train.jsonl", rows.String())
+	for _, name := range []string{"two", "three", "four", "whole", "set", "pairs", "pod"} {
+		write(name+".yaml", fmt.Sprintf(`model: models/tiny.gguf
+output: runs/%s
+threads: 1
+data: {sources: [{path: train.jsonl, format: cft}]}
+adapter: {rank: 4, alpha: 8}
+train: {seq_len: 256, global_batch: {examples: 12}, epochs: 30}
+checkpoint: {every_steps: 10, keep_last: 20}
+`, name))
+	}
+	config := s.kubeconfig("launcher", launcherToken)
+	target := func(name, more string) string {
+		return fmt.Sprintf(`  %s:
+    kind: kubernetes
+    paths: {models/: /models/}
+    env: {OMPI_MCA_mpi_yield_when_idle: "1"}
+    kubernetes:
+      kubeconfig: %s
+      image: registry.example.org/cftune:1.0
+      memory: 1Gi
+      grace: 20
+      volumes: [{claim: models, path: /models, read_only: true}, {claim: runs, path: /data}]
+      %s
+`, name, config, more)
+	}
+	write("hosts.yaml", "targets:\n"+target("set", "pods: 3\n      ssh_secret: mpi-keys")+target("pairs", "pods: 2\n      gpus: 2\n      ssh_secret: mpi-keys")+
+		target("pod", "gpus: 2"))
+	return dir
+}
+
+// sshKeys makes the Secret as docs/launch.md says.
+func (s *servers) sshKeys() {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	make := exec.Command("sh", "-ec", "ssh-keygen -q -t ed25519 -N '' -f key && (printf '* '; cat key.pub) > known_hosts")
+	make.Dir = dir
+	out, err := make.CombinedOutput()
+	require.NoError(s.t, err, "%s", out)
+	text := `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mpi-keys", "namespace": "training"}, "data": {`
+	for i, key := range [][2]string{{"ssh-privatekey", "key"}, {"authorized_keys", "key.pub"}, {"known_hosts", "known_hosts"}} {
+		content, err := os.ReadFile(filepath.Join(dir, key[1]))
+		require.NoError(s.t, err)
+		text += fmt.Sprintf(`%s"%s": "%s"`, []string{"", ", ", ", "}[i], key[0], base64.StdEncoding.EncodeToString(content))
+	}
+	require.NoError(s.t, s.create("v1", "secrets", text+"}}"))
+}
+
+// podOf is the running pod of a part of a run's set.
+func (k *kubelet) podOf(run, part string) corev1.Pod {
+	k.t.Helper()
+	var found corev1.Pod
+	k.until("a "+part+" of "+run, func() error {
+		for _, p := range k.all(k.t.Context()) {
+			if p.Labels[labelRun] == run && p.Labels[labelPart] == part && p.Status.Phase == corev1.PodRunning && p.DeletionTimestamp == nil {
+				found = p
+				return nil
+			}
+		}
+		return errNotYet
+	})
+	return found
+}
+
+// showLogs shows what pods said whose log is not the run's.
+func (k *kubelet) showLogs() {
+	k.mutex.Lock()
+	defer k.mutex.Unlock()
+	for _, p := range k.pods {
+		text, err := os.ReadFile(p.log())
+		if err == nil && k.t.Failed() {
+			k.t.Logf("log of %s:\n%s", p.name, text[max(0, len(text)-4000):])
+		}
+	}
+}
+
+// Runs in several pods that train together, in containers on a network of their own: by mpirun over ssh, with a worker lost,
+// stopped and gone on with, and with several processes in each pod. All end with the bits of as many processes on this machine.
+func TestRunsOfSeveralPodsInAServersCluster(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	s := startServers(t)
+	claims := map[string]string{"models": t.TempDir(), "runs": t.TempDir()}
+	k := startKubelet(s, startNetwork(t), claims)
+	t.Cleanup(k.showLogs)
+	dir := severalFolder(s, claims["models"])
+	s.sshKeys()
+	s.jobSets()
+	s.program("jobsets", filepath.Join(os.Getenv("CFTUNE_KUBERNETES"), "jobsets"), nil, s.kubeconfig("owner", ownerToken))
+	env := []string{yields}
+	run := func(want int, args ...string) string {
+		t.Helper()
+		text, code := s.wait(s.user(dir, env, args...))
+		require.Equal(t, want, code, "exit code")
+		return text
+	}
+	equal := func(here, there string) {
+		t.Helper()
+		run(0, "launch", "fetch", there)
+		for _, file := range []string{"adapter.gguf", "optimizer.bin"} {
+			file = filepath.Join("checkpoints", "step-00000120", file)
+			assert.True(t, bytes.Equal(read(t, dir, here, file), read(t, dir, there, file)), "%s of %s is that of %s, to the bit", file, there, here)
+		}
+		assert.Equal(t, losses(t, read(t, dir, here, "metrics.jsonl")), losses(t, read(t, dir, there, "metrics.jsonl")))
+		run(0, "launch", "remove", there)
+	}
+	run(0, "train", "--config", "two.yaml", "--processes", "2")
+	run(0, "train", "--config", "three.yaml", "--processes", "3")
+	run(0, "train", "--config", "four.yaml", "--processes", "4")
+
+	assert.Contains(t, run(0, "launch", "-c", "whole.yaml", "--on", "set"), "whole is done")
+	equal("three", "whole")
+
+	follow := s.user(dir, env, "launch", "-c", "set.yaml", "--on", "set")
+	s.says(follow, "step 25/", 1)
+	for _, part := range []string{partTrainer, partHelper} {
+		k.isConfined(k.podOf("set", part))
+	}
+	k.lose(k.podOf("set", partHelper))
+	s.says(follow, "going on after step", 1)
+	s.says(follow, "step 45/", 1)
+	assert.Contains(t, run(0, "launch", "stop", "set"), "stopped")
+	text, code := s.wait(follow)
+	require.Equal(t, 1, code, "following a run that was stopped")
+	assert.Contains(t, text, "interrupted: saving step")
+	text = run(0, "launch", "resume", "set")
+	assert.Contains(t, text, "set is done")
+	equal("three", "set")
+
+	// Two processes in each of two pods; one of them is killed, as the kernel does when memory is short.
+	follow = s.user(dir, env, "launch", "-c", "pairs.yaml", "--on", "pairs")
+	s.says(follow, "step 25/", 1)
+	worker := k.podOf("pairs", partHelper)
+	ranks := strings.Fields(k.in(worker, "pgrep -fx 'cftune train .*'"))
+	require.Len(t, ranks, 2, "processes in a pod")
+	k.in(worker, "kill -9 "+ranks[0])
+	s.says(follow, "going on after step", 1)
+	text, code = s.wait(follow)
+	require.Zero(t, code)
+	assert.Contains(t, text, "pairs is done")
+	equal("four", "pairs")
+
+	// Two processes in one pod, stopped.
+	follow = s.user(dir, env, "launch", "-c", "pod.yaml", "--on", "pod")
+	s.says(follow, "step 25/", 1)
+	assert.Contains(t, run(0, "launch", "stop", "pod"), "stopped")
+	text, _ = s.wait(follow)
+	assert.Contains(t, text, "interrupted: saving step")
+	assert.Contains(t, run(0, "launch", "resume", "pod"), "pod is done")
+	equal("two", "pod")
+	s.until("no pod is left", func() error {
+		if n := len(k.all(t.Context())); n > 0 {
+			return fmt.Errorf("%d are", n)
+		}
+		return nil
+	})
+}
+
+func read(t *testing.T, dir, run, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "runs", run, file))
+	require.NoError(t, err)
+	return text
+}
+
+// losses are those of a run's steps.
+func losses(t *testing.T, metrics []byte) map[int]float64 {
+	t.Helper()
+	all := map[int]float64{}
+	for line := range bytes.Lines(metrics) {
+		var m struct {
+			Step int
+			Loss *float64
+		}
+		require.NoError(t, json.Unmarshal(line, &m))
+		if m.Loss != nil {
+			all[m.Step] = *m.Loss
+		}
+	}
+	require.Len(t, all, 120, "steps")
+	return all
+}
+
+// in runs a shell's words in a pod, as its user.
+func (k *kubelet) in(p corev1.Pod, words string) string {
+	k.t.Helper()
+	k.mutex.Lock()
+	cmd := k.pods[p.UID].inContainer([]string{"sh", "-c", words})
+	k.mutex.Unlock()
+	out, err := cmd.CombinedOutput()
+	require.NoError(k.t, err, "%s: %s", words, out)
+	return string(out)
+}
+
+// isConfined looks whether the process that trains in a pod has the rights that the manifest gives it, and the launcher's variables.
+func (k *kubelet) isConfined(p corev1.Pod) {
+	k.t.Helper()
+	text := k.in(p, `pid=$(pgrep -fx 'cftune train .*'); cat /proc/$pid/status; tr '\0' '\n' </proc/$pid/environ; touch /usr/x /etc/x /x 2>&1; ls -lL /etc/cftune-ssh; ls /sys/class/net`)
+	for _, line := range []string{"Uid:\t1000\t1000\t1000\t1000\n", "Groups:\t1000", "NoNewPrivs:\t1\n", "CapBnd:\t0000000000000000\n", "CapEff:\t0000000000000000\n",
+		"HOME=/tmp\n", yields + "\n", "touch: cannot touch '/usr/x': Read-only", "touch: cannot touch '/etc/x': Read-only", "touch: cannot touch '/x': Read-only",
+		"-r--r----- 1 root cftune", "eth0\nlo\n"} {
+		assert.Contains(k.t, text, line, "%s", p.Name)
+	}
+}
