@@ -75,17 +75,18 @@ func resolve(t *testing.T, pods []*podProcess) {
 	for _, reader := range pods {
 		text := "127.0.0.1 localhost\n"
 		for _, p := range pods {
+			var names []string
 			if p.subdomain != "" {
-				text += fmt.Sprintf("%s %s.%s.%s.svc.cluster.local %s.%s", p.address, p.host, p.subdomain, namespaceHere, p.host, p.subdomain)
-			} else {
-				text += p.address.String()
+				name := p.host + "." + p.subdomain
+				names = append(names, name+"."+namespaceHere+".svc.cluster.local", name)
 			}
 			if p == reader {
-				text += " " + p.host
+				names = append(names, p.host)
 			}
-			text += "\n"
+			if len(names) > 0 {
+				text += fmt.Sprintf("%s %s\n", p.address, strings.Join(names, " "))
+			}
 		}
-		text = strings.ReplaceAll(text, "\n\n", "\n")
 		require.NoError(t, os.WriteFile(reader.hosts, []byte(text), 0o644))
 	}
 }

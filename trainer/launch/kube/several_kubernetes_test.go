@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -113,6 +114,47 @@ func (k *kubelet) showLogs() {
 	}
 }
 
+// cluster is a user's side of a server whose pods are containers.
+type cluster struct {
+	*kubelet
+	dir string
+	env []string
+}
+
+// run is a command that ends with a certain exit code.
+func (c *cluster) run(want int, args ...string) string {
+	c.t.Helper()
+	text, code := c.wait(c.begin(args...))
+	require.Equal(c.t, want, code, "exit code")
+	return text
+}
+
+func (c *cluster) begin(args ...string) *launched { return c.user(c.dir, c.env, args...) }
+
+// isEqual fetches a run and wants it to be another one, to the bit.
+func (c *cluster) isEqual(here, there string) {
+	c.t.Helper()
+	c.run(0, "launch", "fetch", there)
+	for _, file := range []string{"adapter.gguf", "optimizer.bin"} {
+		file = filepath.Join("checkpoints", "step-00000120", file)
+		assert.True(c.t, bytes.Equal(read(c.t, c.dir, here, file), read(c.t, c.dir, there, file)), "%s of %s is that of %s, to the bit", file, there, here)
+	}
+	assert.Equal(c.t, losses(c.t, read(c.t, c.dir, here, "metrics.jsonl")), losses(c.t, read(c.t, c.dir, there, "metrics.jsonl")))
+	c.run(0, "launch", "remove", there)
+}
+
+// stopAndResume stops a run that is followed, which saves, and resumes it, to the end.
+func (c *cluster) stopAndResume(name string, follow *launched) {
+	c.t.Helper()
+	assert.Contains(c.t, c.run(0, "launch", "stop", name), "stopped")
+	text, code := c.wait(follow)
+	require.Equal(c.t, 1, code, "following a run that was stopped")
+	assert.Contains(c.t, text, "interrupted: saving step")
+	text = c.run(0, "launch", "resume", name)
+	assert.Contains(c.t, text, "going on after step")
+	assert.Contains(c.t, text, name+" is done")
+}
+
 // Runs in several pods that train together, in containers on a network of their own: by mpirun over ssh, with a worker lost,
 // stopped and gone on with, and with several processes in each pod. All end with the bits of as many processes on this machine.
 func TestRunsOfSeveralPodsInAServersCluster(t *testing.T) {
@@ -121,75 +163,49 @@ func TestRunsOfSeveralPodsInAServersCluster(t *testing.T) {
 	}
 	s := startServers(t)
 	claims := map[string]string{"models": t.TempDir(), "runs": t.TempDir()}
-	k := startKubelet(s, startNetwork(t), claims)
-	t.Cleanup(k.showLogs)
-	dir := severalFolder(s, claims["models"])
+	c := &cluster{startKubelet(s, startNetwork(t), claims), severalFolder(s, claims["models"]), []string{yields}}
+	t.Cleanup(c.showLogs)
 	s.sshKeys()
 	s.jobSets()
 	s.program("jobsets", filepath.Join(os.Getenv("CFTUNE_KUBERNETES"), "jobsets"), nil, s.kubeconfig("owner", ownerToken))
-	env := []string{yields}
-	run := func(want int, args ...string) string {
-		t.Helper()
-		text, code := s.wait(s.user(dir, env, args...))
-		require.Equal(t, want, code, "exit code")
-		return text
+	for i, name := range []string{"two", "three", "four"} {
+		c.run(0, "train", "--config", name+".yaml", "--processes", strconv.Itoa(2+i))
 	}
-	equal := func(here, there string) {
-		t.Helper()
-		run(0, "launch", "fetch", there)
-		for _, file := range []string{"adapter.gguf", "optimizer.bin"} {
-			file = filepath.Join("checkpoints", "step-00000120", file)
-			assert.True(t, bytes.Equal(read(t, dir, here, file), read(t, dir, there, file)), "%s of %s is that of %s, to the bit", file, there, here)
-		}
-		assert.Equal(t, losses(t, read(t, dir, here, "metrics.jsonl")), losses(t, read(t, dir, there, "metrics.jsonl")))
-		run(0, "launch", "remove", there)
-	}
-	run(0, "train", "--config", "two.yaml", "--processes", "2")
-	run(0, "train", "--config", "three.yaml", "--processes", "3")
-	run(0, "train", "--config", "four.yaml", "--processes", "4")
 
-	assert.Contains(t, run(0, "launch", "-c", "whole.yaml", "--on", "set"), "whole is done")
-	equal("three", "whole")
+	assert.Contains(t, c.run(0, "launch", "-c", "whole.yaml", "--on", "set"), "whole is done")
+	c.isEqual("three", "whole")
 
-	follow := s.user(dir, env, "launch", "-c", "set.yaml", "--on", "set")
-	s.says(follow, "step 25/", 1)
+	follow := c.begin("launch", "-c", "set.yaml", "--on", "set")
+	c.says(follow, "step 25/", 1)
 	for _, part := range []string{partTrainer, partHelper} {
-		k.isConfined(k.podOf("set", part))
+		c.isConfined(c.podOf("set", part))
 	}
-	k.lose(k.podOf("set", partHelper))
-	s.says(follow, "going on after step", 1)
-	s.says(follow, "step 45/", 1)
-	assert.Contains(t, run(0, "launch", "stop", "set"), "stopped")
-	text, code := s.wait(follow)
-	require.Equal(t, 1, code, "following a run that was stopped")
-	assert.Contains(t, text, "interrupted: saving step")
-	text = run(0, "launch", "resume", "set")
-	assert.Contains(t, text, "set is done")
-	equal("three", "set")
+	c.lose(c.podOf("set", partHelper))
+	c.says(follow, "going on after step", 1)
+	c.says(follow, "step 45/", 1)
+	c.stopAndResume("set", follow)
+	c.isEqual("three", "set")
 
 	// Two processes in each of two pods; one of them is killed, as the kernel does when memory is short.
-	follow = s.user(dir, env, "launch", "-c", "pairs.yaml", "--on", "pairs")
-	s.says(follow, "step 25/", 1)
-	worker := k.podOf("pairs", partHelper)
-	ranks := strings.Fields(k.in(worker, "pgrep -fx 'cftune train .*'"))
+	follow = c.begin("launch", "-c", "pairs.yaml", "--on", "pairs")
+	c.says(follow, "step 25/", 1)
+	worker := c.podOf("pairs", partHelper)
+	ranks := strings.Fields(c.in(worker, "pgrep -fx 'cftune train .*'"))
 	require.Len(t, ranks, 2, "processes in a pod")
-	k.in(worker, "kill -9 "+ranks[0])
-	s.says(follow, "going on after step", 1)
-	text, code = s.wait(follow)
+	c.in(worker, "kill -9 "+ranks[0])
+	c.says(follow, "going on after step", 1)
+	text, code := c.wait(follow)
 	require.Zero(t, code)
 	assert.Contains(t, text, "pairs is done")
-	equal("four", "pairs")
+	c.isEqual("four", "pairs")
 
-	// Two processes in one pod, stopped.
-	follow = s.user(dir, env, "launch", "-c", "pod.yaml", "--on", "pod")
-	s.says(follow, "step 25/", 1)
-	assert.Contains(t, run(0, "launch", "stop", "pod"), "stopped")
-	text, _ = s.wait(follow)
-	assert.Contains(t, text, "interrupted: saving step")
-	assert.Contains(t, run(0, "launch", "resume", "pod"), "pod is done")
-	equal("two", "pod")
-	s.until("no pod is left", func() error {
-		if n := len(k.all(t.Context())); n > 0 {
+	// Two processes in one pod.
+	follow = c.begin("launch", "-c", "pod.yaml", "--on", "pod")
+	c.says(follow, "step 25/", 1)
+	c.stopAndResume("pod", follow)
+	c.isEqual("two", "pod")
+	c.until("no pod is left", func() error {
+		if n := len(c.all(t.Context())); n > 0 {
 			return fmt.Errorf("%d are", n)
 		}
 		return nil
