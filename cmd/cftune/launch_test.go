@@ -152,7 +152,7 @@ func TestLaunchSeveralProcessesHere(t *testing.T) {
 		t.Skip("no mpirun: scripts/install-deps installs openmpi-bin and libopenmpi-dev")
 	}
 	p := newPlace(t)
-	p.write("hosts.yaml", "targets: {here: {kind: local, retries: 0, processes: 2}, many: {kind: local, processes: 50}}\n")
+	p.write("hosts.yaml", "targets: {here: {kind: local, retries: 0, processes: 2}, without: {kind: local, processes: 2, env: {PATH: /nowhere}}}\n")
 	p.config("straight", 1)
 	p.config("launched", 1)
 	p.must("train", "--config", "straight.yaml", "--processes", "2")
@@ -162,12 +162,12 @@ func TestLaunchSeveralProcessesHere(t *testing.T) {
 	require.Contains(t, r.err, "2 processes train together")
 	require.Equal(t, p.manifest("runs/straight", 24), p.manifest("runs/launched", 24))
 
-	// More than mpirun starts here: that shows before anything runs.
+	// A machine without mpirun: that shows before anything runs.
 	p.config("other", 1)
-	r = p.run("launch", "-c", "other.yaml", "--on", "many")
-	require.NotZero(t, r.code)
-	require.Contains(t, r.err, "slots")
-	require.Contains(t, r.err, "many cannot take the run")
+	r = p.run("launch", "-c", "other.yaml", "--on", "without")
+	require.Equal(t, codeDevice, r.code)
+	require.Contains(t, r.err, `exec: "mpirun": executable file not found`)
+	require.Contains(t, r.err, "without cannot take the run")
 }
 
 // lockedBuffer is written by a process's output and read meanwhile.
