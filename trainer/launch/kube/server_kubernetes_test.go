@@ -42,7 +42,7 @@ func userFolder(s *servers, claim string) string {
 		name   string
 		epochs int
 		more   string
-	}{{"straight", 240, ""}, {"first", 240, fmt.Sprintf(", mirror: 'file://%s/mirror/first'", claim)}, {"wrong", 1, ""}, {"pulled", 1, ""}} {
+	}{{"straight", 960, ""}, {"first", 960, fmt.Sprintf(", mirror: 'file://%s/mirror/first'", claim)}, {"wrong", 1, ""}, {"pulled", 1, ""}} {
 		write(run.name+".yaml", fmt.Sprintf(`model: models/tiny.gguf
 output: runs/%s
 threads: 1
@@ -175,14 +175,14 @@ func TestARunInAServersCluster(t *testing.T) {
 	require.Equal(t, 1, code, "following a run that was stopped")
 	assert.Contains(t, text, "first on cloud: stopped")
 	text = run(0, "launch", "resume", "first")
-	assert.Contains(t, text, "step 2400/2400")
+	assert.Contains(t, text, "step 9600/9600")
 	assert.Contains(t, text, "first is done")
 	assert.Contains(t, run(0, "launch", "-c", "first.yaml", "--on", "cloud"), "first is done already")
 	assert.Contains(t, run(0, "launch", "status", "first"), "done")
 
 	run(0, "launch", "fetch", "first")
 	manifest := func(run string) string {
-		text, err := os.ReadFile(filepath.Join(dir, "runs", run, "checkpoints", "step-00002400", "adapter.gguf"))
+		text, err := os.ReadFile(filepath.Join(dir, "runs", run, "checkpoints", "step-00009600", "adapter.gguf"))
 		require.NoError(t, err)
 		return string(text)
 	}
@@ -238,7 +238,7 @@ func TestARunInAServersCluster(t *testing.T) {
 	require.Equal(t, 1, code, "following a run that was stopped")
 	assert.Contains(t, run(0, "launch", "resume", "again"), "again is done")
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, "runs", "straight")))
-	before, err := os.ReadFile(filepath.Join(dir, "runs", "first", "checkpoints", "step-00002400", "adapter.gguf"))
+	before, err := os.ReadFile(filepath.Join(dir, "runs", "first", "checkpoints", "step-00009600", "adapter.gguf"))
 	require.NoError(t, err)
 	run(0, "launch", "fetch", "again")
 	assert.True(t, manifest("straight") == string(before), "to the bit, too")

@@ -45,7 +45,7 @@ output: runs/%s
 threads: 1
 data: {sources: [{path: train.jsonl, format: cft}]}
 adapter: {rank: 4, alpha: 8}
-train: {seq_len: 256, global_batch: {examples: 12}, epochs: 30}
+train: {seq_len: 256, global_batch: {examples: 12}, epochs: 120}
 checkpoint: {every_steps: 10, keep_last: 20}
 `, name))
 	}
@@ -136,7 +136,7 @@ func (c *cluster) isEqual(here, there string) {
 	c.t.Helper()
 	c.run(0, "launch", "fetch", there)
 	for _, file := range []string{"adapter.gguf", "optimizer.bin"} {
-		file = filepath.Join("checkpoints", "step-00000120", file)
+		file = filepath.Join("checkpoints", "step-00000480", file)
 		assert.True(c.t, bytes.Equal(read(c.t, c.dir, here, file), read(c.t, c.dir, there, file)), "%s of %s is that of %s, to the bit", file, there, here)
 	}
 	assert.Equal(c.t, losses(c.t, read(c.t, c.dir, here, "metrics.jsonl")), losses(c.t, read(c.t, c.dir, there, "metrics.jsonl")))
@@ -150,9 +150,27 @@ func (c *cluster) stopAndResume(name string, follow *launched) {
 	text, code := c.wait(follow)
 	require.Equal(c.t, 1, code, "following a run that was stopped")
 	assert.Contains(c.t, text, "interrupted: saving step")
-	text = c.run(0, "launch", "resume", name)
-	assert.Contains(c.t, text, "going on after step")
-	assert.Contains(c.t, text, name+" is done")
+	before := c.wentOn(name)
+	assert.Contains(c.t, c.run(0, "launch", "resume", name), name+" is done")
+	assert.Equal(c.t, before+1, c.wentOn(name), "pods that went on from a checkpoint")
+}
+
+// wentOn counts the pods of a run that went on from a checkpoint. Of a log that grows quickly, who follows later is shown the end only.
+func (c *cluster) wentOn(name string) int {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	n := 0
+	for _, p := range c.pods {
+		if !strings.HasPrefix(p.name, ObjectName(name)+"-") {
+			continue
+		}
+		text, err := os.ReadFile(p.log())
+		require.NoError(c.t, err)
+		if bytes.Contains(text, []byte("going on after step")) {
+			n++
+		}
+	}
+	return n
 }
 
 // Runs in several pods that train together, in containers on a network of their own: by mpirun over ssh, with a worker lost,
@@ -233,7 +251,7 @@ func losses(t *testing.T, metrics []byte) map[int]float64 {
 			all[m.Step] = *m.Loss
 		}
 	}
-	require.Len(t, all, 120, "steps")
+	require.Len(t, all, 480, "steps")
 	return all
 }
 
