@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cftune/trainer/checkpoint"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 )
@@ -95,11 +93,8 @@ func newMergeCommand() *cobra.Command {
 
 // readAnyAdapter reads a GGUF adapter, a PEFT folder, or the newest checkpoint's adapter of a run.
 func readAnyAdapter(path string, base *gguf.File) (gguf.Adapter, error) {
-	c, _, err := checkpoint.Latest(path, false)
-	switch {
-	case err == nil:
-		path = export.AdapterOf(c)
-	case !errors.Is(err, checkpoint.ErrNotFound) && !errors.Is(err, os.ErrNotExist) && isFolder(path):
+	path, err := adapterFile(path)
+	if err != nil {
 		return gguf.Adapter{}, err
 	}
 	return gguf.ReadAdapter(path, base)

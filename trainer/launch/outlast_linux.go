@@ -43,9 +43,7 @@ func Outlast(words []string, stop <-chan struct{}) (int, error) {
 			if e.pid != cmd.Process.Pid {
 				continue
 			}
-			if code = e.status.ExitStatus(); e.status.Signaled() {
-				code = 128 + int(e.status.Signal())
-			}
+			code = codeOf(e.status)
 			if !stopped {
 				go func() { // what is left ends with this process
 					for range all {

@@ -252,44 +252,45 @@ func (p *Plan) fitsNode(run doctorRun) Finding {
 
 // reaches looks at model and data with the program's own eyes, with the run's variables and secrets, and as many processes.
 func (p *Plan) reaches(ctx context.Context, j Placed) Finding {
-	job := j.Job
 	if p.config.Kind == KindSlurm {
-		job.Launcher = nil // which starts processes on nodes
+		j.Job.Launcher = nil // which starts processes on nodes
 	}
-	env := maps.Clone(p.secrets)
-	maps.Copy(env, job.Env)
-	out, err := p.target.Host().Run(ctx, quoteAll(job.command(path.Join(j.Dir, configName), "--dry-run", "--json")...), nil, env)
 	what := "model, data"
 	if len(p.jobs) > 1 {
 		what += " of " + j.Job.Name
 	}
-	if err != nil {
-		return Finding{LevelFail, what, oneLine(err), ""}
-	}
 	var plan struct{ Steps, Examples, Tokens int }
-	if err := json.Unmarshal(out, &plan); err != nil {
-		return Finding{LevelFail, what, fmt.Sprintf("the program answers %q", lastLines(string(out), 2)), ""}
+	if problem := p.dryRun(ctx, j, &plan); problem != "" {
+		return Finding{LevelFail, what, problem, ""}
 	}
 	return Finding{LevelOK, what, fmt.Sprintf("%d steps over %d examples of %d tokens", plan.Steps, plan.Examples, plan.Tokens), ""}
 }
 
 // plans looks at a study's model and data as reaches does.
 func (p *Plan) plans(ctx context.Context, j Placed) Finding {
-	env := maps.Clone(p.secrets)
-	maps.Copy(env, j.Job.Env)
 	const what = "model, data"
-	out, err := p.target.Host().Run(ctx, quoteAll(j.Job.command(path.Join(j.Dir, configName), "--dry-run", "--json")...), nil, env)
-	if err != nil {
-		return Finding{LevelFail, what, oneLine(err), ""}
-	}
 	var plan struct {
 		Runs          []struct{}
 		Models, Texts int
 	}
-	if err := json.Unmarshal(out, &plan); err != nil {
-		return Finding{LevelFail, what, fmt.Sprintf("the program answers %q", lastLines(string(out), 2)), ""}
+	if problem := p.dryRun(ctx, j, &plan); problem != "" {
+		return Finding{LevelFail, what, problem, ""}
 	}
 	return Finding{LevelOK, what, fmt.Sprintf("%d runs, %d texts of each of %d models", len(plan.Runs), plan.Texts, plan.Models), ""}
+}
+
+// dryRun has the program plan a job, into plan, and says what the matter is if it cannot.
+func (p *Plan) dryRun(ctx context.Context, j Placed, plan any) (problem string) {
+	env := maps.Clone(p.secrets)
+	maps.Copy(env, j.Job.Env)
+	out, err := p.target.Host().Run(ctx, quoteAll(j.Job.command(path.Join(j.Dir, configName), "--dry-run", "--json")...), nil, env)
+	if err != nil {
+		return oneLine(err)
+	}
+	if err := json.Unmarshal(out, plan); err != nil {
+		return fmt.Sprintf("the program answers %q", lastLines(string(out), 2))
+	}
+	return ""
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(fmt.Sprint(err)), " ") }

@@ -59,8 +59,16 @@ func Together(words []string, stop <-chan struct{}, in io.Reader, out, errs io.W
 	case !errors.As(err, &exit):
 		return 0, fmt.Errorf("start several processes: %w", err)
 	}
-	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 128 + int(status.Signal()), nil
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok {
+		return codeOf(status), nil
 	}
 	return exit.ExitCode(), nil
+}
+
+// codeOf is a process's exit code, as a shell tells it: 128 and the number of a signal that killed it.
+func codeOf(status syscall.WaitStatus) int {
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
 }
