@@ -48,7 +48,7 @@ def main():
         print(f"cuda-report: {path} tells of no kernel", file=sys.stderr)
         return 1
     names = short(sorted({r[0] for r in rows}))
-    archs = sorted({r[1] for r in rows})
+    archs = sorted({r[1] for r in rows}, key=lambda arch: (int(re.sub(r"\D", "", arch)), arch))
     table = collections.defaultdict(dict)
     for name, arch, registers, stack, spilled in rows:
         # Kernels for many types or ways are one line: the largest.
