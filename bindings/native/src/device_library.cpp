@@ -28,7 +28,11 @@ opened open_library() {
     // Never closed: threads and atexit handlers of CUDA may outlive every trainer.
     void *const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
-        return {nullptr, std::string("loading it failed: ") + dlerror()};
+        std::string why = std::string("loading it failed: ") + dlerror();
+        if (why.find("libcublasLt") != std::string::npos) {
+            why += " (it is part of CUDA, and of the Python wheel nvidia-cublas; LD_LIBRARY_PATH names its folder)";
+        }
+        return {nullptr, why};
     }
     const auto get = reinterpret_cast<cft_device_library_function *>(dlsym(handle, "cft_device_library"));
     if (!get) {
