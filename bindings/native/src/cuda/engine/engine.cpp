@@ -242,7 +242,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
 
 double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) {
     use_device(device_);
-    mark("between");
+    profile_.begin(stream_);
     const journey j = begin(pack);
     forward(j, cancelled);
     loss(j, backward, cancelled);

@@ -64,6 +64,7 @@ void engine::adapter_inputs(const linear &l, const cft::dropout &drop) {
 void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs) {
     const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_inputs(l, drop);
+    mark("adapters: h");
     if (!only_inputs) {
         multiply({l.n, l.end - l.begin, g.ld(), l.x, g.ld(), false, group_weights(l.layer, l.kind) + l.begin * g.ld(), g.ld(), true, y, ld_y, false});
     }
@@ -130,8 +131,10 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
 void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
                              const std::function<void()> &onward) {
     adapter_outputs(l, dy, ld_dy);
+    mark("adapters: u");
     if (!no_x) {
         adapter_gradient(l, drop, dy, ld_dy);
+        mark("adapters: gradient");
     }
     if (dx) {
         input_gradient(l, drop, dy, ld_dy, dx, ld_dx);
@@ -141,7 +144,9 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
     }
     if (no_x) {
         adapter_inputs(l, drop);
+        mark("adapters: h");
         adapter_gradient(l, drop, dy, ld_dy);
+        mark("adapters: gradient");
     }
 }
 

@@ -25,6 +25,13 @@ void profile::add(const char *name, const stream &s) {
     last_ = t;
 }
 
+void profile::begin_pack(const stream &s) {
+    add("between", s);
+    if (n_packs_++ < 2) {
+        totals_.clear(); // before the first: the trainer's making; before the second: the first pack
+    }
+}
+
 profile::~profile() {
     std::vector<std::pair<std::string, total>> all(totals_.begin(), totals_.end());
     std::sort(all.begin(), all.end(), [](const auto &a, const auto &b) { return a.second.seconds > b.second.seconds; });
