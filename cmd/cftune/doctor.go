@@ -42,6 +42,7 @@ type runReport struct {
 	OnDevice   bool                  `json:"on_device"`        // of its own memory: buffers are then all, weights included
 	Fits       bool                  `json:"fits"`
 	WouldFit   []fitting             `json:"would_fit,omitempty"` // where it does not fit
+	KeepsAll   *fitting              `json:"keeps_all,omitempty"` // where activations do not all fit a device: shorter packs, whose do
 	fromConfig config.Run
 }
 
@@ -164,6 +165,14 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 		if r.WouldFit, err = whatWouldFit(model, params, r.Available, need); err != nil {
 			return nil, err
 		}
+	} else if r.OnDevice && r.Memory.ComputedAgain > 0 && params.Keep == engine.KeepAuto {
+		packs := []saving{shorterPacks}
+		r.KeepsAll, err = turnDown(model, params, packs, need, func(e engine.MemoryEstimate) bool {
+			return e.ComputedAgain == 0 && e.Streamed <= r.Memory.Streamed && need(e) <= r.Available
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
 }
@@ -211,12 +220,14 @@ var savings = []saving{
 		p.Keep = engine.KeepLayers
 		return p.Keep.String(), ok
 	}},
-	{"train.seq_len", func(p *engine.Params) (string, bool) {
-		const shortest = 64 // tokens; shorter packs are no training
-		return halve(&p.MaxTokens, shortest)
-	}},
+	shorterPacks,
 	{"adapter.rank", func(p *engine.Params) (string, bool) { return halve(&p.Rank, 1) }},
 }
+
+var shorterPacks = saving{"train.seq_len", func(p *engine.Params) (string, bool) {
+	const shortest = 64 // tokens; shorter packs are no training
+	return halve(&p.MaxTokens, shortest)
+}}
 
 func halve(setting *int, least int) (string, bool) {
 	if *setting/2 < least {
@@ -228,22 +239,29 @@ func halve(setting *int, least int) (string, bool) {
 
 // whatWouldFit turns settings down: each on its own as far as it must go, or, where none does it alone, all together.
 func whatWouldFit(model *engine.Model, params engine.Params, available uint64, need func(engine.MemoryEstimate) uint64) ([]fitting, error) {
+	fits := func(e engine.MemoryEstimate) bool { return need(e) <= available }
 	var found []fitting
+	try := func(settings []saving) error {
+		f, err := turnDown(model, params, settings, need, fits)
+		if f != nil {
+			found = append(found, *f)
+		}
+		return err
+	}
 	for _, s := range savings {
-		f, err := turnDown(model, params, available, []saving{s}, need)
-		if err != nil {
+		if err := try([]saving{s}); err != nil {
 			return nil, err
 		}
-		found = append(found, f...)
 	}
 	if len(found) > 0 {
 		return found, nil
 	}
-	return turnDown(model, params, available, savings, need)
+	return found, try(savings)
 }
 
-// turnDown takes a step of each setting in turn until the run fits; it returns nothing if it never does.
-func turnDown(model *engine.Model, p engine.Params, available uint64, settings []saving, need func(engine.MemoryEstimate) uint64) ([]fitting, error) {
+// turnDown takes a step of each setting in turn until the estimate is good; it returns nil if it never is.
+func turnDown(model *engine.Model, p engine.Params, settings []saving, need func(engine.MemoryEstimate) uint64,
+	good func(engine.MemoryEstimate) bool) (*fitting, error) {
 	values := map[string]string{}
 	for again := true; again; {
 		again = false
@@ -258,12 +276,12 @@ func turnDown(model *engine.Model, p engine.Params, available uint64, settings [
 			if err != nil {
 				return nil, err
 			}
-			if need(e) <= available {
-				f := fitting{Buffers: need(e)}
+			if good(e) {
+				f := &fitting{Buffers: need(e)}
 				for _, key := range slices.Sorted(maps.Keys(values)) {
 					f.Settings = append(f.Settings, key+"="+values[key])
 				}
-				return []fitting{f}, nil
+				return f, nil
 			}
 		}
 	}
@@ -300,11 +318,7 @@ func (r doctorReport) print(out io.Writer) error {
 func (r runReport) print(w io.Writer) {
 	m := r.Info
 	fmt.Fprintf(w, "\n%s: %s, %d layers of %d, %.1fM parameters\n", r.Model, m.Architecture, m.Layers, m.Embedding, float64(m.NumberParameters)/1e6)
-	kept := r.Keep
-	if again := r.Memory.ComputedAgain; again > 0 {
-		kept = fmt.Sprintf("as fits, %.0f %% of the layers' products are computed again", 100*again)
-	}
-	fmt.Fprintf(w, "%s; packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Describe(), r.fromConfig.Train.SeqLen, kept)
+	fmt.Fprintf(w, "%s; packs of %d tokens, activations kept: %s\n\n", r.fromConfig.Adapter.Describe(), r.fromConfig.Train.SeqLen, keptText(r.Memory))
 	weights, whole, source := "weights (mapped)", "buffers (all but weights)", "available for them"
 	if r.OnDevice {
 		weights, whole, source = "weights", "on the device", "available there"
@@ -335,6 +349,9 @@ func (r runReport) print(w io.Writer) {
 	switch {
 	case r.Fits:
 		fmt.Fprintln(w, "\nThe run fits.")
+		if r.KeepsAll != nil {
+			fmt.Fprintf(w, "With --set %s nothing is computed again; the same examples are in more packs then. That may be faster.\n", r.KeepsAll.Settings[0])
+		}
 	case len(r.WouldFit) == 0:
 		fmt.Fprintln(w, "\nThe run does not fit, with any setting.")
 	default:
@@ -347,6 +364,14 @@ func (r runReport) print(w io.Writer) {
 			fmt.Fprintf(w, "\t%s\n", bytesText(f.Buffers))
 		}
 	}
+}
+
+// keptText tells which activations are kept; on a CUDA device also what the others cost.
+func keptText(m engine.MemoryEstimate) string {
+	if again := m.ComputedAgain; again > 0 {
+		return fmt.Sprintf("as fits, %.0f %% of the layers' products are computed again", 100*again)
+	}
+	return m.Keep.String()
 }
 
 // bytesText is a size for people.

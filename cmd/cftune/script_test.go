@@ -47,11 +47,28 @@ func TestScripts(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup:               func(e *testscript.Env) error { e.Setenv("SHIM", cudaShim()); return nil },
+		Condition: func(name string) (bool, error) {
+			if name != "shim" {
+				return false, errors.New("unknown condition " + name)
+			}
+			_, err := os.Stat(cudaShim())
+			return err == nil, nil
+		},
 	})
 }
 
-// scriptModel writes a tiny model: model FILE [nan] [f32] [untied] [architecture=NAME] [seed=N] [embd=N] [layers=N] [shards=N], or one of
-// testdata/families: model FILE family=NAME
+// cudaShim is the CUDA engine whose kernels run on the CPU, which is built with the native tests.
+func cudaShim() string {
+	path, err := filepath.Abs(filepath.Join("..", "..", "build", "native", "obj", "lib", "libcftune-cuda-shim.so"))
+	if err != nil {
+		panic(err)
+	}
+	return path
+}
+
+// scriptModel writes a tiny model: model FILE [nan] [f32] [untied] [architecture=NAME] [seed=N] [embd=N] [head_dim=N] [layers=N] [shards=N],
+// or one of testdata/families: model FILE family=NAME
 func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: model FILE [OPTION...]")
@@ -76,21 +93,17 @@ func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 			o.Untied = true
 		case "architecture":
 			o.Architecture = value
-		case "seed", "embd", "layers", "shards":
-			n, err := strconv.Atoi(value)
-			ts.Check(err)
-			switch key {
-			case "seed":
-				o.Seed = uint64(n)
-			case "embd":
-				o.Embd = n
-			case "layers":
-				o.Layers = n
-			case "shards":
-				o.Shards = n
-			}
 		default:
-			ts.Fatalf("model: unknown option %s", arg)
+			to := map[string]*int{"embd": &o.Embd, "layers": &o.Layers, "shards": &o.Shards, "head_dim": &o.HeadDim}[key]
+			n, err := strconv.Atoi(value)
+			switch {
+			case key == "seed" && err == nil:
+				o.Seed = uint64(n)
+			case to != nil && err == nil:
+				*to = n
+			default:
+				ts.Fatalf("model: unknown option %s", arg)
+			}
 		}
 	}
 	ts.Check(testmodel.Write(ts.MkAbs(args[0]), o))

@@ -353,7 +353,11 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
         throw failure(CFT_ERR_NO_MEMORY, needs + "; packs of " + std::to_string(fits) + " tokens (train.seq_len) would fit" +
                                              (params.keep_activations == CFT_KEEP_ALL ? ", or train.keep_activations: auto" : ""));
     }
-    throw failure(CFT_ERR_NO_MEMORY, needs + "; no pack fits: weights alone take " + std::to_string(int64_t(least.weight_bytes) / mib) + " MiB");
+    cft_trainer_params one = params;
+    one.max_tokens = 1, one.max_targets = std::min(params.max_targets, 1);
+    const plan shortest(model, one, targets, last, placements.back());
+    throw failure(CFT_ERR_NO_MEMORY, needs + "; no pack fits: what does not depend on its length takes " +
+                                             std::to_string(int64_t(shortest.total()) / mib) + " MiB (adapter.rank has a part in it)");
 }
 
 } // namespace cft::cuda
