@@ -8,6 +8,8 @@
 
 namespace cft {
 
+enum adapter_tensor { matrix_a, matrix_b, magnitude };
+
 struct adapter_module {
     int   rank  = 0; // 0: no adapter
     float scale = 0;
@@ -32,6 +34,7 @@ class adapter_shape {
     const adapter_module &token_embd() const { return token_embd_; }
     const adapter_module &output() const { return output_; }
     bool                  dora() const { return dora_; }
+    uint32_t              targets() const { return targets_; }
     bool                  plain() const { return plain_; } // one rank and scale for all, in all layers, and nothing besides
     adapter_widths        widths(const cft_model &model) const;
     size_t                n_params(const cft_model &model) const; // of A, B and magnitudes

@@ -212,7 +212,7 @@ cft_status cft_trainer_tensor_read(const cft_trainer *trainer, size_t index, cft
         const float *data = slot_of(*trainer, t, slot, n);
         need(out, "out");
         if (trainer->device) {
-            trainer->device->read(t.layer, t.module, t.kind == cft_trainer::matrix_a, slot, out);
+            trainer->device->read(t.layer, t.module, t.kind, slot, out);
         } else {
             std::memcpy(out, data, n * sizeof(float));
         }
@@ -225,7 +225,7 @@ cft_status cft_trainer_tensor_write(cft_trainer *trainer, size_t index, cft_slot
         float      *to = slot_of(*trainer, t, slot, n);
         need(data, "data");
         if (trainer->device) {
-            trainer->device->write(t.layer, t.module, t.kind == cft_trainer::matrix_a, slot, data);
+            trainer->device->write(t.layer, t.module, t.kind, slot, data);
         } else {
             std::memcpy(to, data, n * sizeof(float));
         }

@@ -39,7 +39,8 @@ opened open_library() {
         return {nullptr, path + " has no cft_device_library"};
     }
     const device_library *const library = get();
-    if (library->model_bytes != sizeof(cft_model) || library->params_bytes != sizeof(cft_trainer_params)) {
+    if (library->model_bytes != sizeof(cft_model) || library->params_bytes != sizeof(cft_trainer_params) ||
+        library->shape_bytes != sizeof(adapter_shape)) {
         return {nullptr, path + " was built from other sources than libcftune: build both again"};
     }
     return {library, ""};

@@ -3,6 +3,7 @@
 // that they were.
 #pragma once
 
+#include "adapter.h"
 #include "ops.h"
 
 #include <atomic>
@@ -35,21 +36,22 @@ class device_trainer {
     virtual void   adamw(const adamw_step &step) = 0;
     virtual void   discard() = 0; // clears the gradient
 
-    // One tensor of the adapter, as the host lays it out: A [rank][in], B [out][rank].
-    virtual void read(int layer, int module, bool is_a, cft_slot slot, float *out) = 0;
-    virtual void write(int layer, int module, bool is_a, cft_slot slot, const float *data) = 0;
+    // One tensor of the adapter, as the host lays it out: A [rank][in], B [out][rank], magnitudes [out].
+    virtual void read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) = 0;
+    virtual void write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) = 0;
 };
 
 // device_library is what the library's one symbol, cft_device_library, returns.
 struct device_library {
     // Sizes of what both sides must see alike.
-    size_t model_bytes, params_bytes;
+    size_t model_bytes, params_bytes, shape_bytes;
+    bool   plain_only; // trains adapters of one rank and scale in all layers, and nothing besides: adapter_shape::plain
 
     int (*count)();
     void (*describe)(int device, cft_device *out);
     // What a trainer takes. With must_fit, what does not fit the device throws CFT_ERR_NO_MEMORY and says what would.
-    cft_memory_estimate (*estimate)(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device, bool must_fit);
-    device_trainer *(*make)(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device);
+    cft_memory_estimate (*estimate)(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit);
+    device_trainer *(*make)(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device);
 };
 
 // device_choice is where a model is trained: on the CPU where library is NULL.

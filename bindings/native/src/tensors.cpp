@@ -39,7 +39,7 @@ void add_adapter(linear_group &g, linear_group::module &m) {
 
 } // namespace
 
-size_t cft_trainer::place_tensor(int layer, int module, tensor_kind kind, int64_t rows, int64_t cols) {
+size_t cft_trainer::place_tensor(int layer, int module, adapter_tensor kind, int64_t rows, int64_t cols) {
     constexpr const char *suffixes[] = {".lora_a", ".lora_b", ".lora_magnitude"};
     const std::string     prefix     = layer < 0 ? "" : "blk." + std::to_string(layer) + ".";
     tensors.push_back({prefix + module_name(module) + ".weight" + suffixes[kind], size_t(rows), size_t(cols), next_offset_, layer, module, kind});
@@ -63,7 +63,7 @@ void cft_trainer::place_tensors() {
 
 void cft_trainer::place_layer(int layer, place *places) {
     for (const std::vector<int> &modules : placed_modules) {
-        for (tensor_kind kind : {matrix_a, matrix_b, magnitude}) {
+        for (adapter_tensor kind : {matrix_a, matrix_b, magnitude}) {
             for (int id : modules) {
                 const int rank = adapter.of(layer, id).rank;
                 if (rank == 0 || (kind == magnitude && !adapter.dora())) {

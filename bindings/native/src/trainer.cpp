@@ -74,9 +74,9 @@ cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p, const 
     init_values();
     init_magnitudes();
     if (plan.on_device) {
-        device.reset(model.device->make(model, params, model.targets(params.targets), model.device_index));
+        device.reset(model.device->make(model, params, adapter, model.device_index));
         for (const tensor &t : tensors) {
-            device->write(t.layer, t.module, t.kind == matrix_a, CFT_SLOT_VALUE, value.data() + t.offset);
+            device->write(t.layer, t.module, t.kind, CFT_SLOT_VALUE, value.data() + t.offset);
         }
     }
 }

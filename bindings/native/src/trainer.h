@@ -57,12 +57,11 @@ struct cft_trainer {
     void apply(float lr, float max_grad_norm, double normalizer, double *grad_norm);
     void discard();
 
-    enum tensor_kind { matrix_a, matrix_b, magnitude };
     struct tensor {
         std::string name;
         size_t      rows, cols, offset; // offset in each of the four buffers
         int         layer, module; // -1: in no layer
-        tensor_kind kind;
+        cft::adapter_tensor kind;
     };
 
     const cft_model         &model;
@@ -85,7 +84,7 @@ struct cft_trainer {
     };
 
     void             place_tensors();
-    size_t           place_tensor(int layer, int module, tensor_kind kind, int64_t rows, int64_t cols);
+    size_t           place_tensor(int layer, int module, cft::adapter_tensor kind, int64_t rows, int64_t cols);
     void             place_layer(int layer, place *places);
     void             build_groups(int layer, const place *places);
     void             place_ends();

@@ -116,8 +116,9 @@ void describe(int index, cft_device *out) {
     *out           = d;
 }
 
-cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int index, bool must_fit) {
+cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index, bool must_fit) {
     ggml_backend_dev_t        device = device_at(index);
+    const uint32_t            targets = adapter.targets();
     const cft_memory_estimate e      = measure(model, params, targets, device);
     if (must_fit) {
         if (const size_t memory = memory_for(params, device); e.total > memory) {
@@ -127,8 +128,8 @@ cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &p
     return e;
 }
 
-device_trainer *make(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int index) {
-    return new engine(model, params, targets, device_at(index), false);
+device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index) {
+    return new engine(model, params, adapter.targets(), device_at(index), false);
 }
 
 } // namespace
@@ -180,7 +181,7 @@ ggml_backend_dev_t find_device(const std::string &name, int *index) {
 }
 
 const device_library *library() {
-    static const device_library table = {sizeof(cft_model), sizeof(cft_trainer_params), count, describe, estimate, make};
+    static const device_library table = {sizeof(cft_model), sizeof(cft_trainer_params), sizeof(adapter_shape), true, count, describe, estimate, make};
     return &table;
 }
 

@@ -369,8 +369,9 @@ const adapted &engine::adapted_at(int layer, int module) const {
     return x;
 }
 
-void engine::read(int layer, int module, bool is_a, cft_slot slot, float *out) {
+void engine::read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) {
     const adapted &x  = adapted_at(layer, module);
+    const bool     is_a = kind == matrix_a;
     const size_t   at = is_a ? x.at_a : x.at_b, n = size_t(ggml_nelements(is_a ? x.a : x.b));
     if (slot == CFT_SLOT_GRADIENT) {
         fetch_gradient();
@@ -379,8 +380,9 @@ void engine::read(int layer, int module, bool is_a, cft_slot slot, float *out) {
     std::copy_n(slots[slot]->data() + at, n, out);
 }
 
-void engine::write(int layer, int module, bool is_a, cft_slot slot, const float *data) {
+void engine::write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) {
     const adapted &x  = adapted_at(layer, module);
+    const bool     is_a = kind == matrix_a;
     const size_t   at = is_a ? x.at_a : x.at_b, n = size_t(ggml_nelements(is_a ? x.a : x.b));
     if (slot == CFT_SLOT_GRADIENT) {
         fetch_gradient();

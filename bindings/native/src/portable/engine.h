@@ -37,8 +37,8 @@ class engine final : public device_trainer {
     double sum_of_squares() override;
     void   adamw(const adamw_step &step) override;
     void   discard() override;
-    void   read(int layer, int module, bool is_a, cft_slot slot, float *out) override;
-    void   write(int layer, int module, bool is_a, cft_slot slot, const float *data) override;
+    void   read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) override;
+    void   write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) override;
 
     cft_memory_estimate estimate() const;
     const machine      &on() const { return machine_; }

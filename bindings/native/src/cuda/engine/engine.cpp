@@ -300,30 +300,30 @@ void engine::discard() {
     stream_.wait();
 }
 
-engine::place engine::place_of(int layer, int module, bool is_a, cft_slot slot) const {
+engine::place engine::place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const {
     float *const slots[] = {value_, gradient_, moment1_, moment2_};
     for (const group &g : plan_.layers[size_t(layer)].of) {
         for (const part &p : g.parts) {
             if (p.module == module) {
                 float *const from = slots[slot];
-                return is_a ? place{from + p.a, plan_.rank, g.inputs, g.inputs} : place{from + p.b, p.rows, plan_.rank, plan_.rank8};
+                return kind == matrix_a ? place{from + p.a, plan_.rank, g.inputs, g.inputs} : place{from + p.b, p.rows, plan_.rank, plan_.rank8};
             }
         }
     }
     throw failure(CFT_ERR_INTERNAL, "the device has no such tensor");
 }
 
-void engine::read(int layer, int module, bool is_a, cft_slot slot, float *out) {
+void engine::read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) {
     use_device(device_);
-    const place  p     = place_of(layer, module, is_a, slot);
+    const place  p     = place_of(layer, module, kind, slot);
     const size_t width = size_t(p.columns) * sizeof(float);
     to_host_rows(out, width, p.at, size_t(p.pitch) * sizeof(float), width, size_t(p.rows), stream_.get());
     stream_.wait();
 }
 
-void engine::write(int layer, int module, bool is_a, cft_slot slot, const float *data) {
+void engine::write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) {
     use_device(device_);
-    const place  p     = place_of(layer, module, is_a, slot);
+    const place  p     = place_of(layer, module, kind, slot);
     const size_t width = size_t(p.columns) * sizeof(float);
     to_device_rows(p.at, size_t(p.pitch) * sizeof(float), data, width, width, size_t(p.rows), stream_.get());
     stream_.wait();

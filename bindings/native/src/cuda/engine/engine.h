@@ -64,8 +64,8 @@ class engine : public device_trainer {
     double sum_of_squares() override;
     void   adamw(const adamw_step &step) override;
     void   discard() override;
-    void   read(int layer, int module, bool is_a, cft_slot slot, float *out) override;
-    void   write(int layer, int module, bool is_a, cft_slot slot, const float *data) override;
+    void   read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) override;
+    void   write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) override;
 
   private:
     // linear is one use of a group: rows [begin, end) of its w, on n rows of x.
@@ -87,7 +87,7 @@ class engine : public device_trainer {
     const bf16 *head_rows(int64_t row, int64_t n_rows);
     void    stop_if(std::atomic<bool> &cancelled);
     void    place_copies();
-    place   place_of(int layer, int module, bool is_a, cft_slot slot) const;
+    place   place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const;
     void    refresh_adapters();
     void    final_norm(const journey &j);
     void    head_products(int64_t begin, int64_t n, bool backward);

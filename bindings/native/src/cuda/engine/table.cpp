@@ -15,29 +15,29 @@ size_t memory_for(const cft_trainer_params &p, int device) {
     return p.memory_limit ? std::min<size_t>(free, p.memory_limit) : free;
 }
 
-plan plan_for(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device, bool must_fit) {
-    return choose_plan(model, params, targets, memory_for(params, device), must_fit, "CUDA" + std::to_string(device));
+plan plan_for(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit) {
+    return choose_plan(model, params, adapter.targets(), memory_for(params, device), must_fit, "CUDA" + std::to_string(device));
 }
 
-cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device, bool must_fit) {
-    return plan_for(model, params, targets, device, must_fit).estimate();
+cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit) {
+    return plan_for(model, params, adapter, device, must_fit).estimate();
 }
 
-device_trainer *make(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int device) {
+device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device) {
     cft_device d;
     describe_device(device, &d);
     if (!d.can_train) {
         throw failure(CFT_ERR_DEVICE, std::string(d.name) + " (" + d.description + ") has no tensor cores for bf16; devices from compute capability 8.0 on train");
     }
     use_device(device);
-    return new engine(plan_for(model, params, targets, device, true), device);
+    return new engine(plan_for(model, params, adapter, device, true), device);
 }
 
 } // namespace
 } // namespace cft::cuda
 
 extern "C" __attribute__((visibility("default"))) const cft::device_library *cft_device_library() {
-    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params), cft::cuda::count_devices,
+    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params),  sizeof(cft::adapter_shape), true, cft::cuda::count_devices,
                                                 cft::cuda::describe_device, cft::cuda::estimate,        cft::cuda::make};
     return &library;
 }
