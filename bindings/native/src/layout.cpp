@@ -79,7 +79,7 @@ namespace {
 layout device_layout(const cft_model &model, const cft_trainer_params &p, const adapter_shape &adapter, bool must_fit) {
     if (model.device->plain_only && (!adapter.plain() || (p.lora_plus_ratio > 0 && p.lora_plus_ratio != 1.0f))) {
         throw failure(CFT_ERR_UNSUPPORTED, "dora, lora_plus_ratio, ranks and alphas by module, a choice of layers, and token_embd and output as "
-                                           "targets are trained on the device cpu only");
+                                           "targets are trained on cpu and cuda devices only");
     }
     layout l(model, p, adapter, false);
     l.on_device   = true;

@@ -44,7 +44,7 @@ void cft_trainer::apply(float lr, float max_grad_norm, double normalizer, double
     };
     const float ratio = params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f;
     if (device) {
-        device->adamw(step); // made for a ratio of 1 only
+        device->adamw(step); // it was told the ratio
     } else if (ratio == 1.0f) {
         take(0, plan.n_params);
     } else {

@@ -72,9 +72,10 @@ inline gradients some_values(const trainer &t) {
 }
 
 // One pack on both, from the same adapter.
-inline void compare_on(const std::string &name, const std::string &path, const batch &b, const cft_trainer_params &p, const nearness &near) {
+inline void compare_on(const std::string &name, const std::string &path, const batch &b, const cft_trainer_params &p, const nearness &near,
+                       const std::vector<cft_module> &modules = {}) {
     const opened on_cpu(path, "cpu"), on_device(path, name);
-    trainer      cpu(on_cpu.handle, p), device(on_device.handle, p);
+    trainer      cpu(on_cpu.handle, p, modules), device(on_device.handle, p, modules);
     cpu.write(CFT_SLOT_VALUE, some_values(cpu));
     device.write(CFT_SLOT_VALUE, cpu.read(CFT_SLOT_VALUE));
     CHECK(worst_tensor(device.read(CFT_SLOT_VALUE), cpu.read(CFT_SLOT_VALUE)) == 0);

@@ -15,14 +15,16 @@ void test_copies() {
     in_both_orders("copies", [] {
         const std::vector<float> values = random_floats(100);
         on_device<float>         v(values);
-        on_device<bf16>          a(60), b(3 * 8);
-        on_device<cuda::adapter_copy> list(std::vector<cuda::adapter_copy>{{0, 1, 60, a.data(), 60, 1.0f}, {70, 3, 5, b.data(), 8, 0.25f}});
-        cuda::copy_adapters(v.data(), list.data(), 2, 60, nullptr);
+        on_device<bf16>          a(60), b(3 * 8), zeros(3 * 8);
+        on_device<cuda::adapter_copy> list(std::vector<cuda::adapter_copy>{
+            {0, 1, 60, a.data(), 60, 1.0f}, {70, 3, 5, b.data(), 8, 0.25f}, {-1, 3, 5, zeros.data(), 8, 0.0f}});
+        cuda::copy_adapters(v.data(), list.data(), 3, 60, nullptr);
         CHECK(same_bytes(a.host(), all_to<bf16>(std::vector<float>(values.begin(), values.begin() + 60))));
-        const auto got = b.host();
+        const auto got = b.host(), none = zeros.host();
         for (size_t i = 0; i < 24; i++) {
             const float want = i % 8 < 5 ? 0.25f * values[70 + i / 8 * 5 + i % 8] : NAN;
             CHECK(std::isnan(want) ? std::isnan(to_float(got[i])) : got[i].bits == to_bf16(want).bits);
+            CHECK(std::isnan(want) ? std::isnan(to_float(none[i])) : none[i].bits == 0);
         }
     });
 }

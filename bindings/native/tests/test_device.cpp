@@ -1,10 +1,8 @@
 // test_device.cpp - training on a CUDA device against the CPU engine, through cft.h: losses, gradients, logits, optimizer steps,
 // state and refusals, of every family and type. CFT_CUDA_LIBRARY names the library under test: without a device it is
 // the engine over the shim (a test double of CUDA that runs on the CPU), on a device the real one.
-#include "device_fixture.h"
+#include "device_plans.h"
 #include "family_file.h"
-
-#include <set>
 
 using namespace checks;
 using namespace tiny;
@@ -61,68 +59,6 @@ void test_logits() {
                               out->data(), &err));
     }
     CHECK(worst(got, want) < logit_tolerance);
-}
-
-// What the plans of a model have been like.
-struct plans_seen {
-    int  n = 0, n_whole = 0, n_layers = 0, n_between = 0, n_streamed = 0; // nothing, all, or some of the products again
-    bool small_weights = false;
-    std::set<uint64_t> weights; // bytes on the device, with none of the layers' on the host
-};
-
-// Plans from the one that keeps most to the one that fits least, `stride` bytes apart, give the same bits, and take what was said.
-// may_leave: the token embedding may leave the device.
-plans_seen every_plan(const std::string &path, const batch &b, cft_trainer_params p, uint64_t stride, bool may_leave = false) {
-    const std::string outer = where;
-    const opened on_device(path, "cuda");
-    gradients    values, want;
-    double       loss = 0;
-    plans_seen   seen;
-    cft_memory_estimate before{};
-    for (; seen.n < 1000; seen.n++) {
-        p.memory_limit = seen.n > 0 ? before.total - stride : 0;
-        cft_memory_estimate e, asked; // what does not fit is told, not refused
-        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &asked, &err));
-        if (seen.n > 0 && asked.total > p.memory_limit) {
-            cft_trainer *probe = nullptr;
-            REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &probe, &err), CFT_ERR_NO_MEMORY, "train.seq_len");
-            CHECK(std::strstr(err.message, "CUDA0"));
-            break;
-        }
-        where = outer + ", plan " + std::to_string(seen.n);
-        trainer t(on_device.handle, p);
-        OK(cft_trainer_get_memory(t.handle, &e, &err));
-        CHECK(std::memcmp(&e, &asked, sizeof e) == 0);
-        CHECK(e.total == e.weights + e.adapter + e.gradients + e.moments + e.activations + e.workspace + e.loss);
-        CHECK(seen.n == 0 ? e.computed_again == 0 : e.total < before.total);
-        // With weights where they were, less memory means more products.
-        CHECK(e.weights != before.weights || e.streamed != before.streamed || e.computed_again >= before.computed_again);
-        CHECK((e.computed_again > 0) == (e.keep_activations == CFT_KEEP_LAYERS) && e.computed_again < 1);
-        if (seen.n == 0) {
-            values = some_values(t);
-        }
-        t.write(CFT_SLOT_VALUE, values);
-        const double    l = t.accumulate(b);
-        const gradients g = t.read(CFT_SLOT_GRADIENT);
-        if (seen.n == 0) {
-            want = g, loss = l;
-            CHECK(norm(flat(g)) > 0);
-        }
-        CHECK(l == loss && worst_tensor(g, want) == 0);
-        // What is not on the device is on the host, with an embedding that must be on the device.
-        CHECK(e.streamed == 0 || may_leave || !seen.small_weights || seen.weights.count(e.streamed + e.weights));
-        if (e.streamed == 0) {
-            seen.weights.insert(e.weights);
-        }
-        seen.n_whole += e.computed_again == 0;
-        seen.n_layers += e.computed_again > 0.4f;
-        seen.n_between += e.computed_again > 0 && e.computed_again < 0.4f;
-        seen.n_streamed += e.streamed > 0;
-        seen.small_weights = seen.small_weights || (e.streamed == 0 && e.weights < before.weights);
-        before             = e;
-    }
-    where = outer;
-    return seen;
 }
 
 void test_plans() {
@@ -345,16 +281,6 @@ void test_refusals() {
     const family_file experts(*cft::family_of("qwen3moe"));
     const opened      on_experts(experts.path, "cuda");
     REFUSED(cft_trainer_new(on_experts.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
-
-    const model      plain(device_sizes(), "device-plain.gguf");
-    const opened     on_plain(plain.path, "cuda");
-    const cft_module apart = {1, CFT_TARGET_ATTN_Q, 2, 4};
-    auto             other = device_params();
-    other.dora             = 1;
-    REFUSED(cft_trainer_new(on_plain.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
-    REFUSED(cft_trainer_new(on_plain.handle, &p, &apart, 1, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
-    other = device_params(), other.lora_plus_ratio = 4;
-    REFUSED(cft_trainer_new(on_plain.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
 }
 
 void test_devices() {

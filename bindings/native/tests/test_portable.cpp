@@ -259,7 +259,7 @@ void test_refusals() {
     other.keep_activations = CFT_KEEP_ALL;
     REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "keep_activations: all");
     other = p, other.dora = 1;
-    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on the device cpu only");
+    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on cpu and cuda devices only");
     CHECK(refused == nullptr);
 }
 

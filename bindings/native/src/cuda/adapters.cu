@@ -12,7 +12,7 @@ __global__ void copy_adapters_kernel(const float *values, const adapter_copy *co
     const adapter_copy c = copies[blockIdx.y];
     const int64_t      i = int64_t(blockIdx.x) * threads + threadIdx.x;
     if (i < c.rows * c.columns) {
-        c.to[i / c.columns * c.ld_to + i % c.columns] = narrow<bf16>(c.scale * values[c.from + i]);
+        c.to[i / c.columns * c.ld_to + i % c.columns] = narrow<bf16>(c.from < 0 ? 0.0f : c.scale * values[c.from + i]);
     }
 }
 

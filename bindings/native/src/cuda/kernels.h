@@ -203,7 +203,8 @@ void attention_backward(const cpu::attention_shape &shape, const attention_view 
 
 // ---- adapters and optimizer (adapters.cu)
 
-// One copy of a part of the F32 adapter values as bf16, for the products: to[r][c] = scale * values[from + r * columns + c].
+// One copy of a part of the F32 adapter values as bf16, for the products: to[r][c] = scale * values[from + r * columns + c], or 0 where from
+// is negative.
 struct adapter_copy {
     int64_t from;
     int64_t rows, columns;

@@ -21,7 +21,7 @@ engine::engine(const plan &p, int device)
     }
     products_ = make_products(w_->products);
     for (int kind = 0; kind < kind_count; kind++) {
-        const group &g = plan_.layers[0].of[kind];
+        const group &g = plan_.widest.of[kind];
         held_[kind]    = -1;
         if (w_->scratch[kind]) { // what no copy of an adapter writes must be 0
             zero(w_->scratch[kind], size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16), stream_.get());
@@ -73,7 +73,16 @@ void engine::place_copies() {
                 copies.push_back({g.a, g.columns, g.inputs, w + g.outputs * g.ld(), g.ld(), 1.0f});
             }
             for (const part &p : g.parts) {
-                copies.push_back({p.b, p.rows, plan_.rank8, w + p.row * g.ld() + g.inputs + p.column, g.ld(), plan_.scale});
+                copies.push_back({p.b, p.rows, p.rank8, w + p.row * g.ld() + g.inputs + p.column, g.ld(), p.scale});
+                if (!plan_.resident() && !plan_.alike[kind]) { // the layer that was there has left something above and below
+                    const auto zeros = [&](int64_t row, int64_t rows) {
+                        if (rows > 0) {
+                            copies.push_back({-1, rows, p.rank8, w + row * g.ld() + g.inputs + p.column, g.ld(), 0});
+                        }
+                    };
+                    zeros(0, p.row);
+                    zeros(p.row + p.rows, g.outputs - p.row - p.rows);
+                }
             }
             d.n_copies[kind] = int(copies.size()) - d.first_copy[kind];
         }
@@ -247,10 +256,12 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
     forward(j, cancelled);
     loss(j, backward, cancelled);
     if (backward) {
-        for (int layer = hp_.n_layer - 1; layer >= 0; layer--) {
+        for (int layer = hp_.n_layer - 1; layer >= plan_.lowest; layer--) {
             stop_if(cancelled);
             layer_backward(j, layer);
-            comes_next(layer - 1);
+            if (layer > plan_.lowest) {
+                comes_next(layer - 1);
+            }
         }
     }
     double total = 0;
@@ -288,7 +299,15 @@ double engine::sum_of_squares() {
 
 void engine::adamw(const adamw_step &step) {
     use_device(device_);
-    cft::cuda::adamw(step, nullptr, value_, gradient_, moment1_, moment2_, plan_.n_values, stream_.get());
+    const auto take = [&](const adamw_step &s, int64_t begin, int64_t end) {
+        if (begin < end) {
+            cft::cuda::adamw(s, nullptr, value_ + begin, gradient_ + begin, moment1_ + begin, moment2_ + begin, end - begin, stream_.get());
+        }
+    };
+    adamw_step faster = step;
+    faster.lr *= plan_.faster;
+    take(step, 0, plan_.n_slow);
+    take(faster, plan_.n_slow, plan_.n_values);
     stale_ = true;
     stream_.wait();
     mark("optimizer");
@@ -306,7 +325,7 @@ engine::place engine::place_of(int layer, int module, adapter_tensor kind, cft_s
         for (const part &p : g.parts) {
             if (p.module == module) {
                 float *const from = slots[slot];
-                return kind == matrix_a ? place{from + p.a, plan_.rank, g.inputs, g.inputs} : place{from + p.b, p.rows, plan_.rank, plan_.rank8};
+                return kind == matrix_a ? place{from + p.a, p.rank, g.inputs, g.inputs} : place{from + p.b, p.rows, p.rank, p.rank8};
             }
         }
     }

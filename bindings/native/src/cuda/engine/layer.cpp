@@ -1,5 +1,5 @@
 // layer.cpp - one transformer layer on a device, forward and backward: the same course as block.h's, with fewer passes over memory.
-// The last layer computes q, attention, output and the feed-forward half for target rows only; of the first, below which
+// The last layer computes q, attention, output and the feed-forward half for target rows only; of the lowest, below which
 // nothing is trained, the gradient at its input is not computed. What a layer's level leaves out is made again on the way back, where
 // possible in the pass that reads its source anyway.
 #include "engine.h"
@@ -29,7 +29,7 @@ struct engine::layer_view {
     addends<float>        mid; // the stream between the halves
 
     layer_view(const engine &e, const journey &j_, int layer_)
-        : j(j_), layer(layer_), first(layer_ == 0), last(layer_ == e.hp_.n_layer - 1), post_norms(e.hp_.fam->has(cft::post_norms)),
+        : j(j_), layer(layer_), first(layer_ == e.plan_.lowest), last(layer_ == e.hp_.n_layer - 1), post_norms(e.hp_.fam->has(cft::post_norms)),
           head_norms(e.hp_.fam->has(cft::head_norms)), gelu(e.hp_.fam->has(cft::gelu)), halves(e.hp_.fam->has(rope_halves)), t(j_.t),
           n(last ? j_.n : j_.t), d(e.hp_.n_embd), ff(e.hp_.n_ff), q_width(e.hp_.q_width()), kv_width(e.hp_.kv_width()),
           w(e.weights_.layers[size_t(layer_)]), groups(e.plan_.layers[size_t(layer_)]), a(e.layers_[size_t(layer_)]), drop(j_.drop),
@@ -153,7 +153,9 @@ void engine::layer_backward(const journey &j, int layer) {
         missing = keep_everything;
     }
     feed_forward_backward(v, missing);
-    attention_half_backward(v, missing);
+    if (!v.first || v.columns(kind_qkv) + v.columns(kind_output) > 0) {
+        attention_half_backward(v, missing);
+    }
 }
 
 // Adds to the stream's gradient what comes through a norm of the stream. Where the half below has no norm of its own, what it begins

@@ -56,7 +56,7 @@ void engine::adapter_inputs(const linear &l, const cft::dropout &drop) {
     }
     for (const part &p : g.parts) {
         dropout(drop, p.module, l.x, g.ld(), nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
-        multiply({l.n, plan_.rank8, g.inputs, w_->masked, g.inputs, false, a + p.column * g.ld(), g.ld(), true, l.x + g.inputs + p.column,
+        multiply({l.n, p.rank8, g.inputs, w_->masked, g.inputs, false, a + p.column * g.ld(), g.ld(), true, l.x + g.inputs + p.column,
                   g.ld(), false});
     }
 }
@@ -96,12 +96,12 @@ void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const b
             continue;
         }
         first = std::min(first, p.column);
-        last  = std::max(last, p.column + plan_.rank8);
-        multiply({end - begin, plan_.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
-                  gradient_ + p.b + (begin - p.row) * plan_.rank8, plan_.rank8, true, plan_.scale, 1});
+        last  = std::max(last, p.column + p.rank8);
+        multiply({end - begin, p.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
+                  gradient_ + p.b + (begin - p.row) * p.rank8, p.rank8, true, p.scale, 1});
         if (drop.probability > 0) {
             dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
-            gradient_a(p.column, plan_.rank8, p.a, w_->masked, g.inputs);
+            gradient_a(p.column, p.rank8, p.a, w_->masked, g.inputs);
         }
     }
     if (first < last && drop.probability <= 0) {
@@ -122,7 +122,7 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
     }
     for (const part &p : g.parts) {
         if (masked && p.row < l.end && p.row + p.rows > l.begin) {
-            multiply({l.n, g.inputs, plan_.rank8, u + p.column, ld_dy, false, a + p.column * ld, ld, false, w_->masked_d, g.inputs, false});
+            multiply({l.n, g.inputs, p.rank8, u + p.column, ld_dy, false, a + p.column * ld, ld, false, w_->masked_d, g.inputs, false});
             dropout(drop, p.module, w_->masked_d, g.inputs, nullptr, l.n, g.inputs, true, dx, ld_dx, stream_.get());
         }
     }

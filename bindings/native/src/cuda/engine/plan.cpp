@@ -24,30 +24,43 @@ int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 const std::vector<int> kind_modules[kind_count] = {
     {module_q, module_k, module_v, module_qkv}, {module_attn_output}, {module_gate, module_up}, {module_down}};
 
-group make_group(const layer_weights &w, int kind, uint32_t targets, int64_t rank8, int64_t &offset) {
+group make_group(const layer_weights &w, int kind, const adapter_shape &adapter, int layer) {
     group g;
     for (int id : kind_modules[kind]) {
         const weight &m = w.modules[id];
         if (!m.data) {
             continue;
         }
-        if (targets >> id & 1) {
-            g.parts.push_back({id, g.outputs, m.rows, g.columns, 0, 0});
-            g.columns += rank8;
+        if (const adapter_module &a = adapter.of(layer, id); a.rank > 0) {
+            g.parts.push_back({id, g.outputs, m.rows, g.columns, a.rank, padded(a.rank), a.scale});
+            g.columns += g.parts.back().rank8;
         }
         g.inputs = m.cols;
         g.outputs += m.rows;
     }
+    return g;
+}
+
+void place_a(group &g, int64_t &offset) {
     g.a = offset;
     for (part &p : g.parts) {
         p.a = offset;
-        offset += rank8 * g.inputs;
+        offset += p.rank8 * g.inputs;
     }
+}
+
+void place_b(group &g, int64_t &offset) {
     for (part &p : g.parts) {
         p.b = offset;
-        offset += p.rows * rank8;
+        offset += p.rows * p.rank8;
     }
-    return g;
+}
+
+// Whether two layers' w is zero in the same places.
+bool same_shapes(const group &a, const group &b) {
+    return std::equal(a.parts.begin(), a.parts.end(), b.parts.begin(), b.parts.end(), [](const part &x, const part &y) {
+        return x.row == y.row && x.rows == y.rows && x.column == y.column && x.rank8 == y.rank8;
+    });
 }
 
 size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
@@ -115,20 +128,20 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
-plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t targets, int steps, placement at)
-    : model(&m), rank(params.rank), rank8(padded(params.rank)), t(params.max_tokens),
-      n(params.max_targets > 0 ? params.max_targets : params.max_tokens), dropout(params.dropout > 0), place(at.layers), embedding_stays(at.embedding_stays),
-      scale(params.rslora ? params.alpha / std::sqrt(float(params.rank)) : params.alpha / float(params.rank)), vocab8(padded(m.hp.n_vocab)) {
-    for (const layer_weights &w : m.layers) {
+plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at)
+    : model(&m), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
+      dropout(params.dropout > 0), place(at.layers), embedding_stays(at.embedding_stays),
+      faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
+    const int n_layer = int(m.layers.size()), n_trained = n_layer - lowest;
+    for (int l = 0; l < n_layer; l++) {
         layers.emplace_back();
         for (int kind = 0; kind < kind_count; kind++) {
-            layers.back().of[kind] = make_group(w, kind, targets, rank8, n_values);
+            layers.back().of[kind] = make_group(m.layers[size_t(l)], kind, adapter, l);
         }
+        keep.push_back(l < lowest ? keep_everything : keep_level((steps + l - lowest) / n_trained));
     }
-    const int n_layer = int(layers.size());
-    for (int l = 0; l < n_layer; l++) {
-        keep.push_back(keep_level((steps + l) / n_layer));
-    }
+    place_values();
+    find_widest();
     loss_rows = std::clamp<int64_t>(int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
     head_rows = std::min(vocab8, head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
@@ -145,8 +158,39 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, uint32_t target
     count_work();
 }
 
+// Group by group or, where B's have a rate of their own, all A's first.
+void plan::place_values() {
+    const auto each = [&](auto &&visit) {
+        for (layer_groups &l : layers) {
+            for (group &g : l.of) {
+                visit(g);
+            }
+        }
+    };
+    if (faster == 1) {
+        each([&](group &g) { place_a(g, n_values), place_b(g, n_values); });
+        n_slow = n_values;
+    } else {
+        each([&](group &g) { place_a(g, n_values); });
+        n_slow = n_values;
+        each([&](group &g) { place_b(g, n_values); });
+    }
+}
+
+void plan::find_widest() {
+    widest = layers[0];
+    for (int kind = 0; kind < kind_count; kind++) {
+        alike[kind] = true;
+        for (const layer_groups &l : layers) {
+            widest.of[kind].columns = std::max(widest.of[kind].columns, l.of[kind].columns);
+            alike[kind]             = alike[kind] && same_shapes(l.of[kind], layers[0].of[kind]);
+        }
+    }
+}
+
 void plan::count_work() {
     const double tokens = double(t);
+    const int    n_layer = int(layers.size());
     for (size_t l = 0; l < layers.size(); l++) {
         const work w = again_of(*this, layers[l], missing(l));
         again.flops += tokens * w.flops;
@@ -154,10 +198,11 @@ void plan::count_work() {
         for (int kind = 0; kind < kind_count; kind++) {
             const group &g = layers[l].of[kind];
             forward_flops += 2 * tokens * double(g.outputs) * double(g.ld());
-            again.bytes += resident() ? 0 : 2 * double(sizeof(bf16)) * double(g.outputs) * double(g.inputs); // widened for each direction
+            const double ways = int(l) < lowest ? 1 : 2; // widened for each
+            again.bytes += resident() ? 0 : ways * double(sizeof(bf16)) * double(g.outputs) * double(g.inputs);
         }
     }
-    again.host_bytes = 2 * double(streamed_bytes) + double(embedding_bytes());
+    again.host_bytes = (1 + double(n_layer - lowest) / n_layer) * double(streamed_bytes) + double(embedding_bytes());
 }
 
 double plan::cost() const { return again.flops / flops_per_byte + again.bytes + again.host_bytes * bytes_per_host_byte; }
@@ -220,20 +265,20 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
         }
     };
     activations shared{};
-    place(shared, p.layers.back(), keep_everything, p.keep.back() + 1); // no layer leaves out more than the last
-    std::vector<activations> all;
-    for (size_t l = 0; l < p.layers.size(); l++) {
-        activations a = shared;
-        a.x           = from.take<float>(t * d);
-        place(a, p.layers[l], p.keep[l] + 1, n_keep_levels);
-        all.push_back(a);
+    place(shared, p.widest, keep_everything, p.keep.back() + 1); // no layer leaves out more than the last
+    const size_t             lowest = std::min(size_t(p.lowest), p.layers.size() - 1);
+    std::vector<activations> all(p.layers.size(), shared);
+    for (size_t l = lowest; l < all.size(); l++) {
+        all[l].x = from.take<float>(t * d);
+        place(all[l], p.layers[l], p.keep[l] + 1, n_keep_levels);
     }
+    std::fill(all.begin(), all.begin() + std::ptrdiff_t(lowest), all.back());
     return all;
 }
 
 workspace::workspace(const plan &p, carver &from) {
     const hyperparameters &hp = p.model->hp;
-    const layer_groups    &g  = p.layers[0];
+    const layer_groups    &g  = p.widest;
     const int64_t t = p.t, n = p.n, d = hp.n_embd, q_width = hp.q_width(), kv_width = hp.kv_width();
     rows_norm  = from.take<bf16>(n * g.of[kind_qkv].ld());
     delta      = from.take<bf16>(t * d);
@@ -261,7 +306,13 @@ workspace::workspace(const plan &p, carver &from) {
     sums      = from.take<double>(2);
     partials  = from.take<double>(norm_partials);
     products  = from.take<char>(int64_t(products_workspace_bytes));
-    copies    = from.take<adapter_copy>(int64_t(p.layers.size()) * (kind_count + n_target_modules));
+    int64_t copied = int64_t(p.layers.size()) * (kind_count + n_target_modules);
+    for (int kind = 0; kind < kind_count; kind++) {
+        for (const layer_groups &l : p.layers) {
+            copied += p.alike[kind] ? 0 : 2 * int64_t(l.of[kind].parts.size()); // zeros
+        }
+    }
+    copies = from.take<adapter_copy>(copied);
     for (int kind = 0; kind < kind_count; kind++) {
         scratch[kind] = p.resident() ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
     }
@@ -277,11 +328,14 @@ loss_space::loss_space(const plan &p, carver &from) {
     head   = p.resident() ? nullptr : from.take<bf16>(p.head_rows * d);
 }
 
-void check_model(const cft_model &model) {
+void check_model(const cft_model &model, const adapter_shape &adapter) {
     const hyperparameters &hp = model.hp;
     const auto refuse = [&](const std::string &what) { throw failure(CFT_ERR_UNSUPPORTED, "on a CUDA device " + what + "; device: cpu trains it"); };
     if (hp.n_expert > 0) {
         refuse("mixtures of experts are not trained");
+    }
+    if (adapter.dora() || adapter.token_embd().rank > 0 || adapter.output().rank > 0) {
+        refuse("dora and adapters of token_embd and output are not trained");
     }
     if (!can_attend(hp.head_dim)) {
         refuse("heads of size " + std::to_string(hp.head_dim) + " are not trained (64, 80, 96, 128 and 256 are)");
@@ -302,10 +356,10 @@ void check_model(const cft_model &model) {
     }
 }
 
-plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, size_t memory, bool must_fit,
+plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
                  const std::string &device) {
-    check_model(model);
-    const int n_layer = int(model.layers.size());
+    check_model(model, adapter);
+    const int n_layer = std::max(int(model.layers.size()) - adapter.lowest(), 1); // that keep something
     const int first = params.keep_activations == CFT_KEEP_LAYERS ? keep_inputs * n_layer : 0;
     const int last  = (params.keep_activations == CFT_KEEP_ALL ? keep_products : keep_inputs) * n_layer;
     std::vector<placement> placements;
@@ -318,7 +372,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
     std::optional<plan> best;
     for (const placement &at : placements) {
         for (int steps = first; steps <= last; steps++) { // each takes less memory than the one before, and costs more
-            plan p(model, params, targets, steps, at);
+            plan p(model, params, adapter, steps, at);
             if (p.total() <= memory) {
                 if (!best || p.cost() < best->cost()) {
                     best.emplace(std::move(p));
@@ -330,7 +384,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
     if (best) {
         return std::move(*best);
     }
-    plan least(model, params, targets, last, placements.back());
+    plan least(model, params, adapter, last, placements.back());
     if (!must_fit) {
         return least;
     }
@@ -340,7 +394,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
         cft_trainer_params shorter = params;
         shorter.max_tokens         = low + (high - low) / 2;
         shorter.max_targets        = std::min(params.max_targets, shorter.max_tokens);
-        if (plan(model, shorter, targets, last, placements.back()).total() <= memory) {
+        if (plan(model, shorter, adapter, last, placements.back()).total() <= memory) {
             fits = shorter.max_tokens;
             low  = shorter.max_tokens + 1;
         } else {
@@ -355,7 +409,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint3
     }
     cft_trainer_params one = params;
     one.max_tokens = 1, one.max_targets = std::min(params.max_targets, 1);
-    const plan shortest(model, one, targets, last, placements.back());
+    const plan shortest(model, one, adapter, last, placements.back());
     throw failure(CFT_ERR_NO_MEMORY, needs + "; no pack fits: what does not depend on its length takes " +
                                              std::to_string(int64_t(shortest.total()) / mib) + " MiB (adapter.rank has a part in it)");
 }

@@ -7,7 +7,8 @@
 //         | A   -   |      [dy | u] w of columns 0..C = dx,       u = dy (s B)
 //
 // so that adapters cost no passes of their own over y and dx: rows of x end in room for h, those of dy in room for u. B has a
-// block for each adapted module. R is a multiple of 8: ranks are padded with zeros, which stay zeros.
+// block for each adapted module, of a rank and a scale of its own. R is a multiple of 8: ranks are padded with zeros, which stay zeros.
+// Layers below the lowest with an adapter are gone through forward only, and keep nothing.
 #pragma once
 
 #include "../../device_trainer.h"
@@ -44,7 +45,9 @@ enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
 struct part {
     int     module;
     int64_t row, rows, column;
-    int64_t a, b; // A: [columns_of_rank][C], B: [rows][columns_of_rank], in floats from the start
+    int64_t rank, rank8; // as asked for, and padded
+    float   scale;       // of B
+    int64_t a = 0, b = 0; // A: [rank8][C], B: [rows][rank8], in floats from the start
 };
 
 struct group {
@@ -90,21 +93,24 @@ struct placement {
 struct plan {
     // Each step takes one layer one level down: the last layer first, since what it leaves out is still there when the backward pass
     // begins; then the others, and then the next level in the same order. n_layer steps are one level for all.
-    plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, int steps, placement at);
+    plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at);
 
     const cft_model *model;
-    int64_t          rank, rank8; // as asked for, and padded
     int64_t          t, n;        // most tokens, most targets
+    int              lowest;      // the layer below which nothing is trained
     bool             dropout;
     weight_place     place;
     bool             embedding_stays; // on the host
     bool             resident() const { return place == weight_place::widened; }
-    float            scale;    // of B
     std::vector<layer_groups> layers;
+    layer_groups     widest;          // of all layers: what they share has room for as many columns
+    bool             alike[kind_count]; // all layers' adapters have the same shapes
     std::vector<keep_level>   keep; // of each layer
     work             again;
     double           forward_flops = 0; // of the layers' products
     int64_t          n_values = 0; // floats of A and B
+    int64_t          n_slow   = 0; // the first of these learn at the rate itself, all others (with LoRA+, all B's) at `faster` times that
+    float            faster   = 1;
     int64_t          vocab8;       // the vocabulary, padded
     int64_t          loss_rows, head_rows; // rows of logits, and of the head, at a time
     size_t           staging_words;        // of one pack's numbers
@@ -121,11 +127,13 @@ struct plan {
     double     cost() const;           // of `again`, in bytes that are moved
 
   private:
+    void place_values();
+    void find_widest();
     void count_work();
 };
 
 // What the forward pass leaves for the backward pass, of one layer. Rows are t or, in the last layer, n. What the layer's level leaves out
-// lies in memory that all such layers share. The backward pass writes gradients over act and gate_up.
+// lies in memory that all such layers share; layers without a backward pass use the last layer's, whose turn is later. The backward pass writes gradients over act and gate_up.
 struct activations {
     float *x;                    // [t][n_embd] the layer's input
     // Left out by keep_inputs:
@@ -182,10 +190,10 @@ struct loss_space {
 };
 
 // The plan that computes, moves and copies the least again, of those within so much memory. With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
-plan choose_plan(const cft_model &model, const cft_trainer_params &params, uint32_t targets, size_t memory, bool must_fit,
+plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
                  const std::string &device);
 
-// Throws CFT_ERR_UNSUPPORTED for models that the device does not train.
-void check_model(const cft_model &model);
+// Throws CFT_ERR_UNSUPPORTED for models and adapters that the device does not train.
+void check_model(const cft_model &model, const adapter_shape &adapter);
 
 } // namespace cft::cuda

@@ -16,7 +16,7 @@ size_t memory_for(const cft_trainer_params &p, int device) {
 }
 
 plan plan_for(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit) {
-    return choose_plan(model, params, adapter.targets(), memory_for(params, device), must_fit, "CUDA" + std::to_string(device));
+    return choose_plan(model, params, adapter, memory_for(params, device), must_fit, "CUDA" + std::to_string(device));
 }
 
 cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit) {
@@ -37,7 +37,7 @@ device_trainer *make(const cft_model &model, const cft_trainer_params &params, c
 } // namespace cft::cuda
 
 extern "C" __attribute__((visibility("default"))) const cft::device_library *cft_device_library() {
-    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params),  sizeof(cft::adapter_shape), true, cft::cuda::count_devices,
+    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params),  sizeof(cft::adapter_shape), false, cft::cuda::count_devices,
                                                 cft::cuda::describe_device, cft::cuda::estimate,        cft::cuda::make};
     return &library;
 }

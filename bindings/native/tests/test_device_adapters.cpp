@@ -1,0 +1,256 @@
+// test_device_adapters.cpp - adapters that are more than one rank and scale for all, on a CUDA device against the CPU engine: ranks and
+// scales by module and layer, a choice of layers, learning rates by LoRA+. What test_device.cpp says of the library under test holds here.
+#include "device_plans.h"
+#include "family_file.h"
+
+using namespace checks;
+using namespace tiny;
+
+namespace {
+
+constexpr double   norm_tolerance = 0.01, loss_tolerance = 5e-3;
+constexpr nearness near = {0.999, 0.985, norm_tolerance, loss_tolerance};
+
+using modules_list = std::vector<cft_module>;
+
+void compare(const std::string &path, const batch &b, const cft_trainer_params &p, const modules_list &modules) {
+    compare_on("cuda", path, b, p, near, modules);
+}
+
+// No adapter in layers [first, end).
+modules_list without_layers(int first, int end) {
+    modules_list none;
+    for (int layer = first; layer < end; layer++) {
+        for (int m = 0; m < 7; m++) {
+            none.push_back({layer, 1u << m, 0, 0});
+        }
+    }
+    return none;
+}
+
+// Ranks that are padded and ranks that are not, modules left out here and there: no two layers alike. In the first layer, the widest
+// groups; in the last, groups with a hole.
+const modules_list uneven = {{0, CFT_TARGET_ATTN_Q, 17, 30},   {0, CFT_TARGET_ATTN_V, 3, 2},      {0, CFT_TARGET_FFN_DOWN, 12, 6}, {1, CFT_TARGET_ATTN_K, 0, 0},
+                             {1, CFT_TARGET_FFN_GATE, 1, 2},   {1, CFT_TARGET_ATTN_OUTPUT, 0, 0}, {2, CFT_TARGET_ATTN_Q, 0, 0},    {2, CFT_TARGET_FFN_UP, 0, 0},
+                             {2, CFT_TARGET_ATTN_OUTPUT, 9, 5}};
+
+void test_ranks() {
+    const model m(device_sizes(), "device-ranks.gguf");
+    where = "ranks";
+    compare(m.path, segments(m.o.n_vocab), device_params(), uneven);
+    where = "ranks, tree";
+    compare(m.path, tree(m.o.n_vocab), device_params(), uneven);
+    cft_trainer_params p = device_params();
+    where                = "ranks, rslora";
+    p.rslora             = 1;
+    compare(m.path, segments(m.o.n_vocab), p, uneven);
+    where     = "ranks, dropout";
+    p         = device_params();
+    p.dropout = 0.3f;
+    compare(m.path, segments(m.o.n_vocab), p, uneven);
+    // One tensor for q, k and v, and one for gate and up.
+    where = "ranks, phi3";
+    family_sizes sizes;
+    sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = 3;
+    const family_file fused(*cft::family_of("phi3"), nullptr, sizes);
+    compare(fused.path, segments(sizes.n_vocab), device_params(), {{0, CFT_TARGET_ATTN_QKV, 20, 9}, {1, CFT_TARGET_ATTN_QKV, 0, 0}, {2, CFT_TARGET_FFN_UP, 3, 9}});
+}
+
+// One layer alone, the first, the last and those between; and of the lowest, the feed-forward half alone.
+void test_layers() {
+    options o = device_sizes();
+    o.n_layer = 4;
+    const model m(o, "device-layers.gguf");
+    const batch b = segments(o.n_vocab), other = tree(o.n_vocab);
+    const auto  join = [](modules_list a, const modules_list &more) { return a.insert(a.end(), more.begin(), more.end()), a; };
+    const std::pair<const char *, modules_list> cases[] = {{"the last layer", without_layers(0, 3)},
+                                                           {"the upper half", without_layers(0, 2)},
+                                                           {"the first layer", without_layers(1, 4)},
+                                                           {"two between", join(without_layers(0, 1), without_layers(3, 4))},
+                                                           {"a layer between left out", without_layers(2, 3)}};
+    for (const auto &[name, modules] : cases) {
+        where = std::string("layers: ") + name;
+        compare(m.path, b, device_params(), modules);
+        compare(m.path, other, device_params(), modules);
+    }
+    where                = "layers: down and gate of the upper half";
+    cft_trainer_params p = device_params();
+    p.targets            = CFT_TARGET_FFN_DOWN | CFT_TARGET_FFN_GATE;
+    modules_list some;
+    for (const cft_module &x : without_layers(0, 2)) {
+        if (x.target & p.targets) {
+            some.push_back(x);
+        }
+    }
+    compare(m.path, b, p, some);
+    for (const char *name : {"gemma3", "qwen2", "phi3"}) {
+        where = std::string("layers: ") + name;
+        family_sizes sizes;
+        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = 4;
+        const family_file file(*cft::family_of(name), nullptr, sizes);
+        modules_list      upper;
+        for (int layer = 0; layer < 2; layer++) {
+            for (uint32_t bits = CFT_TARGET_ALL_LINEAR; bits; bits &= bits - 1) {
+                const uint32_t     target = bits & -bits;
+                const bool         fused  = std::string(name) == "phi3";
+                constexpr uint32_t apart  = CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_K | CFT_TARGET_ATTN_V | CFT_TARGET_FFN_GATE;
+                if (!(target & (fused ? apart : uint32_t(CFT_TARGET_ATTN_QKV)))) {
+                    upper.push_back({layer, target, 0, 0});
+                }
+            }
+        }
+        compare(file.path, other, device_params(), upper);
+    }
+}
+
+// Layers without a backward pass keep nothing, and the plan knows it.
+void test_layers_memory() {
+    where     = "layers, memory";
+    options o = device_sizes();
+    o.n_layer = 8;
+    const model            m(o, "device-layers-memory.gguf");
+    const opened           on_device(m.path, "cuda");
+    const auto             p = device_params();
+    std::vector<uint64_t>  bytes;
+    for (int lowest : {0, 4, 7}) {
+        const modules_list  modules = without_layers(0, lowest);
+        cft_memory_estimate e;
+        OK(cft_memory_estimate_get(on_device.handle, &p, modules.data(), modules.size(), &e, &err));
+        bytes.push_back(e.activations);
+    }
+    CHECK_NEAR(double(bytes[1]), double(bytes[0]) / 2, double(bytes[0]), 1e-9);
+    CHECK_NEAR(double(bytes[2]), double(bytes[0]) / 8, double(bytes[0]), 1e-9);
+}
+
+void test_plans() {
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
+    const model m(o, "device-adapter-plans.gguf");
+    const batch b = segments(o.n_vocab);
+    const auto  check = [&](const cft_trainer_params &p, const modules_list &modules, uint64_t stride) {
+        const plans_seen s = every_plan(m.path, b, p, stride, false, modules);
+        if (std::getenv("CFT_SHOW")) {
+            std::fprintf(stderr, "%s: %d plans: %d, %d, %d; %d streamed\n", where.c_str(), s.n, s.n_whole, s.n_between, s.n_layers, s.n_streamed);
+        }
+        CHECK(s.n >= 5 && s.n_whole >= 2 && s.n_between + s.n_layers >= 2 && s.n_streamed >= 1 && s.small_weights);
+    };
+    constexpr uint64_t far = 100 << 10;
+    where = "plans with uneven ranks";
+    check(device_params(), uneven, far);
+    where                = "plans with uneven ranks, dropout";
+    cft_trainer_params p = device_params();
+    p.dropout            = 0.2f;
+    check(p, uneven, far);
+    where = "plans with upper layers";
+    check(device_params(), without_layers(0, 3), far / 2);
+    where = "plans with the last layer";
+    every_plan(m.path, b, device_params(), far / 2, false, without_layers(0, 5));
+    where = "plans with the first layer";
+    check(device_params(), without_layers(1, 6), far);
+}
+
+// Steps as the CPU takes them, with all that makes them differ; and a run that goes on from written state to the same bits.
+void compare_steps(const std::string &path, const cft_trainer_params &p, const modules_list &modules, const batch &b, const batch &other) {
+    const opened on_cpu(path, "cpu"), on_device(path, "cuda");
+    trainer      cpu(on_cpu.handle, p, modules), device(on_device.handle, p, modules), again(on_device.handle, p, modules);
+    const auto   step = [&](trainer &t) {
+        double length = NAN;
+        t.accumulate(b), t.accumulate(other);
+        OK(cft_trainer_apply(t.handle, 1e-3f, 1.0f, 40, &length, &err));
+        return length;
+    };
+    for (int i = 0; i < 4; i++) {
+        const double want = step(cpu);
+        CHECK_NEAR(step(device), want, want, norm_tolerance * 2);
+    }
+    const double want = cpu.evaluate(b);
+    CHECK_NEAR(device.evaluate(b), want, want, loss_tolerance);
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        again.write(slot, device.read(slot));
+    }
+    uint64_t steps = 0, micro_batches = 0;
+    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
+    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
+    for (int i = 0; i < 2; i++) {
+        CHECK(step(device) == step(again));
+    }
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        const gradients a = device.read(slot), c = again.read(slot);
+        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
+    }
+}
+
+void test_steps() {
+    options o = device_sizes();
+    const model        m(o, "device-adapter-steps.gguf");
+    const batch        b = segments(o.n_vocab), other = tree(o.n_vocab);
+    cft_trainer_params p = device_params();
+    p.weight_decay       = 0.01f;
+    where                = "steps with ranks";
+    compare_steps(m.path, p, uneven, b, other);
+    where             = "steps with LoRA+";
+    p.lora_plus_ratio = 16;
+    compare_steps(m.path, p, {}, b, other);
+    where     = "steps with all of it";
+    p.dropout = 0.1f;
+    compare_steps(m.path, p, uneven, b, other);
+}
+
+// At step 1 AdamW moves every element by its learning rate, and decays it by that times the weight decay: as the CPU does, to the bit where the
+// gradient's rounding cannot be seen.
+void test_lora_plus() {
+    where = "LoRA+";
+    const model        m(device_sizes(), "device-lora-plus.gguf");
+    const opened       on_device(m.path, "cuda");
+    const batch        b = segments(m.o.n_vocab);
+    cft_trainer_params p = device_params();
+    constexpr double   lr = 1e-3;
+    for (const float ratio : {0.0f, 16.0f}) {
+        p.lora_plus_ratio = ratio, p.weight_decay = ratio > 0 ? 0.5f : 0.0f;
+        trainer t(on_device.handle, p, uneven);
+        t.write(CFT_SLOT_VALUE, some_values(t));
+        const gradients from = t.read(CFT_SLOT_VALUE), g = t.gradient(b);
+        double          length = 0;
+        OK(cft_trainer_apply(t.handle, float(lr), 0, 1, &length, &err));
+        const gradients to = t.read(CFT_SLOT_VALUE);
+        for (const auto &[name, v] : to) {
+            where              = "LoRA+, " + name;
+            const double rate  = name.find(".lora_a") == std::string::npos && ratio > 0 ? lr * double(ratio) : lr;
+            double       worst = 0;
+            for (size_t i = 0; i < v.size(); i++) {
+                const double x = double(from.at(name)[i]), dx = double(g.at(name)[i]);
+                const double want = x - rate * double(p.weight_decay) * x - rate * dx / (std::fabs(dx) + 1e-8);
+                worst             = std::max(worst, std::fabs(double(v[i]) - want));
+            }
+            CHECK(worst < 1e-4 * rate);
+        }
+    }
+    // A ratio of 1 is no ratio.
+    where = "LoRA+ of 1";
+    gradients values;
+    for (const float ratio : {0.0f, 1.0f}) {
+        p.lora_plus_ratio = ratio;
+        trainer t(on_device.handle, p);
+        double  length = 0;
+        t.accumulate(b);
+        OK(cft_trainer_apply(t.handle, 1e-3f, 1, 2, &length, &err));
+        const gradients now = t.read(CFT_SLOT_VALUE);
+        CHECK(values.empty() || now == values);
+        values = now;
+    }
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    const struct {
+        const char *name;
+        void (*run)();
+    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}};
+    for (const auto &t : tests) {
+        if (argc < 2 || std::string(argv[1]) == t.name) {
+            t.run();
+        }
+    }
+    return finish("test_device_adapters");
+}
