@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"flip":      scriptFlip,
 			"same":      scriptSame,
 			"equal":     scriptEqual,
+			"near":      scriptNear,
 			"hub":       scriptHub,
 			"ollama":    scriptOllama,
 
@@ -281,6 +283,30 @@ func scriptEqual(ts *testscript.TestScript, neg bool, args []string) {
 	a, b := timeless(args[0]), timeless(args[1])
 	if len(a) == 0 || !slices.Equal(a, b) {
 		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], strings.Join(a, "\n"), args[1], strings.Join(b, "\n"))
+	}
+}
+
+// nearLoss is how far apart losses of the same steps on two devices may be: A's first gradient is 0 but for rounding errors, which AdamW
+// takes at full length.
+const nearLoss = 2e-3
+
+// scriptNear wants two runs' metrics to have equal counts, and losses that are equal but for rounding: near METRICS METRICS
+func scriptNear(ts *testscript.TestScript, neg bool, args []string) {
+	scriptSame(ts, neg, args)
+	losses := func(path string) []float64 {
+		var all []float64
+		for line := range strings.Lines(ts.ReadFile(path)) {
+			var l struct{ Loss float64 }
+			ts.Check(json.Unmarshal([]byte(line), &l))
+			all = append(all, l.Loss)
+		}
+		return all
+	}
+	a, b := losses(args[0]), losses(args[1])
+	for i := range a {
+		if !(a[i] > 0 && math.Abs(a[i]-b[i]) < nearLoss*a[i]) {
+			ts.Fatalf("%s: %v\n%s: %v", args[0], a, args[1], b)
+		}
 	}
 }
 

@@ -29,6 +29,11 @@ adapter_module module_of(const cft_trainer_params &p, int rank, float alpha) {
 
 } // namespace
 
+float learning_rate(const cft_trainer_params &params, adapter_tensor kind, int module, float lr) {
+    const float ratio = params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f;
+    return kind == matrix_a || module == module_token_embd ? lr : lr * ratio;
+}
+
 void check_params(const cft_trainer_params &p) {
     check_rank(p.rank, p.alpha, "");
     if (!(p.dropout >= 0 && p.dropout < 1)) {

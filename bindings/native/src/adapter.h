@@ -23,6 +23,10 @@ struct adapter_widths {
     int64_t dora   = 0; // columns of the widest group's outputs, with DoRA
 };
 
+// What a learning rate is for one tensor: LoRA+ (Hayou et al. 2024), with what PEFT's create_loraplus_optimizer counts to B: magnitudes as
+// well, and of the embedding nothing.
+float learning_rate(const cft_trainer_params &params, adapter_tensor kind, int module, float lr);
+
 void check_params(const cft_trainer_params &params); // throws CFT_ERR_INVALID_ARGUMENT
 
 class adapter_shape {

@@ -42,16 +42,14 @@ void cft_trainer::apply(float lr, float max_grad_norm, double normalizer, double
     const auto   take = [&](size_t at, size_t floats) {
         ops_->adamw(step, value.data() + at, gradient.data() + at, moment1.data() + at, moment2.data() + at, int64_t(floats));
     };
-    const float ratio = params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f;
+    const bool one_rate = params.lora_plus_ratio == 0 || params.lora_plus_ratio == 1.0f;
     if (device) {
-        device->adamw(step); // it was told the ratio
-    } else if (ratio == 1.0f) {
+        device->adamw(step); // it knows the ratio
+    } else if (one_rate) {
         take(0, plan.n_params);
     } else {
-        // LoRA+ (Hayou et al. 2024), with what PEFT's create_loraplus_optimizer counts to B: magnitudes as well, and of the
-        // embedding nothing.
         for (const tensor &t : tensors) {
-            step.lr = t.kind == matrix_a || t.module == module_token_embd ? lr : lr * ratio;
+            step.lr = learning_rate(params, t.kind, t.module, lr);
             take(t.offset, t.rows * t.cols);
         }
     }

@@ -13,7 +13,7 @@ struct nearness {
     double cosine, tensor_cosine, norm, loss; // of the whole gradient; of each tensor's; relative
 };
 
-constexpr float b_spread = 0.02f;
+constexpr float b_spread = 0.02f, magnitude_spread = 0.1f;
 
 struct opened {
     cft_model *handle = nullptr;
@@ -66,6 +66,11 @@ inline gradients some_values(const trainer &t) {
     for (auto &[name, v] : values) {
         if (name.find("lora_b") != std::string::npos) {
             v = checks::random_floats(v.size(), b_spread);
+        } else if (name.find("lora_magnitude") != std::string::npos) {
+            const auto random = checks::random_floats(v.size(), magnitude_spread);
+            for (size_t i = 0; i < v.size(); i++) {
+                v[i] *= 1 + random[i];
+            }
         }
     }
     return values;

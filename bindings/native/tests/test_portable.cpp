@@ -31,12 +31,108 @@ cft_trainer_params params() {
     return p;
 }
 
-void compare(const std::string &path, const batch &b, const cft_trainer_params &p) { compare_on(device_name(), path, b, p, near); }
+void compare(const std::string &path, const batch &b, const cft_trainer_params &p, const std::vector<cft_module> &modules = {}) {
+    compare_on(device_name(), path, b, p, near, modules);
+}
+
+// No adapter of these layers' modules.
+std::vector<cft_module> without(std::initializer_list<int> layers, uint32_t modules) {
+    std::vector<cft_module> none;
+    for (int32_t layer : layers) {
+        for (int m = 0; m < cft::n_target_modules; m++) {
+            if (modules >> m & 1) {
+                none.push_back({layer, 1u << m, 0, 0});
+            }
+        }
+    }
+    return none;
+}
 
 family_sizes fused_sizes() {
     family_sizes sizes;
     sizes.n_embd = 64, sizes.n_ff = 128, sizes.head_dim = 32, sizes.spread = 0.14f, sizes.n_layer = 2;
     return sizes;
+}
+
+constexpr uint32_t all_seven = CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_K | CFT_TARGET_ATTN_V | CFT_TARGET_ATTN_OUTPUT | CFT_TARGET_FFN_GATE | CFT_TARGET_FFN_UP |
+                               CFT_TARGET_FFN_DOWN;
+
+// Ranks and scales by module, and a choice of layers.
+void test_shapes() {
+    const model m(device_sizes(), "portable-shapes.gguf");
+    const batch b = segments(m.o.n_vocab);
+    cft_trainer_params p = params();
+    p.dropout = 0.2f;
+    where = "ranks by module and layer";
+    compare(m.path, b, p, {{0, CFT_TARGET_ATTN_Q, 5, 10}, {1, CFT_TARGET_ATTN_V, 1, 2}, {2, CFT_TARGET_FFN_UP, 2, 7}, {2, CFT_TARGET_FFN_DOWN, 12, 6},
+                           {0, CFT_TARGET_ATTN_OUTPUT, 0, 0}, {1, CFT_TARGET_FFN_GATE, 0, 0}});
+    p = params();
+    where = "the last layer only";
+    compare(m.path, b, p, without({0, 1}, all_seven));
+    where = "the middle layer only, its units";
+    std::vector<cft_module> middle = without({0, 2}, all_seven);
+    for (const cft_module &none : without({1}, CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_K | CFT_TARGET_ATTN_V | CFT_TARGET_ATTN_OUTPUT)) {
+        middle.push_back(none);
+    }
+    compare(m.path, tree(m.o.n_vocab), p, middle);
+    where = "the middle layer only, its attention's output";
+    middle = without({0, 2}, all_seven);
+    for (const cft_module &none : without({1}, all_seven & ~CFT_TARGET_ATTN_OUTPUT)) {
+        middle.push_back(none);
+    }
+    compare(m.path, b, p, middle);
+}
+
+void test_dora() {
+    const model m(device_sizes(), "portable-dora.gguf");
+    const batch b = segments(m.o.n_vocab);
+    cft_trainer_params p = params();
+    p.dora = 1;
+    where  = "dora";
+    compare(m.path, b, p);
+    where = "dora, ranks, some layers";
+    std::vector<cft_module> modules = without({0}, all_seven);
+    modules.push_back({1, CFT_TARGET_ATTN_K, 5, 10}), modules.push_back({1, CFT_TARGET_FFN_DOWN, 1, 2}), modules.push_back({2, CFT_TARGET_ATTN_V, 0, 0});
+    compare(m.path, tree(m.o.n_vocab), p, modules);
+    for (const char *name : {"phi3", "gemma2"}) { // fused tensors; norms after, caps
+        where = std::string("dora, ") + name;
+        const family_file file(*cft::family_of(name), nullptr, fused_sizes());
+        compare(file.path, b, p);
+    }
+    where     = "dora, Q4_K";
+    options o = device_sizes();
+    o.n_layer = 2, o.n_embd = 256, o.n_ff = 256, o.n_head = 4, o.n_head_kv = 2, o.type = GGML_TYPE_Q4_K, o.gain = 0.25f;
+    const model quantized(o, "portable-dora-q4.gguf");
+    compare(quantized.path, b, p);
+}
+
+// Steps from the same values, by LoRA+ and with DoRA, whose gains follow the values.
+void test_other_steps() {
+    const model m(device_sizes(), "portable-other-steps.gguf");
+    const batch b = segments(m.o.n_vocab);
+    for (const bool dora : {false, true}) {
+        where                = dora ? "steps of dora and lora+" : "steps of lora+";
+        cft_trainer_params p = params();
+        p.lora_plus_ratio = 16, p.dora = dora;
+        const opened    on_cpu(m.path, "cpu"), on_device(m.path, device_name());
+        trainer         cpu(on_cpu.handle, p), device(on_device.handle, p);
+        const gradients from = some_values(cpu);
+        for (trainer *t : {&cpu, &device}) {
+            t->write(CFT_SLOT_VALUE, from);
+            for (int i = 0; i < 3; i++) {
+                double length = 0;
+                t->accumulate(b);
+                OK(cft_trainer_apply(t->handle, 1e-4f, 1.0f, 40, &length, &err));
+            }
+        }
+        const gradients want = cpu.read(CFT_SLOT_VALUE), got = device.read(CFT_SLOT_VALUE);
+        CHECK(worst_tensor(want, from) > 100 * step_tolerance && worst_tensor(got, want) < step_tolerance);
+        const double loss = cpu.evaluate(b);
+        CHECK_NEAR(device.evaluate(b), loss, loss, step_tolerance);
+        trainer again(on_device.handle, p);
+        again.write(CFT_SLOT_VALUE, got);
+        CHECK(again.evaluate(b) == device.evaluate(b));
+    }
 }
 
 void test_llama() {
@@ -258,8 +354,12 @@ void test_refusals() {
     auto other = p;
     other.keep_activations = CFT_KEEP_ALL;
     REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "keep_activations: all");
-    other = p, other.dora = 1;
-    REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "on cpu and cuda devices only");
+    options untied = device_sizes();
+    untied.tied    = false;
+    const model  head(untied, "portable-head.gguf");
+    const opened on_head(head.path, device_name());
+    other = p, other.targets = CFT_TARGET_OUTPUT;
+    REFUSED(cft_trainer_new(on_head.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "token_embd and output as targets");
     CHECK(refused == nullptr);
 }
 
@@ -272,7 +372,8 @@ void test_placement() {
     const options         o = device_sizes();
     const model           m(o, "portable-placement.gguf");
     const cft_model       loaded_model(m.path);
-    cft::portable::engine e(loaded_model, params(), loaded_model.targets(CFT_TARGET_ALL_LINEAR), device, false);
+    const cft::adapter_shape shape(loaded_model, params(), nullptr, 0);
+    cft::portable::engine    e(loaded_model, params(), shape, device, false);
     CHECK(e.on().device() == device && e.on().n_ops() == 0); // rehearsing computes nothing
     const batch                b = segments(o.n_vocab);
     std::vector<int32_t>       rows = b.rows(), targets;
@@ -366,7 +467,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
+    } tests[] = {{"llama", test_llama}, {"shapes", test_shapes}, {"dora", test_dora}, {"other-steps", test_other_steps}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
                  {"unlikely", test_unlikely_target}, {"memory", test_memory}, {"long", test_long_packs}, {"steps", test_steps}, {"refusals", test_refusals},
                  {"placement", test_placement}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {

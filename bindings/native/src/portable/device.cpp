@@ -75,11 +75,11 @@ size_t memory_for(const cft_trainer_params &p, ggml_backend_dev_t device) {
     return p.memory_limit ? std::min<size_t>(free, p.memory_limit) : free;
 }
 
-cft_memory_estimate measure(const cft_model &model, const cft_trainer_params &params, uint32_t targets, ggml_backend_dev_t device) {
-    return engine(model, params, targets, device, true).estimate();
+cft_memory_estimate measure(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, ggml_backend_dev_t device) {
+    return engine(model, params, adapter, device, true).estimate();
 }
 
-[[noreturn]] void refuse(const cft_model &model, const cft_trainer_params &params, uint32_t targets, ggml_backend_dev_t device,
+[[noreturn]] void refuse(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, ggml_backend_dev_t device,
                          const cft_memory_estimate &needs, size_t memory) {
     // The longest pack that fits, by halving.
     int32_t fits = 0;
@@ -87,7 +87,7 @@ cft_memory_estimate measure(const cft_model &model, const cft_trainer_params &pa
         cft_trainer_params shorter = params;
         shorter.max_tokens         = low + (high - low) / 2;
         shorter.max_targets        = std::min(params.max_targets, shorter.max_tokens);
-        if (measure(model, shorter, targets, device).total <= memory) {
+        if (measure(model, shorter, adapter, device).total <= memory) {
             fits = shorter.max_tokens;
             low  = shorter.max_tokens + 1;
         } else {
@@ -118,18 +118,17 @@ void describe(int index, cft_device *out) {
 
 cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index, bool must_fit) {
     ggml_backend_dev_t        device = device_at(index);
-    const uint32_t            targets = adapter.targets();
-    const cft_memory_estimate e      = measure(model, params, targets, device);
+    const cft_memory_estimate e      = measure(model, params, adapter, device);
     if (must_fit) {
         if (const size_t memory = memory_for(params, device); e.total > memory) {
-            refuse(model, params, targets, device, e, memory);
+            refuse(model, params, adapter, device, e, memory);
         }
     }
     return e;
 }
 
 device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index) {
-    return new engine(model, params, adapter.targets(), device_at(index), false);
+    return new engine(model, params, adapter, device_at(index), false);
 }
 
 } // namespace
@@ -181,7 +180,7 @@ ggml_backend_dev_t find_device(const std::string &name, int *index) {
 }
 
 const device_library *library() {
-    static const device_library table = {sizeof(cft_model), sizeof(cft_trainer_params), sizeof(adapter_shape), true, count, describe, estimate, make};
+    static const device_library table = {sizeof(cft_model), sizeof(cft_trainer_params), sizeof(adapter_shape), false, count, describe, estimate, make};
     return &table;
 }
 

@@ -1,7 +1,6 @@
-// engine.cpp - see engine.h: what a trainer holds, a pack's way, the optimizer, and the adapter's tensors.
+// engine.cpp - see engine.h: what a trainer holds, and a pack's way.
 #include "journey.h"
 
-#include "../adapter.h"
 #include "../cpu/rows.h"
 #include "../failure.h"
 #include "../trainer.h"
@@ -13,16 +12,7 @@ namespace cft::portable {
 namespace {
 
 constexpr size_t tile_bytes  = size_t(32) << 20; // of one attention tile's scores, and of logits
-constexpr size_t head_bytes  = size_t(64) << 20; // of the output head, widened
-// Backends want what they read to begin at multiples of 256 bytes: row numbers of 4 bytes, and rows of any width.
-constexpr int64_t aligned_rows = 64;
-constexpr int64_t tensors_per_layer = 9 + n_target_modules, fixed_tensors = 32;
-
-// As many of n as fit, in whole blocks of aligned rows where there are several parts.
-int64_t rows_within(size_t bytes, int64_t width, int64_t n) {
-    const int64_t fit = std::max<int64_t>(1, int64_t(bytes / sizeof(float)) / width);
-    return fit >= n ? n : fit >= aligned_rows ? fit / aligned_rows * aligned_rows : fit;
-}
+constexpr int64_t tensors_per_layer = 9 + n_target_modules, tensors_per_adapter = 3 * n_target_modules, fixed_tensors = 32;
 
 // What ggml divides its own frequencies by to get the engine's.
 std::vector<float> factors_of(const rope_set &set, const hyperparameters &hp) {
@@ -33,16 +23,22 @@ std::vector<float> factors_of(const rope_set &set, const hyperparameters &hp) {
     return factors;
 }
 
-float scale_of(const cft_trainer_params &p) { return p.alpha / (p.rslora ? std::sqrt(float(p.rank)) : float(p.rank)); }
-
 } // namespace
 
-void check_supported(const cft_model &model, const cft_trainer_params &params) {
+int64_t rows_within(size_t bytes, int64_t width, int64_t n) {
+    const int64_t fit = std::max<int64_t>(1, int64_t(bytes / sizeof(float)) / width);
+    return fit >= n ? n : fit >= aligned_rows ? fit / aligned_rows * aligned_rows : fit;
+}
+
+void check_supported(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape) {
     const auto refuse = [](const std::string &what) {
         throw failure(CFT_ERR_UNSUPPORTED, what + " not trained by the portable path (vulkan, metal, hip); device: cpu trains it");
     };
     if (model.hp.n_expert > 0) {
         refuse("mixtures of experts are");
+    }
+    if (shape.token_embd().rank > 0 || shape.output().rank > 0) {
+        refuse("token_embd and output as targets are");
     }
     if (params.keep_activations == CFT_KEEP_ALL) {
         refuse("train.keep_activations: all is (auto and layers keep the layers' inputs)");
@@ -59,16 +55,16 @@ void check_supported(const cft_model &model, const cft_trainer_params &params) {
     }
 }
 
-engine::engine(const cft_model &model, const cft_trainer_params &params, uint32_t targets, ggml_backend_dev_t device, bool only_measure)
-    : model_(model), hp_(model.hp), params_(params), rank_(params.rank), scale_(scale_of(params)), max_t_(params.max_tokens),
+engine::engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure)
+    : model_(model), hp_(model.hp), params_(params), shape_(shape), lowest_(shape.lowest()), max_t_(params.max_tokens),
       max_n_(std::min<int64_t>(max_t_, params.max_targets > 0 ? params.max_targets : max_t_)), machine_(device, resolve_threads(params.n_threads), only_measure),
-      weights_(fixed_tensors + tensors_per_layer * hp_.n_layer), values_(2 * n_target_modules * hp_.n_layer), gradients_(2 * n_target_modules * hp_.n_layer),
+      weights_(fixed_tensors + tensors_per_layer * hp_.n_layer), values_(tensors_per_adapter * hp_.n_layer), gradients_(tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
       inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(n_target_modules) {
-    check_supported(model, params);
+    check_supported(model, params, shape);
     loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);
-    vocab_rows_ = rows_within(head_bytes, hp_.n_embd, hp_.n_vocab);
+    vocab_rows_ = rows_within(widened_bytes, hp_.n_embd, hp_.n_vocab);
     place_weights();
-    place_adapters(targets);
+    place_adapters();
     place_buffers();
     allocate(only_measure);
     if (!only_measure) {
@@ -129,25 +125,6 @@ void engine::place_weights() {
     amplitude_local_ = local.frequencies.empty() ? amplitude_ : local.amplitude;
 }
 
-void engine::place_adapters(uint32_t targets) {
-    for (layer_tensors &l : layers_) {
-        for (int m = 0; m < n_target_modules; m++) {
-            const ggml_tensor *const w = l.modules[size_t(m)];
-            if (!w || !(targets >> m & 1)) {
-                continue;
-            }
-            adapted &x = l.adapters[size_t(m)];
-            x.a  = values_.tensor(GGML_TYPE_F32, w->ne[0], rank_);
-            x.b  = values_.tensor(GGML_TYPE_F32, rank_, w->ne[1]);
-            x.da = gradients_.tensor(GGML_TYPE_F32, w->ne[0], rank_);
-            x.db = gradients_.tensor(GGML_TYPE_F32, rank_, w->ne[1]);
-            x.at_a = n_values_;
-            x.at_b = x.at_a + size_t(ggml_nelements(x.a));
-            n_values_ = x.at_b + size_t(ggml_nelements(x.b));
-        }
-    }
-}
-
 void engine::place_buffers() {
     int64_t most_rows = std::max<int64_t>({hp_.n_vocab, max_t_, hp_.n_embd});
     for (const layer_tensors &l : layers_) {
@@ -168,15 +145,18 @@ void engine::place_buffers() {
     d_other_ = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
     logits_  = loss_.tensor(GGML_TYPE_F32, hp_.n_vocab, loss_rows_);
     for (size_t m = 0; m < n_target_modules && params_.dropout > 0; m++) {
-        const ggml_tensor *const a = layers_[0].adapters[m].a;
-        drawn_[m] = a ? dropout_.tensor(GGML_TYPE_F32, a->ne[0], max_t_) : nullptr;
+        for (const layer_tensors &l : layers_) {
+            if (const ggml_tensor *const a = l.adapters[m].a; a && !drawn_[m]) {
+                drawn_[m] = dropout_.tensor(GGML_TYPE_F32, a->ne[0], max_t_);
+            }
+        }
     }
 }
 
 void engine::allocate(bool only_measure) {
     const auto take = [&](store &s, const char *what) { return uint64_t(s.allocate(machine_.device(), only_measure, what)); };
     bytes_.weights     = take(weights_, "weights");
-    bytes_.adapter     = take(values_, "the adapter");
+    bytes_.adapter     = take(values_, "the adapter") + take(lengths_, "the lengths of the adapter's rows");
     bytes_.gradients   = take(gradients_, "gradients");
     bytes_.activations = take(space_, "the layers' inputs (train.seq_len makes them less)");
     bytes_.loss        = take(loss_, "logits");
@@ -276,6 +256,7 @@ void engine::embed(const journey &j) {
 }
 
 void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
+    refresh_gains();
     embed(j);
     for (int layer = 0; layer < hp_.n_layer; layer++) {
         stop_if(cancelled);
@@ -297,7 +278,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
         return sum;
     }
     gradient_fetched_ = false;
-    for (int layer = hp_.n_layer - 1; layer >= 0; layer--) {
+    for (int layer = hp_.n_layer - 1; layer >= std::max(lowest_, 0); layer--) {
         stop_if(cancelled);
         layer_backward(j, layer);
     }
@@ -316,82 +297,6 @@ void engine::logits(const device_pack &pack, float *out, std::atomic<bool> &canc
         if (hp_.logit_cap > 0) {
             cpu::rows().soft_cap(to, size_t(n * hp_.n_vocab), hp_.logit_cap);
         }
-    }
-}
-
-// ---- optimizer and state
-
-void engine::fetch_gradient() {
-    if (gradient_fetched_) {
-        return;
-    }
-    for (const layer_tensors &l : layers_) {
-        for (const adapted &x : l.adapters) {
-            if (x.a) {
-                ggml_backend_tensor_get(x.da, gradient_.data() + x.at_a, 0, ggml_nbytes(x.da));
-                ggml_backend_tensor_get(x.db, gradient_.data() + x.at_b, 0, ggml_nbytes(x.db));
-            }
-        }
-    }
-    gradient_fetched_ = true;
-}
-
-double engine::sum_of_squares() {
-    fetch_gradient();
-    return cpu::rows().sum_of_squares(gradient_.data(), n_values_);
-}
-
-void engine::adamw(const adamw_step &s) {
-    fetch_gradient();
-    cpu::rows().adamw(value_.data(), gradient_.data(), moment1_.data(), moment2_.data(), n_values_, s.gradient_scale, s.lr, s.beta1, s.beta2, s.eps,
-                      s.weight_decay, s.correction1, s.correction2);
-    for (const layer_tensors &l : layers_) {
-        for (const adapted &x : l.adapters) {
-            if (x.a) {
-                ggml_backend_tensor_set(x.a, value_.data() + x.at_a, 0, ggml_nbytes(x.a));
-                ggml_backend_tensor_set(x.b, value_.data() + x.at_b, 0, ggml_nbytes(x.b));
-            }
-        }
-    }
-}
-
-void engine::discard() {
-    gradients_.clear();
-    std::fill(gradient_.begin(), gradient_.end(), 0.0f);
-    gradient_fetched_ = true;
-}
-
-const adapted &engine::adapted_at(int layer, int module) const {
-    const adapted &x = layers_.at(size_t(layer)).adapters.at(size_t(module));
-    if (!x.a) {
-        throw failure(CFT_ERR_INTERNAL, "the device has no such tensor");
-    }
-    return x;
-}
-
-void engine::read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) {
-    const adapted &x  = adapted_at(layer, module);
-    const bool     is_a = kind == matrix_a;
-    const size_t   at = is_a ? x.at_a : x.at_b, n = size_t(ggml_nelements(is_a ? x.a : x.b));
-    if (slot == CFT_SLOT_GRADIENT) {
-        fetch_gradient();
-    }
-    const std::vector<float> *const slots[] = {&value_, &gradient_, &moment1_, &moment2_};
-    std::copy_n(slots[slot]->data() + at, n, out);
-}
-
-void engine::write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) {
-    const adapted &x  = adapted_at(layer, module);
-    const bool     is_a = kind == matrix_a;
-    const size_t   at = is_a ? x.at_a : x.at_b, n = size_t(ggml_nelements(is_a ? x.a : x.b));
-    if (slot == CFT_SLOT_GRADIENT) {
-        fetch_gradient();
-    }
-    std::vector<float> *const slots[] = {&value_, &gradient_, &moment1_, &moment2_};
-    std::copy_n(data, n, slots[slot]->data() + at);
-    if (slot == CFT_SLOT_VALUE || slot == CFT_SLOT_GRADIENT) {
-        ggml_tensor *const t = slot == CFT_SLOT_VALUE ? (is_a ? x.a : x.b) : (is_a ? x.da : x.db);
-        ggml_backend_tensor_set(t, data, 0, ggml_nbytes(t));
     }
 }
 

@@ -14,10 +14,22 @@
 
 namespace cft::portable {
 
-// adapted is one module's adapter on the device, and where it lies in the host's arrays.
+// adapted is one module's adapter on the device.
 struct adapted {
     ggml_tensor *a = nullptr, *b = nullptr, *da = nullptr, *db = nullptr; // [in, rank], [rank, out]; NULL without an adapter
-    size_t       at_a = 0, at_b = 0;
+    float        scale = 0;                                               // of B A
+    // Of DoRA: [out] lengths that are trained, those of the rows of W + scale B A, and the one over the other. NULL without.
+    ggml_tensor *magnitude = nullptr, *d_magnitude = nullptr, *norm = nullptr, *gain = nullptr;
+};
+
+// trained is one tensor of the adapter: its value and gradient on the device, and where the host's arrays have it.
+struct trained {
+    int            layer, module;
+    adapter_tensor kind;
+    ggml_tensor   *value, *gradient;
+    size_t         at;
+
+    size_t n() const { return size_t(ggml_nelements(value)); }
 };
 
 // layer_tensors are one layer's weights as the file has them. Vectors that a family lacks are NULL.
@@ -30,7 +42,7 @@ struct layer_tensors {
 class engine final : public device_trainer {
   public:
     // With only_measure nothing runs, and no memory is taken: for estimate().
-    engine(const cft_model &model, const cft_trainer_params &params, uint32_t targets, ggml_backend_dev_t device, bool only_measure);
+    engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure);
 
     double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) override;
     void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) override;
@@ -49,7 +61,6 @@ class engine final : public device_trainer {
 
     // engine.cpp
     void         place_weights();
-    void         place_adapters(uint32_t targets);
     void         place_buffers();
     void         allocate(bool only_measure);
     void         upload();
@@ -62,8 +73,14 @@ class engine final : public device_trainer {
     void         forward(const journey &j, std::atomic<bool> &cancelled);
     void         stop_if(std::atomic<bool> &cancelled) const;
     bool         computes() const { return machine_.way == course::run; }
-    void         fetch_gradient();
-    const adapted &adapted_at(int layer, int module) const;
+
+    // engine_adapter.cpp
+    void           place_adapters();
+    const trained &place(int layer, int module, adapter_tensor kind, int64_t ne0, int64_t ne1);
+    void           refresh_gains();
+    void           refresh_gains(const ggml_tensor *w, const adapted &x);
+    void           fetch_gradient();
+    const trained &trained_at(int layer, int module, adapter_tensor kind) const;
 
     // engine_loss.cpp
     void   head(const journey &j, int64_t first, int64_t n);
@@ -80,12 +97,12 @@ class engine final : public device_trainer {
     const cft_model         &model_;
     const hyperparameters   &hp_;
     const cft_trainer_params params_;
-    const int                rank_;
-    const float              scale_; // of B A
+    const adapter_shape      shape_;
+    const int                lowest_; // the layer at whose input no gradient is wanted, and below which there is no way back
     const int64_t            max_t_, max_n_;
     int64_t                  loss_rows_, vocab_rows_; // rows of logits, and of the head, at a time
     machine                  machine_;
-    store                    weights_, values_, gradients_, inputs_, space_, loss_, dropout_;
+    store                    weights_, values_, gradients_, lengths_, inputs_, space_, loss_, dropout_;
     std::unique_ptr<store>   masks_store_; // grows with the packs
     std::vector<std::pair<ggml_tensor *, std::pair<const void *, size_t>>> uploads_;
     std::vector<layer_tensors> layers_;
@@ -98,14 +115,22 @@ class engine final : public device_trainer {
     ggml_tensor *tokens_ = nullptr, *positions_ = nullptr, *back_ = nullptr, *row_positions_ = nullptr, *row_back_ = nullptr, *rows_ = nullptr;
     ggml_tensor *target_at_ = nullptr, *target_weights_ = nullptr, *masks_ = nullptr;
     std::array<ggml_tensor *, n_target_modules> drawn_{}; // [in, t] dropout's factors for one layer; NULL without
+    std::vector<trained> trained_;
     size_t       n_values_ = 0, n_masks_ = 0;
     cft_memory_estimate bytes_{};
     std::vector<float>  gradient_, value_, moment1_, moment2_; // the host's, n_values; gradient_ is a copy
     bool                gradient_fetched_ = false;
+    bool                gains_stale_ = true; // values have changed since DoRA's gains were computed
     float               amplitude_, amplitude_local_;
 };
 
+constexpr size_t widened_bytes = size_t(64) << 20; // of a large matrix, widened in parts
+// Backends want what they read to begin at multiples of 256 bytes: row numbers of 4 bytes, and rows of any width.
+constexpr int64_t aligned_rows = 64;
+// As many of n rows as fit, in whole blocks of aligned rows where there are several parts.
+int64_t rows_within(size_t bytes, int64_t width, int64_t n);
+
 // Throws CFT_ERR_UNSUPPORTED for models and settings that are not trained by ggml's ops.
-void check_supported(const cft_model &model, const cft_trainer_params &params);
+void check_supported(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape);
 
 } // namespace cft::portable

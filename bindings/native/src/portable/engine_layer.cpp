@@ -5,6 +5,8 @@
 
 #include "../cpu/rows.h"
 
+#include <algorithm>
+
 namespace cft::portable {
 
 // layer_graph is one layer in one graph.
@@ -27,6 +29,7 @@ struct engine::layer_graph {
     struct linear_input {
         ggml_tensor                *x;
         std::map<int, ggml_tensor *> h; // by module: scale times x Aᵀ
+        std::map<const linear_part *, ggml_tensor *> plain; // with DoRA, the map's output before its gain
     };
     ggml_tensor *x, *q, *k, *v, *q_turned, *k_turned, *attn_out, *mid, *gate, *up, *ffn_out;
     linear_input in_q, in_kv, in_output, in_gate_up, in_down;
@@ -65,9 +68,13 @@ struct engine::layer_graph {
     // What an adapter sees of x, [in, rows]: with dropout, x times its factors, which the gradient is multiplied by as well.
     ggml_tensor *seen(int module, ggml_tensor *y) const { return j.drop.probability > 0 ? ggml_mul(c, y, e.slice(c, e.drawn_[size_t(module)], 0, y->ne[1])) : y; }
     ggml_tensor *part_of(const linear_part &part, ggml_tensor *b) const; // the part's rows of B, or of its gradient
+    ggml_tensor *lengths_of(const linear_part &part, ggml_tensor *v) const; // of magnitudes, norms or gains
     ggml_tensor *heads(ggml_tensor *y, int n_heads) const { return ggml_reshape_3d(c, y, hp.head_dim, n_heads, y->ne[1]); }
     ggml_tensor *flat(ggml_tensor *y) const { return ggml_reshape_2d(c, y, y->ne[0] * y->ne[1], y->ne[2]); }
     ggml_tensor *biased(ggml_tensor *y, ggml_tensor *bias) const { return bias ? ggml_add(c, y, bias) : y; }
+    bool         adapts(std::initializer_list<int> modules) const {
+        return std::any_of(modules.begin(), modules.end(), [&](int m) { return on.adapters[size_t(m)].a != nullptr; });
+    }
     ggml_tensor *rows_of(ggml_tensor *y) const { return last ? ggml_get_rows(c, y, e.slice(c, e.rows_, 0, n)) : y; }
     ggml_tensor *sum(ggml_tensor *a, ggml_tensor *b) const { return a ? ggml_add(c, a, b) : b; }
 };
@@ -76,7 +83,11 @@ ggml_tensor *engine::layer_graph::part_of(const linear_part &part, ggml_tensor *
     return part.w.rows == b->ne[1] ? b : ggml_view_2d(c, b, b->ne[0], part.w.rows, b->nb[1], size_t(part.first_row) * b->nb[1]);
 }
 
-// ---- linear maps: y = W x + scale B A x
+ggml_tensor *engine::layer_graph::lengths_of(const linear_part &part, ggml_tensor *v) const {
+    return part.w.rows == v->ne[0] ? v : ggml_view_1d(c, v, part.w.rows, size_t(part.first_row) * sizeof(float));
+}
+
+// ---- linear maps: y = W x + scale B A x, with DoRA times gain, see dora.h
 
 ggml_tensor *engine::layer_graph::linear(const linear_part &part, linear_input &in) {
     ggml_tensor *const y = product(c, widen(c, on.modules[size_t(part.module)], e.iota_, part.first_row, part.w.rows), in.x);
@@ -86,16 +97,26 @@ ggml_tensor *engine::layer_graph::linear(const linear_part &part, linear_input &
     }
     ggml_tensor *&h = in.h[part.module];
     if (!h) {
-        h = ggml_scale(c, product(c, m.a, seen(part.module, in.x)), e.scale_);
+        h = ggml_scale(c, product(c, m.a, seen(part.module, in.x)), m.scale);
     }
-    return ggml_add(c, y, product(c, part_of(part, m.b), h));
+    ggml_tensor *const sum = ggml_add(c, y, product(c, part_of(part, m.b), h));
+    if (!m.gain) {
+        return sum;
+    }
+    in.plain[&part] = sum;
+    return ggml_mul(c, sum, lengths_of(part, m.gain));
 }
 
 // Returns dx plus the gradient at the input, where it is wanted.
 ggml_tensor *engine::layer_graph::linear_backward(const linear_part &part, const linear_input &in, ggml_tensor *dy, ggml_tensor *dx, bool wanted) {
     const adapted &m = on.adapters[size_t(part.module)];
+    if (m.gain) {
+        ggml_tensor *const dots = ggml_sum_rows(c, transposed(c, ggml_mul(c, in.plain.at(&part), dy))); // over rows, of each output
+        gradient(lengths_of(part, m.d_magnitude), ggml_div(c, ggml_reshape_1d(c, dots, part.w.rows), lengths_of(part, m.norm)));
+        dy = ggml_mul(c, dy, lengths_of(part, m.gain));
+    }
     if (m.a) {
-        ggml_tensor *const u = ggml_scale(c, product(c, transposed(c, part_of(part, m.b)), dy), e.scale_);
+        ggml_tensor *const u = ggml_scale(c, product(c, transposed(c, part_of(part, m.b)), dy), m.scale);
         gradient(m.da, product_over_rows(c, seen(part.module, in.x), u));
         gradient(part_of(part, m.db), product_over_rows(c, in.h.at(part.module), dy));
         if (wanted) {
@@ -133,10 +154,10 @@ void engine::layer_graph::feed_forward(bool to_the_end) {
     gate         = linear(w.gate, in_gate_up);
     up           = linear(w.up, in_gate_up);
     in_down.x    = gated(c, gelu, gate, up);
-    if (to_the_end || post_norms) {
+    if (to_the_end || post_norms || on.adapters[module_down].gain) {
         ffn_out = linear(w.down, in_down);
     } else if (const adapted &m = on.adapters[module_down]; m.a) {
-        in_down.h[module_down] = ggml_scale(c, product(c, m.a, seen(module_down, in_down.x)), e.scale_);
+        in_down.h[module_down] = ggml_scale(c, product(c, m.a, seen(module_down, in_down.x)), m.scale);
     }
 }
 
@@ -158,9 +179,13 @@ ggml_tensor *engine::layer_graph::feed_forward_backward(ggml_tensor *d) {
 }
 
 ggml_tensor *engine::layer_graph::attention_half_backward(ggml_tensor *d) {
-    const bool         wanted = layer > 0;
+    const bool         wanted = layer > e.lowest_;
+    const bool         through_scores = wanted || adapts({module_q, module_k, module_v, module_qkv});
     ggml_tensor *const d_out  = post_norms ? rmsnorm_backward(c, d, attn_out, on.attn_post_norm, hp.rms_eps) : d;
-    ggml_tensor *const d_attn = linear_backward(w.output, in_output, d_out, nullptr, true);
+    ggml_tensor *const d_attn = linear_backward(w.output, in_output, d_out, nullptr, through_scores);
+    if (!through_scores) {
+        return nullptr;
+    }
     const attention_gradients a = attention_backward(c, shape, view, q_turned, k_turned, v, d_attn);
     ggml_tensor *dq = rotate(c, a.q, back(true)), *dk = rotate(c, a.k, back(false));
     if (head_norms) {
