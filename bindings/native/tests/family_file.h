@@ -9,6 +9,7 @@ namespace tiny {
 struct family_sizes {
     int n_layer = 7, n_embd = 32, n_ff = 48, n_head = 4, n_head_kv = 2, head_dim = 16, n_vocab = 61, n_expert = 5, window = 6;
     float spread = 0.2f; // of matrices
+    ggml_type type = GGML_TYPE_F32; // of matrices
     constexpr family_sizes() = default;
 };
 
@@ -118,11 +119,15 @@ class family_file : family_sizes {
         for (float &v : values) {
             v += mean;
         }
-        std::memcpy(t->data, values.data(), ggml_nbytes(t));
+        if (t->type == GGML_TYPE_F32) {
+            std::memcpy(t->data, values.data(), ggml_nbytes(t));
+        } else {
+            ggml_quantize_chunk(t->type, values.data(), t->data, 0, ggml_nrows(t), t->ne[0], nullptr);
+        }
         gguf_add_tensor(gguf_, t);
     }
     void matrix(const std::string &name, int rows, int cols, int n = 1) {
-        add(ggml_new_tensor_3d(ctx_, GGML_TYPE_F32, cols, rows, n), name, 0.0f, spread);
+        add(ggml_new_tensor_3d(ctx_, type, cols, rows, n), name, 0.0f, spread);
     }
     void vector(const std::string &name, int n) { add(ggml_new_tensor_1d(ctx_, GGML_TYPE_F32, n), name, 1.0f, 0.1f); }
 

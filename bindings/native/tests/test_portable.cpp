@@ -35,6 +35,27 @@ void compare(const std::string &path, const batch &b, const cft_trainer_params &
     compare_on(device_name(), path, b, p, near, modules);
 }
 
+ggml_backend_dev_t ggml_device() {
+    int index = -1;
+    return cft::portable::find_device(device_name(), &index);
+}
+
+// One pack, forward and backward, on an engine of the test's own.
+void run_on(cft::portable::engine &e, const batch &b) {
+    std::vector<int32_t> rows = b.rows(), targets;
+    std::vector<float>   weights(rows.size(), 1.0f);
+    for (int32_t row : rows) {
+        targets.push_back(b.targets[size_t(row)]);
+    }
+    const int64_t        t = rows.back() + 1;
+    std::vector<int32_t> until(b.visible_until.begin(), b.visible_until.begin() + t);
+    for (int32_t &u : until) {
+        u = std::min(u, int32_t(t));
+    }
+    std::atomic<bool> cancelled{false};
+    CHECK(e.run({b.tokens.data(), b.positions.data(), until.data(), t, rows, targets, weights, {}}, true, cancelled) > 0);
+}
+
 // No adapter of these layers' modules.
 std::vector<cft_module> without(std::initializer_list<int> layers, uint32_t modules) {
     std::vector<cft_module> none;
@@ -104,6 +125,50 @@ void test_dora() {
     o.n_layer = 2, o.n_embd = 256, o.n_ff = 256, o.n_head = 4, o.n_head_kv = 2, o.type = GGML_TYPE_Q4_K, o.gain = 0.25f;
     const model quantized(o, "portable-dora-q4.gguf");
     compare(quantized.path, b, p);
+}
+
+// A mixture of experts, whose adapters are those of attention. Experts are 5, with sizes that are no multiples of 64.
+void test_experts() {
+    const cft::family &f = *cft::family_of("qwen3moe");
+    family_sizes       sizes;
+    sizes.n_layer = 3;
+    const family_file  file(f, nullptr, sizes);
+    cft_trainer_params p = params();
+    where = "experts, segments";
+    compare(file.path, segments(sizes.n_vocab), p);
+    where = "experts, tree, dropout";
+    p.dropout = 0.2f;
+    compare(file.path, tree(sizes.n_vocab), p);
+    where = "experts, some layers, ranks";
+    compare(file.path, segments(sizes.n_vocab), p, without({0, 2}, CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_K | CFT_TARGET_ATTN_V | CFT_TARGET_ATTN_OUTPUT));
+    where = "experts, one layer, one target";
+    sizes.n_layer = 1;
+    const family_file one(f, nullptr, sizes);
+    batch             single;
+    single.add_segment(12, sizes.n_vocab, 0.0);
+    single.targets[11] = 3, single.weights[11] = 1;
+    p             = params();
+    p.max_targets = 1;
+    compare(one.path, single, p);
+    where = "experts, dora, sizes of people's models, Q4_K";
+    p     = params();
+    p.dora = 1;
+    sizes.n_layer = 2, sizes.n_embd = 256, sizes.n_ff = 256, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.05f, sizes.type = GGML_TYPE_Q4_K;
+    const family_file quantized(f, nullptr, sizes);
+    compare(quantized.path, segments(sizes.n_vocab), p);
+
+    where = "experts, memory"; // what is counted before is what graphs of any pack then take
+    const cft_model       loaded_model(file.path);
+    const auto            all = params();
+    cft::portable::engine e(loaded_model, all, cft::adapter_shape(loaded_model, all, nullptr, 0), ggml_device(), false);
+    const auto            before = e.estimate();
+    batch                 longest;
+    longest.add_segment(all.max_tokens, 61, 1.0);
+    for (const batch &b : {segments(61), tree(61), longest}) {
+        run_on(e, b);
+    }
+    const auto after = e.estimate();
+    CHECK(std::memcmp(&before, &after, sizeof after) == 0);
 }
 
 // Steps from the same values, by LoRA+ and with DoRA, whose gains follow the values.
@@ -345,9 +410,6 @@ void test_refusals() {
 
     const auto        p = params();
     cft_trainer      *refused = nullptr;
-    const family_file experts(*cft::family_of("qwen3moe"));
-    const opened      on_experts(experts.path, device_name());
-    REFUSED(cft_trainer_new(on_experts.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
     const family_file fused(*cft::family_of("phi3")); // up begins at row 48
     const opened      on_fused(fused.path, device_name());
     REFUSED(cft_trainer_new(on_fused.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "multiples of 64");
@@ -375,19 +437,7 @@ void test_placement() {
     const cft::adapter_shape shape(loaded_model, params(), nullptr, 0);
     cft::portable::engine    e(loaded_model, params(), shape, device, false);
     CHECK(e.on().device() == device && e.on().n_ops() == 0); // rehearsing computes nothing
-    const batch                b = segments(o.n_vocab);
-    std::vector<int32_t>       rows = b.rows(), targets;
-    std::vector<float>         weights(rows.size(), 1.0f);
-    for (int32_t row : rows) {
-        targets.push_back(b.targets[size_t(row)]);
-    }
-    const int64_t        t = rows.back() + 1;
-    std::vector<int32_t> until(b.visible_until.begin(), b.visible_until.begin() + t);
-    for (int32_t &u : until) {
-        u = std::min(u, int32_t(t));
-    }
-    std::atomic<bool> cancelled{false};
-    e.run({b.tokens.data(), b.positions.data(), until.data(), t, rows, targets, weights, {}}, true, cancelled);
+    run_on(e, segments(o.n_vocab));
     CHECK(e.on().n_ops() > 100u * uint64_t(o.n_layer)); // all of them checked by machine::run to lie on the device
 
     using namespace cft::portable;
@@ -467,7 +517,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"shapes", test_shapes}, {"dora", test_dora}, {"other-steps", test_other_steps}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
+    } tests[] = {{"llama", test_llama}, {"shapes", test_shapes}, {"dora", test_dora}, {"experts", test_experts}, {"other-steps", test_other_steps}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
                  {"unlikely", test_unlikely_target}, {"memory", test_memory}, {"long", test_long_packs}, {"steps", test_steps}, {"refusals", test_refusals},
                  {"placement", test_placement}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {

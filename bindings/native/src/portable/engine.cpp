@@ -12,7 +12,7 @@ namespace cft::portable {
 namespace {
 
 constexpr size_t tile_bytes  = size_t(32) << 20; // of one attention tile's scores, and of logits
-constexpr int64_t tensors_per_layer = 9 + n_target_modules, tensors_per_adapter = 3 * n_target_modules, fixed_tensors = 32;
+constexpr int64_t tensors_per_layer = 10 + n_target_modules, tensors_per_expert = 3, tensors_per_adapter = 3 * n_target_modules, fixed_tensors = 32;
 
 // What ggml divides its own frequencies by to get the engine's.
 std::vector<float> factors_of(const rope_set &set, const hyperparameters &hp) {
@@ -34,9 +34,6 @@ void check_supported(const cft_model &model, const cft_trainer_params &params, c
     const auto refuse = [](const std::string &what) {
         throw failure(CFT_ERR_UNSUPPORTED, what + " not trained by the portable path (vulkan, metal, hip); device: cpu trains it");
     };
-    if (model.hp.n_expert > 0) {
-        refuse("mixtures of experts are");
-    }
     if (shape.token_embd().rank > 0 || shape.output().rank > 0) {
         refuse("token_embd and output as targets are");
     }
@@ -58,8 +55,8 @@ void check_supported(const cft_model &model, const cft_trainer_params &params, c
 engine::engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure)
     : model_(model), hp_(model.hp), params_(params), shape_(shape), lowest_(shape.lowest()), max_t_(params.max_tokens),
       max_n_(std::min<int64_t>(max_t_, params.max_targets > 0 ? params.max_targets : max_t_)), machine_(device, resolve_threads(params.n_threads), only_measure),
-      weights_(fixed_tensors + tensors_per_layer * hp_.n_layer), values_(tensors_per_adapter * hp_.n_layer), gradients_(tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
-      inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(n_target_modules) {
+      weights_(fixed_tensors + (tensors_per_layer + tensors_per_expert * hp_.n_expert) * hp_.n_layer), values_(tensors_per_adapter * hp_.n_layer), gradients_(tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
+      inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(n_target_modules), experts_(fixed_tensors) {
     check_supported(model, params, shape);
     loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);
     vocab_rows_ = rows_within(widened_bytes, hp_.n_embd, hp_.n_vocab);
@@ -111,7 +108,10 @@ void engine::place_weights() {
         for (int m = 0; m < n_target_modules; m++) {
             l.modules[size_t(m)] = place_matrix(w.modules[m]);
         }
-        layers_.push_back(l);
+        if (hp_.n_expert > 0) {
+            place_experts(w, l);
+        }
+        layers_.push_back(std::move(l));
     }
     token_embd_  = place_matrix(model_.token_embd);
     output_      = hp_.tied_output ? token_embd_ : place_matrix(model_.output);
@@ -126,7 +126,7 @@ void engine::place_weights() {
 }
 
 void engine::place_buffers() {
-    int64_t most_rows = std::max<int64_t>({hp_.n_vocab, max_t_, hp_.n_embd});
+    int64_t most_rows = std::max<int64_t>({hp_.n_vocab, max_t_, hp_.n_embd, hp_.n_ff, hp_.n_expert});
     for (const layer_tensors &l : layers_) {
         for (const ggml_tensor *w : l.modules) {
             most_rows = std::max(most_rows, w ? w->ne[1] : 0);
@@ -143,6 +143,7 @@ void engine::place_buffers() {
     }
     d_       = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
     d_other_ = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
+    place_mixture();
     logits_  = loss_.tensor(GGML_TYPE_F32, hp_.n_vocab, loss_rows_);
     for (size_t m = 0; m < n_target_modules && params_.dropout > 0; m++) {
         for (const layer_tensors &l : layers_) {
@@ -160,7 +161,8 @@ void engine::allocate(bool only_measure) {
     bytes_.gradients   = take(gradients_, "gradients");
     bytes_.activations = take(space_, "the layers' inputs (train.seq_len makes them less)");
     bytes_.loss        = take(loss_, "logits");
-    bytes_.workspace   = take(inputs_, "a pack's numbers") + take(dropout_, "dropout (adapter.dropout: 0 needs none)");
+    bytes_.workspace   = take(inputs_, "a pack's numbers") + take(dropout_, "dropout (adapter.dropout: 0 needs none)") +
+                         take(experts_, "experts' rows (train.seq_len makes them less)");
 }
 
 void engine::set(ggml_tensor *t, const void *data, size_t bytes) const {
@@ -260,7 +262,7 @@ void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
     embed(j);
     for (int layer = 0; layer < hp_.n_layer; layer++) {
         stop_if(cancelled);
-        layer_forward(j, layer);
+        layer_forward(j, layer, cancelled);
     }
 }
 
@@ -280,7 +282,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
     gradient_fetched_ = false;
     for (int layer = hp_.n_layer - 1; layer >= std::max(lowest_, 0); layer--) {
         stop_if(cancelled);
-        layer_backward(j, layer);
+        layer_backward(j, layer, cancelled);
     }
     return sum;
 }

@@ -10,7 +10,6 @@
 #include "graph.h"
 
 #include <array>
-#include <map>
 
 namespace cft::portable {
 
@@ -37,6 +36,16 @@ struct layer_tensors {
     ggml_tensor *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
     std::array<ggml_tensor *, n_target_modules> modules;
     std::array<adapted, n_target_modules>       adapters;
+    ggml_tensor *router; // of a mixture of experts; gate, up and down of each
+    std::vector<std::array<ggml_tensor *, 3>> experts;
+};
+
+// mixture is what lies between the graphs of a layer of experts. Places are pairs of a row and one of its experts, expert by expert.
+struct mixture {
+    ggml_tensor *x = nullptr, *d_x = nullptr;              // [n_embd, t] the second half's normed input, and the gradient there
+    ggml_tensor *router = nullptr, *d_router = nullptr;    // [n_expert, t] logits
+    ggml_tensor *rows = nullptr, *shares = nullptr, *d_shares = nullptr; // [places]; [1, places]
+    std::vector<expert_choice> choices;                    // of the layers, from forward to backward pass
 };
 
 class engine final : public device_trainer {
@@ -58,6 +67,7 @@ class engine final : public device_trainer {
   private:
     struct journey; // one pack on its way
     struct layer_graph;
+    struct expert_graph;
 
     // engine.cpp
     void         place_weights();
@@ -89,8 +99,16 @@ class engine final : public device_trainer {
 
     // engine_layer.cpp
     void draw(const journey &j, int layer);
-    void layer_forward(const journey &j, int layer);
-    void layer_backward(const journey &j, int layer);
+    void layer_forward(const journey &j, int layer, std::atomic<bool> &cancelled);
+    void layer_backward(const journey &j, int layer, std::atomic<bool> &cancelled);
+
+    // engine_experts.cpp
+    void place_experts(const layer_weights &w, layer_tensors &l);
+    void place_mixture();
+    void choose(int layer, int64_t n);
+    void to_the_experts(const journey &j, int layer, ggml_tensor *next);
+    void experts_forward(const journey &j, int layer, std::atomic<bool> &cancelled);
+    void experts_backward(const journey &j, int layer, std::atomic<bool> &cancelled);
 
     ggml_tensor *slice(ggml_context *c, ggml_tensor *x, int64_t first, int64_t n) const;
 
@@ -102,7 +120,7 @@ class engine final : public device_trainer {
     const int64_t            max_t_, max_n_;
     int64_t                  loss_rows_, vocab_rows_; // rows of logits, and of the head, at a time
     machine                  machine_;
-    store                    weights_, values_, gradients_, lengths_, inputs_, space_, loss_, dropout_;
+    store                    weights_, values_, gradients_, lengths_, inputs_, space_, loss_, dropout_, experts_;
     std::unique_ptr<store>   masks_store_; // grows with the packs
     std::vector<std::pair<ggml_tensor *, std::pair<const void *, size_t>>> uploads_;
     std::vector<layer_tensors> layers_;
@@ -116,6 +134,8 @@ class engine final : public device_trainer {
     ggml_tensor *target_at_ = nullptr, *target_weights_ = nullptr, *masks_ = nullptr;
     std::array<ggml_tensor *, n_target_modules> drawn_{}; // [in, t] dropout's factors for one layer; NULL without
     std::vector<trained> trained_;
+    mixture      mixture_;
+    std::unique_ptr<ops> host_; // for a mixture's choices
     size_t       n_values_ = 0, n_masks_ = 0;
     cft_memory_estimate bytes_{};
     std::vector<float>  gradient_, value_, moment1_, moment2_; // the host's, n_values; gradient_ is a copy
