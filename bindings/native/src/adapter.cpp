@@ -71,7 +71,7 @@ void check_params(const cft_trainer_params &p) {
 }
 
 adapter_shape::adapter_shape(const cft_model &model, const cft_trainer_params &p, const cft_module *modules, size_t n_modules)
-    : dora_(p.dora != 0), plain_(!dora_ && n_modules == 0 && !(p.targets & (CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT))) {
+    : dora_(p.dora != 0) {
     check_params(p);
     if (n_modules > 0 && !modules) {
         refuse("modules is NULL");

@@ -39,7 +39,6 @@ class adapter_shape {
     const adapter_module &output() const { return output_; }
     bool                  dora() const { return dora_; }
     uint32_t              targets() const { return targets_; }
-    bool                  plain() const { return plain_; } // one rank and scale for all, in all layers, and nothing besides
     adapter_widths        widths(const cft_model &model) const;
     size_t                n_params(const cft_model &model) const; // of A, B and magnitudes
     size_t                n_magnitudes(const cft_model &model) const;
@@ -52,7 +51,7 @@ class adapter_shape {
 
     std::vector<std::array<adapter_module, n_target_modules>> layers_;
     adapter_module                                            token_embd_, output_;
-    bool                                                      dora_, plain_;
+    bool                                                      dora_;
     uint32_t                                                  targets_;
 };
 

@@ -39,13 +39,15 @@ class device_trainer {
     // One tensor of the adapter, as the host lays it out: A [rank][in], B [out][rank], magnitudes [out].
     virtual void read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) = 0;
     virtual void write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) = 0;
+
+    // With DoRA, before the first pack: the lengths of the base weight's rows, for a device that does not compute them itself.
+    virtual void write_weight_norms(int, int, const float *) {}
 };
 
 // device_library is what the library's one symbol, cft_device_library, returns.
 struct device_library {
     // Sizes of what both sides must see alike.
     size_t model_bytes, params_bytes, shape_bytes;
-    bool   plain_only; // trains adapters of one rank and scale in all layers, and nothing besides: adapter_shape::plain
 
     int (*count)();
     void (*describe)(int device, cft_device *out);

@@ -77,16 +77,12 @@ cft_memory_estimate layout::estimate(const cft_model &model) const {
 namespace {
 
 layout device_layout(const cft_model &model, const cft_trainer_params &p, const adapter_shape &adapter, bool must_fit) {
-    if (model.device->plain_only && (!adapter.plain() || (p.lora_plus_ratio > 0 && p.lora_plus_ratio != 1.0f))) {
-        throw failure(CFT_ERR_UNSUPPORTED, "dora, lora_plus_ratio, ranks and alphas by module, a choice of layers, and token_embd and output as "
-                                           "targets are trained on cpu and cuda devices only");
-    }
     layout l(model, p, adapter, false);
     l.on_device   = true;
     l.device      = model.device->estimate(model, p, adapter, model.device_index, must_fit);
     l.keep_all    = l.device.keep_activations == CFT_KEEP_ALL;
     l.activations = l.workspace = l.loss = l.inputs = l.kept = l.scratch_bytes = 0;
-    l.threads     = 1; // the CPU makes first values only
+    l.threads     = adapter.dora() ? l.threads : 1; // the CPU makes first values only; DoRA's are lengths of all rows
     return l;
 }
 

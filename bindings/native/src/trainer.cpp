@@ -76,7 +76,11 @@ cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p, const 
     if (plan.on_device) {
         device.reset(model.device->make(model, params, adapter, model.device_index));
         for (const tensor &t : tensors) {
-            device->write(t.layer, t.module, t.kind, CFT_SLOT_VALUE, value.data() + t.offset);
+            const float *const first = value.data() + t.offset;
+            device->write(t.layer, t.module, t.kind, CFT_SLOT_VALUE, first);
+            if (t.kind == magnitude) { // of an adapter that adds nothing yet
+                device->write_weight_norms(t.layer, t.module, first);
+            }
         }
     }
 }

@@ -60,7 +60,8 @@ inline void compare_gradients(const gradients &got, const gradients &want, const
     where = outer;
 }
 
-// Values as of an adapter in training: A as it begins, B small. (Large ones make a model in which rounding errors explode.)
+// Values as of an adapter in training: A as it begins, B small, magnitudes off their norms. (Large ones make a model in which rounding errors
+// explode.)
 inline gradients some_values(const trainer &t) {
     gradients values = t.read(CFT_SLOT_VALUE);
     for (auto &[name, v] : values) {

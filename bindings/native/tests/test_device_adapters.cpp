@@ -1,5 +1,5 @@
 // test_device_adapters.cpp - adapters that are more than one rank and scale for all, on a CUDA device against the CPU engine: ranks and
-// scales by module and layer, a choice of layers, learning rates by LoRA+. What test_device.cpp says of the library under test holds here.
+// scales by module and layer, a choice of layers, learning rates by LoRA+, DoRA. What test_device.cpp says of the library under test holds here.
 #include "device_plans.h"
 #include "family_file.h"
 
@@ -122,6 +122,91 @@ void test_layers_memory() {
     CHECK_NEAR(double(bytes[2]), double(bytes[0]) / 8, double(bytes[0]), 1e-9);
 }
 
+void test_dora() {
+    const model        m(device_sizes(), "device-dora.gguf");
+    cft_trainer_params p = device_params();
+    p.dora               = 1;
+    where                = "dora";
+    compare(m.path, segments(m.o.n_vocab), p, {});
+    where = "dora, tree, uneven ranks";
+    compare(m.path, tree(m.o.n_vocab), p, uneven);
+    where = "dora, the upper layers";
+    compare(m.path, segments(m.o.n_vocab), p, without_layers(0, 1));
+    where     = "dora, outputs with and without a gain side by side";
+    p.targets = CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_V | CFT_TARGET_FFN_UP;
+    compare(m.path, segments(m.o.n_vocab), p, {});
+    p.targets = CFT_TARGET_ALL_LINEAR;
+    // Rows of more outputs than are computed again at a time.
+    where     = "dora, a wide model";
+    options o = device_sizes();
+    o.n_layer = 1, o.n_ff = 2112;
+    const model wide(o, "device-dora-wide.gguf");
+    compare(wide.path, segments(o.n_vocab), p, {});
+    compare_families("cuda", 96, 64, p, near);
+}
+
+// B so large that rows of W + scale B A are half as long again as those of W: gains by W alone would be far off.
+void test_dora_lengths() {
+    where     = "dora, lengths of rows";
+    options o = device_sizes();
+    o.n_layer = 1;
+    const model        m(o, "device-dora-lengths.gguf");
+    const opened       on_cpu(m.path, "cpu"), on_device(m.path, "cuda");
+    const batch        b = segments(o.n_vocab);
+    cft_trainer_params p = device_params();
+    p.dora = 1, p.rank = 11, p.targets = CFT_TARGET_FFN_DOWN | CFT_TARGET_ATTN_OUTPUT;
+    trainer   cpu(on_cpu.handle, p), device(on_device.handle, p);
+    gradients values = cpu.read(CFT_SLOT_VALUE);
+    for (auto &[name, v] : values) {
+        if (name.find("lora_b") != std::string::npos) {
+            v = random_floats(v.size(), name.find("down") != std::string::npos ? 0.6f : 0.3f);
+        }
+    }
+    cpu.write(CFT_SLOT_VALUE, values), device.write(CFT_SLOT_VALUE, values);
+    const double want = cpu.accumulate(b);
+    CHECK_NEAR(device.accumulate(b), want, want, loss_tolerance);
+    compare_gradients(device.read(CFT_SLOT_GRADIENT), cpu.read(CFT_SLOT_GRADIENT), near);
+}
+
+// Magnitudes are the lengths of W's rows at first, so that the first pass is that of an adapter without DoRA, to the bit.
+void test_dora_begins_at_the_base() {
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_Q4_K}) {
+        where     = std::string("dora begins at the base, ") + ggml_type_name(type);
+        options o = device_sizes();
+        o.type = type, o.n_embd = 256, o.n_ff = 256, o.gain = 0.25f, o.n_head = 4;
+        const model        m(o, "device-dora-base.gguf");
+        const opened       on_device(m.path, "cuda");
+        const batch        b = segments(o.n_vocab);
+        cft_trainer_params p = device_params();
+        trainer            plain(on_device.handle, p);
+        p.dora = 1;
+        trainer      t(on_device.handle, p);
+        const double want = plain.evaluate(b);
+        CHECK(t.evaluate(b) == want);
+        // Gains follow what is written.
+        gradients values = t.read(CFT_SLOT_VALUE);
+        for (auto &[name, v] : values) {
+            for (float &x : v) {
+                x *= name.find("magnitude") != std::string::npos ? 1.5f : 1;
+            }
+        }
+        const gradients first = t.read(CFT_SLOT_VALUE);
+        t.write(CFT_SLOT_VALUE, values);
+        CHECK(t.evaluate(b) != want);
+        t.write(CFT_SLOT_VALUE, first);
+        CHECK(t.evaluate(b) == want);
+    }
+    where = "a row of zeros";
+    const model m(device_sizes(), "device-dora-zero.gguf", [](gguf_context *, ggml_context *ctx) {
+        std::memset(ggml_get_tensor(ctx, "blk.1.attn_k.weight")->data, 0, 64 * sizeof(float));
+    });
+    const opened       on_device(m.path, "cuda");
+    cft_trainer_params p = device_params();
+    cft_trainer       *t = nullptr;
+    p.dora               = 1;
+    REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &t, &err), CFT_ERR_INVALID_ARGUMENT, "row 0 of the weight is zero");
+}
+
 void test_plans() {
     options o = device_sizes();
     o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
@@ -147,6 +232,21 @@ void test_plans() {
     every_plan(m.path, b, device_params(), far / 2, false, without_layers(0, 5));
     where = "plans with the first layer";
     check(device_params(), without_layers(1, 6), far);
+    where  = "plans with dora";
+    p      = device_params();
+    p.dora = 1;
+    check(p, {}, far);
+    where = "plans with dora, uneven ranks, LoRA+";
+    p.lora_plus_ratio = 4;
+    check(p, uneven, far);
+    for (const char *name : {"qwen3", "gemma3"}) {
+        where = std::string("plans with dora, ") + name;
+        family_sizes sizes;
+        sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = 6;
+        const family_file file(*cft::family_of(name), nullptr, sizes);
+        const plans_seen  s = every_plan(file.path, tree(sizes.n_vocab), p, far);
+        CHECK(s.n_whole >= 2 && s.n_between >= 2 && s.n_layers >= 2 && s.n_streamed >= 1);
+    }
 }
 
 // Steps as the CPU takes them, with all that makes them differ; and a run that goes on from written state to the same bits.
@@ -191,8 +291,11 @@ void test_steps() {
     where             = "steps with LoRA+";
     p.lora_plus_ratio = 16;
     compare_steps(m.path, p, {}, b, other);
-    where     = "steps with all of it";
+    where     = "steps with all of it but dora";
     p.dropout = 0.1f;
+    compare_steps(m.path, p, uneven, b, other);
+    where     = "steps with all of it but dropout";
+    p.dropout = 0, p.dora = 1;
     compare_steps(m.path, p, uneven, b, other);
 }
 
@@ -206,7 +309,7 @@ void test_lora_plus() {
     cft_trainer_params p = device_params();
     constexpr double   lr = 1e-3;
     for (const float ratio : {0.0f, 16.0f}) {
-        p.lora_plus_ratio = ratio, p.weight_decay = ratio > 0 ? 0.5f : 0.0f;
+        p.lora_plus_ratio = ratio, p.weight_decay = ratio > 0 ? 0.5f : 0.0f, p.dora = ratio > 0;
         trainer t(on_device.handle, p, uneven);
         t.write(CFT_SLOT_VALUE, some_values(t));
         const gradients from = t.read(CFT_SLOT_VALUE), g = t.gradient(b);
@@ -226,7 +329,7 @@ void test_lora_plus() {
         }
     }
     // A ratio of 1 is no ratio.
-    where = "LoRA+ of 1";
+    where = "LoRA+ of 1", p.dora = 0;
     gradients values;
     for (const float ratio : {0.0f, 1.0f}) {
         p.lora_plus_ratio = ratio;
@@ -246,7 +349,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}};
+    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"base", test_dora_begins_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             t.run();

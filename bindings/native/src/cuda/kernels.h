@@ -226,6 +226,29 @@ void dropout(const cft::dropout &drop, int module, const bf16 *x, int64_t ld_x, 
 void adamw(const adamw_step &step, const float *gradient_scale_on_device, float *value, const float *gradient, float *moment1,
            float *moment2, int64_t n, cudaStream_t stream);
 
+// ---- DoRA (gains.cu)
+
+// y *= gains, column by column.
+void scale_columns(const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y, cudaStream_t stream);
+
+// For outputs y before their gains: d_magnitudes[j] += the sum over rows of dy[i][j] * y[i][j], divided by norms[j]; then dy *= gains. partials:
+// gain_slices * columns floats, sums of fixed parts of the rows.
+constexpr int gain_slices = 16;
+void gain_backward(const bf16 *y, int64_t ld_y, const float *gains, const float *norms, int64_t n, int64_t columns, bf16 *dy, int64_t ld_dy,
+                   float *partials, float *d_magnitudes, cudaStream_t stream);
+
+// gain_source is what the lengths of the rows of W + scale B A come from: |w|² + 2 scale b (A w) + scale² b (A Aᵀ) bᵀ, in double.
+struct gain_source {
+    const float *weight_norms, *magnitudes; // [n] |w|
+    const float *b, *w_at, *a_at;           // [n][rank], W Aᵀ [n][rank], A Aᵀ [rank][rank]
+    int64_t      rank;
+    float        scale;
+};
+// norms[j] = the length of row j, gains[j] = magnitudes[j] / norms[j].
+void row_gains(const gain_source &s, int64_t n, float *norms, float *gains, cudaStream_t stream);
+
+// ---- the gradient as a whole (adapters.cu)
+
 // *sum = the sum of x², in double: partial sums of fixed parts, then their sum in order. partials: norm_partials doubles.
 constexpr int norm_partials = 1024;
 void sum_of_squares(const float *x, int64_t n, double *partials, double *sum, cudaStream_t stream);

@@ -28,6 +28,11 @@ engine::engine(const plan &p, int device)
         }
     }
     place_copies();
+    if (plan_.dora) { // of outputs without an adapter they stay 1
+        const std::vector<float> ones(size_t(plan_.n_gains), 1.0f);
+        to_device(w_->gains, ones.data(), ones.size() * sizeof(float), stream_.get());
+        stream_.wait();
+    }
     if (plan_.place == weight_place::host) {
         stage_ = std::make_unique<stage>(plan_, w_->stage);
         for (size_t l = 0; l < plan_.layers.size(); l++) {
@@ -103,6 +108,7 @@ void engine::refresh_adapters() {
         copy_adapters(value_, w_->copies, n_copies_, max_copy_, stream_.get());
     }
     std::fill(held_, held_ + kind_count, -1);
+    gains_stale_.assign(plan_.dora ? plan_.layers.size() * kind_count : 0, true);
     stale_ = false;
 }
 
@@ -319,17 +325,37 @@ void engine::discard() {
     stream_.wait();
 }
 
-engine::place engine::place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const {
-    float *const slots[] = {value_, gradient_, moment1_, moment2_};
+const part &engine::part_of(int layer, int module, const group **of) const {
     for (const group &g : plan_.layers[size_t(layer)].of) {
         for (const part &p : g.parts) {
             if (p.module == module) {
-                float *const from = slots[slot];
-                return kind == matrix_a ? place{from + p.a, p.rank, g.inputs, g.inputs} : place{from + p.b, p.rows, p.rank, p.rank8};
+                *of = &g;
+                return p;
             }
         }
     }
     throw failure(CFT_ERR_INTERNAL, "the device has no such tensor");
+}
+
+engine::place engine::place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const {
+    float *const slots[] = {value_, gradient_, moment1_, moment2_};
+    const group *g       = nullptr;
+    const part  &p       = part_of(layer, module, &g);
+    float *const from    = slots[slot];
+    switch (kind) {
+    case matrix_a: return {from + p.a, p.rank, g->inputs, g->inputs};
+    case matrix_b: return {from + p.b, p.rows, p.rank, p.rank8};
+    case magnitude: return {from + p.m, 1, p.rows, p.rows};
+    }
+    throw failure(CFT_ERR_INTERNAL, "the device has no such tensor");
+}
+
+void engine::write_weight_norms(int layer, int module, const float *norms) {
+    use_device(device_);
+    const group *g = nullptr;
+    const part  &p = part_of(layer, module, &g);
+    to_device(w_->weight_norms + g->gain + p.row, norms, size_t(p.rows) * sizeof(float), stream_.get());
+    stream_.wait();
 }
 
 void engine::read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) {

@@ -66,6 +66,7 @@ class engine : public device_trainer {
     void   discard() override;
     void   read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) override;
     void   write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) override;
+    void   write_weight_norms(int layer, int module, const float *norms) override;
 
   private:
     // linear is one use of a group: rows [begin, end) of its w, on n rows of x.
@@ -87,6 +88,7 @@ class engine : public device_trainer {
     const bf16 *head_rows(int64_t row, int64_t n_rows);
     void    stop_if(std::atomic<bool> &cancelled);
     void    place_copies();
+    const part &part_of(int layer, int module, const group **of) const;
     place   place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const;
     void    refresh_adapters();
     void    final_norm(const journey &j);
@@ -100,12 +102,15 @@ class engine : public device_trainer {
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
     void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
+    void        refresh_gains(int layer, int kind);
+    void        apply_gains(const linear &l, bf16 *y, int64_t ld_y);
+    void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
-    // Then onward, if there is one, goes on with dx; with no_x, it makes x again.
+    // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again.
     void        linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x = false,
                                 const std::function<void()> &onward = nullptr);
 
@@ -121,6 +126,7 @@ class engine : public device_trainer {
     void norm_mid(const layer_view &v);
     linear gate_up_of(const layer_view &v) const;
     void feed_forward_backward(const layer_view &v, keep_level missing);
+    void inputs_again(const layer_view &v, keep_level missing);
     void norm_heads(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);
     void qkv_into_stream(const layer_view &v, bool no_norm);
@@ -148,6 +154,7 @@ class engine : public device_trainer {
     float                           amplitude_, amplitude_local_;
     profile                         profile_;
     bool                            stale_ = true; // bf16 copies of the adapter are older than its values
+    std::vector<char>               gains_stale_;  // of each group: so are its gains
 };
 
 } // namespace cft::cuda

@@ -174,15 +174,29 @@ void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const
     }
 }
 
+// Norms, the gated unit and their h, where the way back through gains needs them before anything else.
+void engine::inputs_again(const layer_view &v, keep_level missing) {
+    if (missing == keep_products) {
+        norm_mid(v);
+        adapter_inputs(gate_up_of(v), v.drop);
+    }
+    gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
+    adapter_inputs({v.layer, kind_down, 0, v.d, v.n, v.a.act}, v.drop);
+    mark("backward: inputs again");
+}
+
 void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     const activations &a  = v.a;
-    const bool         no_act = missing >= keep_products, no_norm = missing == keep_products;
+    const bool         dora = plan_.dora, no_act = missing >= keep_products && !dora, no_norm = missing == keep_products && !dora;
     const linear       down = {v.layer, kind_down, 0, v.d, v.n, a.act}, gate_up = gate_up_of(v);
     const int64_t      ld_dy = v.d + v.columns(kind_down), ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     if (missing == keep_narrow) {
         norm_mid(v);
         linear_forward(gate_up, v.drop, a.gate_up, ld);
         mark("backward: gate_up again");
+    }
+    if (dora && missing >= keep_products) {
+        inputs_again(v, missing);
     }
     into_dy(v, a.ffn_out, v.w.ffn_post_norm, a.ffn_rstd, ld_dy);
     mark("backward: rows");
@@ -227,8 +241,13 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
         query_backward_of_rows(v);
         qkv_into_stream(v, false);
     } else {
-        const bool no_norm = missing >= keep_products;
-        linear_backward({v.layer, kind_qkv, 0, all, v.t, a.norm}, v.drop, w_->d_qkv, ld_dq, dx, v.d, no_norm, [&] { qkv_into_stream(v, no_norm); });
+        const linear qkv     = {v.layer, kind_qkv, 0, all, v.t, a.norm};
+        const bool   again   = missing >= keep_products, no_norm = again && !plan_.dora;
+        if (again && plan_.dora) {
+            add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
+            adapter_inputs(qkv, v.drop);
+        }
+        linear_backward(qkv, v.drop, w_->d_qkv, ld_dq, dx, v.d, no_norm, [&] { qkv_into_stream(v, no_norm); });
     }
     mark("backward: products qkv");
 }

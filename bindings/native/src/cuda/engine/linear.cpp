@@ -66,7 +66,9 @@ void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, 
     adapter_inputs(l, drop);
     mark("adapters: h");
     if (!only_inputs) {
+        refresh_gains(l.layer, l.kind);
         multiply({l.n, l.end - l.begin, g.ld(), l.x, g.ld(), false, group_weights(l.layer, l.kind) + l.begin * g.ld(), g.ld(), true, y, ld_y, false});
+        apply_gains(l, y, ld_y);
     }
 }
 
@@ -130,6 +132,7 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
 
 void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
                              const std::function<void()> &onward) {
+    gains_backward(l, dy, ld_dy);
     adapter_outputs(l, dy, ld_dy);
     mark("adapters: u");
     if (!no_x) {

@@ -49,10 +49,14 @@ void place_a(group &g, int64_t &offset) {
     }
 }
 
-void place_b(group &g, int64_t &offset) {
+void place_b(group &g, bool dora, int64_t &offset) {
     for (part &p : g.parts) {
         p.b = offset;
         offset += p.rows * p.rank8;
+    }
+    for (part &p : g.parts) {
+        p.m = offset;
+        offset += dora ? p.rows : 0;
     }
 }
 
@@ -130,7 +134,7 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at)
     : model(&m), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
-      dropout(params.dropout > 0), place(at.layers), embedding_stays(at.embedding_stays),
+      dropout(params.dropout > 0), dora(adapter.dora()), place(at.layers), embedding_stays(at.embedding_stays),
       faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
     const int n_layer = int(m.layers.size()), n_trained = n_layer - lowest;
     for (int l = 0; l < n_layer; l++) {
@@ -167,13 +171,17 @@ void plan::place_values() {
             }
         }
     };
+    each([&](group &g) {
+        g.gain = n_gains;
+        n_gains += dora && !g.parts.empty() ? g.outputs : 0;
+    });
     if (faster == 1) {
-        each([&](group &g) { place_a(g, n_values), place_b(g, n_values); });
+        each([&](group &g) { place_a(g, n_values), place_b(g, dora, n_values); });
         n_slow = n_values;
     } else {
         each([&](group &g) { place_a(g, n_values); });
         n_slow = n_values;
-        each([&](group &g) { place_b(g, n_values); });
+        each([&](group &g) { place_b(g, dora, n_values); });
     }
 }
 
@@ -316,6 +324,28 @@ workspace::workspace(const plan &p, carver &from) {
     for (int kind = 0; kind < kind_count; kind++) {
         scratch[kind] = p.resident() ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
     }
+    gains = norms = weight_norms = gain_partials = w_at = a_at = nullptr;
+    outputs = nullptr;
+    if (p.dora) {
+        int64_t widest_outputs = 0, w_at_floats = 0, a_at_floats = 0;
+        for (const layer_groups &l : p.layers) {
+            for (const group &of : l.of) {
+                for (const part &x : of.parts) {
+                    widest_outputs = std::max(widest_outputs, of.outputs);
+                    w_at_floats    = std::max(w_at_floats, x.rows * x.rank8);
+                    a_at_floats    = std::max(a_at_floats, x.rank8 * x.rank8);
+                }
+            }
+        }
+        const int64_t columns = std::min(widest_outputs, gain_columns);
+        gains         = from.take<float>(p.n_gains);
+        norms         = from.take<float>(p.n_gains);
+        weight_norms  = from.take<float>(p.n_gains);
+        outputs       = from.take<bf16>(t * columns);
+        gain_partials = from.take<float>(gain_slices * columns);
+        w_at          = from.take<float>(w_at_floats);
+        a_at          = from.take<float>(a_at_floats);
+    }
     for (char *&place : stage) {
         place = p.place == weight_place::host ? from.take<char>(int64_t(p.stage_bytes)) : nullptr;
     }
@@ -334,8 +364,8 @@ void check_model(const cft_model &model, const adapter_shape &adapter) {
     if (hp.n_expert > 0) {
         refuse("mixtures of experts are not trained");
     }
-    if (adapter.dora() || adapter.token_embd().rank > 0 || adapter.output().rank > 0) {
-        refuse("dora and adapters of token_embd and output are not trained");
+    if (adapter.token_embd().rank > 0 || adapter.output().rank > 0) {
+        refuse("adapters of token_embd and output are not trained");
     }
     if (!can_attend(hp.head_dim)) {
         refuse("heads of size " + std::to_string(hp.head_dim) + " are not trained (64, 80, 96, 128 and 256 are)");

@@ -39,6 +39,8 @@ class carver {
 // staged is where the next tensor begins in a buffer that is used up to `end`.
 inline size_t staged(size_t end) { return (end + 255) / 256 * 256; }
 
+constexpr int64_t gain_columns = 4096;
+
 enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
 
 // part is one adapted module of a group: rows of w, columns of h, and where A and B lie among the adapter's values.
@@ -48,12 +50,14 @@ struct part {
     int64_t rank, rank8; // as asked for, and padded
     float   scale;       // of B
     int64_t a = 0, b = 0; // A: [rank8][C], B: [rows][rank8], in floats from the start
+    int64_t m = 0;        // with DoRA, magnitudes: [rows]
 };
 
 struct group {
     int64_t           inputs = 0, outputs = 0, columns = 0; // C, O, R
     std::vector<part> parts;
     int64_t           a = 0; // of the first part; A's of all parts lie together
+    int64_t           gain = 0; // with DoRA and parts: of `outputs` gains, the first
     int64_t           ld() const { return inputs + columns; }
 };
 
@@ -98,7 +102,7 @@ struct plan {
     const cft_model *model;
     int64_t          t, n;        // most tokens, most targets
     int              lowest;      // the layer below which nothing is trained
-    bool             dropout;
+    bool             dropout, dora;
     weight_place     place;
     bool             embedding_stays; // on the host
     bool             resident() const { return place == weight_place::widened; }
@@ -111,6 +115,7 @@ struct plan {
     int64_t          n_values = 0; // floats of A and B
     int64_t          n_slow   = 0; // the first of these learn at the rate itself, all others (with LoRA+, all B's) at `faster` times that
     float            faster   = 1;
+    int64_t          n_gains  = 0; // of DoRA: one for each output of an adapted group
     int64_t          vocab8;       // the vocabulary, padded
     int64_t          loss_rows, head_rows; // rows of logits, and of the head, at a time
     size_t           staging_words;        // of one pack's numbers
@@ -174,6 +179,11 @@ struct workspace {
     double *sums, *partials;      // [2], [norm_partials]
     void   *products;
     adapter_copy *copies; // of all layers' groups
+    // With DoRA; otherwise NULL. Outputs before their gains come gain_columns at a time.
+    float  *gains, *norms, *weight_norms; // [n_gains]
+    bf16   *outputs;                      // [t][gain_columns]
+    float  *gain_partials;                // [gain_slices][gain_columns]
+    float  *w_at, *a_at;                  // of one part: [rows][rank8], [rank8][rank8]
     bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not widened once
     char   *stage[2];             // a layer of the file each, where weights are on the host; otherwise NULL
 

@@ -37,7 +37,7 @@ device_trainer *make(const cft_model &model, const cft_trainer_params &params, c
 } // namespace cft::cuda
 
 extern "C" __attribute__((visibility("default"))) const cft::device_library *cft_device_library() {
-    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params),  sizeof(cft::adapter_shape), false, cft::cuda::count_devices,
+    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params),  sizeof(cft::adapter_shape), cft::cuda::count_devices,
                                                 cft::cuda::describe_device, cft::cuda::estimate,        cft::cuda::make};
     return &library;
 }
