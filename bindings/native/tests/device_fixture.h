@@ -65,7 +65,8 @@ inline void compare_gradients(const gradients &got, const gradients &want, const
 inline gradients some_values(const trainer &t) {
     gradients values = t.read(CFT_SLOT_VALUE);
     for (auto &[name, v] : values) {
-        if (name.find("lora_b") != std::string::npos) {
+        const bool embedding = name.find("token_embd") == 0; // whose A is what begins at 0
+        if (name.find(embedding ? "lora_a" : "lora_b") != std::string::npos) {
             v = checks::random_floats(v.size(), b_spread);
         } else if (name.find("lora_magnitude") != std::string::npos) {
             const auto random = checks::random_floats(v.size(), magnitude_spread);

@@ -127,6 +127,44 @@ void test_dora() {
     compare(quantized.path, b, p);
 }
 
+// Adapters of embedding and head, alone and with others.
+void test_ends() {
+    options o = device_sizes();
+    o.tied    = false;
+    const model        m(o, "portable-ends.gguf");
+    batch              b = segments(o.n_vocab);
+    b.tokens[3] = b.tokens[9] = b.tokens[30] = b.tokens[31]; // one row of A, four times
+    cft_trainer_params p = params();
+    where     = "embedding and head";
+    p.targets = CFT_TARGET_ALL_LINEAR | CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
+    compare(m.path, b, p, {{-1, CFT_TARGET_TOKEN_EMBD, 5, 20}, {-1, CFT_TARGET_OUTPUT, 2, 3}});
+    where     = "embedding and head, dropout, tree";
+    p.dropout = 0.3f;
+    compare(m.path, tree(o.n_vocab), p);
+    where     = "head alone, dropout";
+    p.targets = CFT_TARGET_OUTPUT;
+    compare(m.path, b, p);
+    where     = "embedding alone";
+    p         = params();
+    p.targets = CFT_TARGET_TOKEN_EMBD;
+    compare(m.path, b, p);
+    where     = "embedding and one module";
+    p.targets = CFT_TARGET_TOKEN_EMBD | CFT_TARGET_FFN_UP;
+    compare(m.path, b, p);
+}
+
+// A vocabulary whose logits exist for some rows at a time, and whose head is widened in parts.
+void test_parts() {
+    where     = "a large vocabulary";
+    options o = device_sizes();
+    o.tied = false, o.n_layer = 1, o.n_vocab = 270000, o.type = GGML_TYPE_Q4_0; // 64 MiB of F32 rows are 262144
+    const model        m(o, "portable-parts.gguf");
+    cft_trainer_params p = params();
+    p.targets = CFT_TARGET_ATTN_V | CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
+    p.dropout = 0.2f, p.rank = 4;
+    compare(m.path, segments(o.n_vocab), p);
+}
+
 // A mixture of experts, whose adapters are those of attention. Experts are 5, with sizes that are no multiples of 64.
 void test_experts() {
     const cft::family &f = *cft::family_of("qwen3moe");
@@ -156,29 +194,48 @@ void test_experts() {
     sizes.n_layer = 2, sizes.n_embd = 256, sizes.n_ff = 256, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.05f, sizes.type = GGML_TYPE_Q4_K;
     const family_file quantized(f, nullptr, sizes);
     compare(quantized.path, segments(sizes.n_vocab), p);
-
-    where = "experts, memory"; // what is counted before is what graphs of any pack then take
-    const cft_model       loaded_model(file.path);
-    const auto            all = params();
-    cft::portable::engine e(loaded_model, all, cft::adapter_shape(loaded_model, all, nullptr, 0), ggml_device(), false);
-    const auto            before = e.estimate();
-    batch                 longest;
-    longest.add_segment(all.max_tokens, 61, 1.0);
-    for (const batch &b : {segments(61), tree(61), longest}) {
-        run_on(e, b);
-    }
-    const auto after = e.estimate();
-    CHECK(std::memcmp(&before, &after, sizeof after) == 0);
 }
 
-// Steps from the same values, by LoRA+ and with DoRA, whose gains follow the values.
+// What is counted before is what graphs of any pack then take.
+void test_counted() {
+    options o = device_sizes();
+    o.tied    = false;
+    const model       plain(o, "portable-counted.gguf");
+    const family_file experts(*cft::family_of("qwen3moe"));
+    batch             longest;
+    longest.add_segment(params().max_tokens, 61, 1.0);
+    cft_trainer_params dora = params(), ends = params();
+    dora.dora    = 1;
+    ends.targets |= CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
+    ends.dropout = 0.1f;
+    const struct {
+        const char        *name, *path;
+        cft_trainer_params p;
+    } kinds[] = {{"dora, counted", plain.path.c_str(), dora}, {"ends, counted", plain.path.c_str(), ends}, {"experts, counted", experts.path.c_str(), params()}};
+    for (const auto &kind : kinds) {
+        where = kind.name;
+        const cft_model       m(kind.path);
+        cft::portable::engine e(m, kind.p, cft::adapter_shape(m, kind.p, nullptr, 0), ggml_device(), false);
+        const auto            before = e.estimate();
+        for (const batch &b : {segments(61), tree(61), longest}) {
+            run_on(e, b);
+        }
+        const auto after = e.estimate();
+        CHECK(before.workspace > 0 && std::memcmp(&before, &after, sizeof after) == 0);
+    }
+}
+
+// Steps from the same values, by LoRA+ and with DoRA, whose gains follow the values; without it, of embedding and head as well.
 void test_other_steps() {
-    const model m(device_sizes(), "portable-other-steps.gguf");
+    options o = device_sizes();
+    o.tied    = false;
+    const model m(o, "portable-other-steps.gguf");
     const batch b = segments(m.o.n_vocab);
     for (const bool dora : {false, true}) {
         where                = dora ? "steps of dora and lora+" : "steps of lora+";
         cft_trainer_params p = params();
         p.lora_plus_ratio = 16, p.dora = dora;
+        p.targets |= dora ? 0 : CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
         const opened    on_cpu(m.path, "cpu"), on_device(m.path, device_name());
         trainer         cpu(on_cpu.handle, p), device(on_device.handle, p);
         const gradients from = some_values(cpu);
@@ -416,12 +473,6 @@ void test_refusals() {
     auto other = p;
     other.keep_activations = CFT_KEEP_ALL;
     REFUSED(cft_trainer_new(on_device.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "keep_activations: all");
-    options untied = device_sizes();
-    untied.tied    = false;
-    const model  head(untied, "portable-head.gguf");
-    const opened on_head(head.path, device_name());
-    other = p, other.targets = CFT_TARGET_OUTPUT;
-    REFUSED(cft_trainer_new(on_head.handle, &other, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "token_embd and output as targets");
     CHECK(refused == nullptr);
 }
 
@@ -517,7 +568,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"shapes", test_shapes}, {"dora", test_dora}, {"experts", test_experts}, {"other-steps", test_other_steps}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
+    } tests[] = {{"llama", test_llama}, {"shapes", test_shapes}, {"dora", test_dora}, {"ends", test_ends}, {"parts", test_parts}, {"experts", test_experts}, {"counted", test_counted}, {"other-steps", test_other_steps}, {"families", test_families}, {"types", test_types}, {"logits", test_logits},
                  {"unlikely", test_unlikely_target}, {"memory", test_memory}, {"long", test_long_packs}, {"steps", test_steps}, {"refusals", test_refusals},
                  {"placement", test_placement}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {

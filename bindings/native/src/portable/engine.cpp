@@ -30,13 +30,10 @@ int64_t rows_within(size_t bytes, int64_t width, int64_t n) {
     return fit >= n ? n : fit >= aligned_rows ? fit / aligned_rows * aligned_rows : fit;
 }
 
-void check_supported(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape) {
+void check_supported(const cft_model &model, const cft_trainer_params &params) {
     const auto refuse = [](const std::string &what) {
         throw failure(CFT_ERR_UNSUPPORTED, what + " not trained by the portable path (vulkan, metal, hip); device: cpu trains it");
     };
-    if (shape.token_embd().rank > 0 || shape.output().rank > 0) {
-        refuse("token_embd and output as targets are");
-    }
     if (params.keep_activations == CFT_KEEP_ALL) {
         refuse("train.keep_activations: all is (auto and layers keep the layers' inputs)");
     }
@@ -55,9 +52,9 @@ void check_supported(const cft_model &model, const cft_trainer_params &params, c
 engine::engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure)
     : model_(model), hp_(model.hp), params_(params), shape_(shape), lowest_(shape.lowest()), max_t_(params.max_tokens),
       max_n_(std::min<int64_t>(max_t_, params.max_targets > 0 ? params.max_targets : max_t_)), machine_(device, resolve_threads(params.n_threads), only_measure),
-      weights_(fixed_tensors + (tensors_per_layer + tensors_per_expert * hp_.n_expert) * hp_.n_layer), values_(tensors_per_adapter * hp_.n_layer), gradients_(tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
-      inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(n_target_modules), experts_(fixed_tensors) {
-    check_supported(model, params, shape);
+      weights_(fixed_tensors + (tensors_per_layer + tensors_per_expert * hp_.n_expert) * hp_.n_layer), values_(fixed_tensors + tensors_per_adapter * hp_.n_layer), gradients_(fixed_tensors + tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
+      inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(fixed_tensors), experts_(fixed_tensors) {
+    check_supported(model, params);
     loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);
     vocab_rows_ = rows_within(widened_bytes, hp_.n_embd, hp_.n_vocab);
     place_weights();
@@ -143,6 +140,13 @@ void engine::place_buffers() {
     }
     d_       = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
     d_other_ = space_.tensor(GGML_TYPE_F32, hp_.n_embd, max_t_);
+    if (head_.a && params_.dropout > 0) {
+        head_drawn_ = dropout_.tensor(GGML_TYPE_F32, hp_.n_embd, loss_rows_);
+    }
+    if (embedding_.a) {
+        embedding_u_ = inputs_.tensor(GGML_TYPE_F32, shape_.token_embd().rank, max_t_);
+        distinct_    = numbers(max_t_);
+    }
     place_mixture();
     logits_  = loss_.tensor(GGML_TYPE_F32, hp_.n_vocab, loss_rows_);
     for (size_t m = 0; m < n_target_modules && params_.dropout > 0; m++) {
@@ -223,7 +227,7 @@ engine::journey engine::begin(const device_pack &p) {
     if (t > max_t_ || n > max_n_) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, "the pack is longer, or has more rows, than the trainer was made for");
     }
-    journey j{t, n, pack_tiles(p.positions, p.visible_until, t, p.rows, hp_.window, hp_.n_head, tile_bytes, computes()), p.targets, p.weights, p.drop};
+    journey j{t, n, {p.tokens, p.tokens + t}, pack_tiles(p.positions, p.visible_until, t, p.rows, hp_.window, hp_.n_head, tile_bytes, computes()), p.targets, p.weights, p.drop};
     if (j.tiles.n_masks > n_masks_) {
         masks_store_.reset();
         masks_store_ = std::make_unique<store>(1);
@@ -244,17 +248,6 @@ engine::journey engine::begin(const device_pack &p) {
     numbers(rows_, p.rows.data(), n), numbers(row_positions_, row_positions.data(), n), numbers(row_back_, row_back.data(), n);
     set(masks_, j.tiles.masks.data(), j.tiles.masks.size() * sizeof(ggml_fp16_t));
     return j;
-}
-
-void engine::embed(const journey &j) {
-    graph         g(fixed_tensors);
-    ggml_context *c = g.ctx();
-    ggml_tensor  *x = ggml_get_rows(c, token_embd_, slice(c, tokens_, 0, j.t));
-    if (hp_.embedding_scale != 1.0f) {
-        x = ggml_scale(c, x, hp_.embedding_scale);
-    }
-    g.add(ggml_cpy(c, x, slice(c, x_[0], 0, j.t)));
-    machine_.run(g);
 }
 
 void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
@@ -283,6 +276,9 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
     for (int layer = hp_.n_layer - 1; layer >= std::max(lowest_, 0); layer--) {
         stop_if(cancelled);
         layer_backward(j, layer, cancelled);
+    }
+    if (embedding_.a) {
+        embed_backward(j);
     }
     return sum;
 }

@@ -79,26 +79,33 @@ class engine final : public device_trainer {
     ggml_tensor *place_matrix(const weight &w);
     void         set(ggml_tensor *t, const void *data, size_t bytes) const;
     journey      begin(const device_pack &pack);
-    void         embed(const journey &j);
     void         forward(const journey &j, std::atomic<bool> &cancelled);
     void         stop_if(std::atomic<bool> &cancelled) const;
     bool         computes() const { return machine_.way == course::run; }
 
     // engine_adapter.cpp
     void           place_adapters();
+    void           place_ends();
     const trained &place(int layer, int module, adapter_tensor kind, int64_t ne0, int64_t ne1);
     void           refresh_gains();
     void           refresh_gains(const ggml_tensor *w, const adapted &x);
     void           fetch_gradient();
     const trained &trained_at(int layer, int module, adapter_tensor kind) const;
 
+    // engine_embedding.cpp
+    void embed(const journey &j);
+    void embed_backward(const journey &j);
+
     // engine_loss.cpp
     void   head(const journey &j, int64_t first, int64_t n);
+    ggml_tensor *head_sees(ggml_context *c, const journey &j, ggml_tensor *x) const;
+    ggml_tensor *head_backward(graph &g, const journey &j, ggml_tensor *x, ggml_tensor *d_logits);
     double loss_chunk(const journey &j, int64_t first, int64_t n, bool backward);
     double loss_of_row(const journey &j, int64_t first, int64_t row) const;
 
     // engine_layer.cpp
     void draw(const journey &j, int layer);
+    void draw(const journey &j, ggml_tensor *to, int layer, int module, int64_t first, int64_t rows);
     void layer_forward(const journey &j, int layer, std::atomic<bool> &cancelled);
     void layer_backward(const journey &j, int layer, std::atomic<bool> &cancelled);
 
@@ -133,6 +140,9 @@ class engine final : public device_trainer {
     ggml_tensor *tokens_ = nullptr, *positions_ = nullptr, *back_ = nullptr, *row_positions_ = nullptr, *row_back_ = nullptr, *rows_ = nullptr;
     ggml_tensor *target_at_ = nullptr, *target_weights_ = nullptr, *masks_ = nullptr;
     std::array<ggml_tensor *, n_target_modules> drawn_{}; // [in, t] dropout's factors for one layer; NULL without
+    ggml_tensor *head_drawn_ = nullptr;                   // [n_embd, loss_rows]
+    adapted      embedding_, head_; // of the embedding: A [rank, n_vocab], and a scale that is the embedding's as well
+    ggml_tensor *embedding_u_ = nullptr, *distinct_ = nullptr; // [rank, t] of dA; [t] the tokens whose rows they are
     std::vector<trained> trained_;
     mixture      mixture_;
     std::unique_ptr<ops> host_; // for a mixture's choices
@@ -151,6 +161,6 @@ constexpr int64_t aligned_rows = 64;
 int64_t rows_within(size_t bytes, int64_t width, int64_t n);
 
 // Throws CFT_ERR_UNSUPPORTED for models and settings that are not trained by ggml's ops.
-void check_supported(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape);
+void check_supported(const cft_model &model, const cft_trainer_params &params);
 
 } // namespace cft::portable

@@ -5,6 +5,7 @@
 #include "../failure.h"
 
 #include <algorithm>
+#include <array>
 
 namespace cft::portable {
 
@@ -35,6 +36,24 @@ void engine::place_adapters() {
                 x.gain = lengths_.tensor(GGML_TYPE_F32, w->ne[1]);
             }
         }
+    }
+    place_ends();
+}
+
+// Adapters of the embedding and of the head.
+void engine::place_ends() {
+    const auto pair = [&](adapted &x, int module, float scale, std::array<int64_t, 2> a_size, std::array<int64_t, 2> b_size) {
+        x.scale          = scale;
+        const trained &a = place(-1, module, matrix_a, a_size[0], a_size[1]);
+        x.a = a.value, x.da = a.gradient;
+        const trained &b = place(-1, module, matrix_b, b_size[0], b_size[1]);
+        x.b = b.value, x.db = b.gradient;
+    };
+    if (const adapter_module &m = shape_.token_embd(); m.rank > 0) {
+        pair(embedding_, module_token_embd, m.scale * hp_.embedding_scale, {m.rank, hp_.n_vocab}, {m.rank, hp_.n_embd});
+    }
+    if (const adapter_module &m = shape_.output(); m.rank > 0) {
+        pair(head_, module_output, m.scale, {hp_.n_embd, m.rank}, {m.rank, hp_.n_vocab});
     }
 }
 

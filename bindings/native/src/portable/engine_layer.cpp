@@ -156,25 +156,25 @@ ggml_tensor *engine::layer_graph::backward(ggml_tensor *d) {
 
 // ---- one layer's turn
 
-// Brings dropout's factors of one layer over: the numbers that the CPU engine draws.
-void engine::draw(const journey &j, int layer) {
-    if (j.drop.probability <= 0 || !computes()) {
+// Brings dropout's factors of one module's rows over: the numbers that the CPU engine draws.
+void engine::draw(const journey &j, ggml_tensor *to, int layer, int module, int64_t first, int64_t rows) {
+    if (!to || j.drop.probability <= 0 || !computes()) {
         return;
     }
     const uint32_t     threshold = cpu::dropout_threshold(j.drop.probability);
     const float        keep      = 1.0f / (1.0f - j.drop.probability);
-    std::vector<float> factors;
-    for (size_t m = 0; m < n_target_modules; m++) {
-        if (!drawn_[m]) {
-            continue;
-        }
-        const size_t in = size_t(drawn_[m]->ne[0]);
-        factors.resize(in * size_t(j.t));
-        for (size_t row = 0; row < size_t(j.t); row++) {
-            cpu::rows().dropout_mask(j.drop.seed, cpu::dropout_counter(j.drop.micro_batch, layer, int(m), uint32_t(row)), threshold, keep, 0, in,
-                                     factors.data() + row * in);
-        }
-        set(drawn_[m], factors.data(), factors.size() * sizeof(float));
+    const size_t       in        = size_t(to->ne[0]);
+    std::vector<float> factors(in * size_t(rows));
+    for (size_t row = 0; row < size_t(rows); row++) {
+        cpu::rows().dropout_mask(j.drop.seed, cpu::dropout_counter(j.drop.micro_batch, layer, module, uint32_t(size_t(first) + row)), threshold, keep, 0, in,
+                                 factors.data() + row * in);
+    }
+    set(to, factors.data(), factors.size() * sizeof(float));
+}
+
+void engine::draw(const journey &j, int layer) {
+    for (int m = 0; m < n_target_modules; m++) {
+        draw(j, drawn_[size_t(m)], layer, m, 0, j.t);
     }
 }
 

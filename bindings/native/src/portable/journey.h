@@ -7,6 +7,7 @@ namespace cft::portable {
 
 struct engine::journey {
     int64_t              t, n; // tokens, target rows
+    std::vector<int32_t> tokens;
     pack_tiles           tiles;
     std::vector<int32_t> targets;
     std::vector<float>   weights;
