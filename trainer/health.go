@@ -61,7 +61,7 @@ func (t *Trainer) skip(g group, why *StepError) error {
 	t.counters.MicroBatches += uint64(why.counted)
 	t.cursor = g.end
 	t.progress.Note(fmt.Sprintf("warning: skipped %d examples (%d of %d): %v", g.examples, t.counters.Skipped, t.run.Health.MaxSkips, why))
-	return t.log.Write(metrics.Skip{
+	return t.keep(metrics.Skip{
 		Step: g.step, Skipped: t.counters.Skipped, Reason: why.Error(), Examples: slices.Concat(g.ids...), Time: time.Now().UTC(),
 	})
 }

@@ -52,6 +52,9 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("health.stall_timeout: %w", err)
 	}
+	if err := t.listen(); err != nil {
+		return Result{}, err
+	}
 	if t.mirror, err = t.openMirror(ctx); err != nil {
 		return Result{}, err
 	}
@@ -61,7 +64,9 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 	}
 	t.watch = startWatchdog(stall, t.stalled)
 	defer func() {
-		t.progress.Close()
+		for _, s := range t.sinks {
+			s.Close()
+		}
 		t.log.Close() // what must not be lost was synced with the checkpoint
 	}()
 	for _, note := range t.notes {
@@ -142,9 +147,9 @@ func (t *Trainer) begin(engine Engine) error {
 		t.log.Close()
 		return fmt.Errorf("open metrics: %w", err)
 	}
-	t.progress = silent{}
-	if t.options.Progress != nil {
-		t.progress = t.options.Progress(t.done, t.record.Plan.Steps)
+	if err := t.openSinks(path, text); err != nil {
+		t.log.Close()
+		return err
 	}
 	return nil
 }
@@ -163,13 +168,6 @@ func (t *Trainer) beginJournal() error {
 	}
 	return nil
 }
-
-type silent struct{}
-
-func (silent) Step(metrics.Step)             {}
-func (silent) Validation(metrics.Validation) {}
-func (silent) Note(string)                   {}
-func (silent) Close()                        {}
 
 // stopReason says whether the run is to end now, between two steps.
 func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
@@ -237,8 +235,7 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 			return t.interrupted(engine, err)
 		}
 		result.Loss = &step.Loss
-		t.progress.Step(step)
-		if err := t.log.Write(step); err != nil {
+		if err := t.keep(step); err != nil {
 			return err
 		}
 	}
@@ -426,10 +423,9 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 	}
 	for _, r := range append(records, total) {
 		r.Time, r.Seconds = time.Now().UTC(), time.Since(began).Seconds()
-		if err := t.log.Write(r); err != nil {
+		if err := t.keep(r); err != nil {
 			return 0, err
 		}
-		t.progress.Validation(r)
 	}
 	t.validated = t.done
 	t.course.Validated(total.Loss)
@@ -492,6 +488,7 @@ func (t *Trainer) save(engine Engine) error {
 	}
 	t.saved = t.done
 	t.watch.beat()
+	t.tellSaved(time.Now())
 	t.mirror.offer(t.done, t.retention()) // before it can be pruned
 	return t.dir.Prune(t.retention())
 }

@@ -119,7 +119,7 @@ func (r Record) encode() ([]byte, error) {
 }
 
 // identity is what must not change between the parts of a run. Left out is what decides how long the run goes on, where
-// it computes and writes, and the paths of files that are known by their digests.
+// it computes and writes, who watches, and the paths of files that are known by their digests.
 func identity(run config.Run) config.Run {
 	run.Model, run.Output, run.Device, run.Threads = "", "", "", 0
 	sources := make([]config.Source, len(run.Data.Sources))
@@ -130,7 +130,7 @@ func identity(run config.Run) config.Run {
 	run.Data.Validation.Path, run.Data.Validation.Patience = "", 0
 	run.Health.StallTimeout = ""
 	run.Train.Epochs, run.Train.MaxSteps, run.Train.KeepActivations = 0, 0, ""
-	run.Checkpoint, run.Limits = config.Checkpoint{}, config.Limits{}
+	run.Checkpoint, run.Limits, run.Metrics = config.Checkpoint{}, config.Limits{}, config.Metrics{}
 	return run
 }
 

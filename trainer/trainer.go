@@ -18,6 +18,7 @@ import (
 	"cftune/trainer/gguf"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/metrics"
+	"cftune/trainer/metrics/exporter"
 	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
 	"cftune/trainer/pack"
@@ -95,6 +96,8 @@ type Trainer struct {
 	from     int     // done when this call of Run began
 	log      *metrics.Log
 	progress metrics.Progress
+	sinks    []metrics.Sink   // progress among them
+	server   *exporter.Server // nil where nobody is to be answered
 }
 
 // Prepare looks at everything that a run of this configuration needs but the engine, and writes nothing. Its Plan tells
@@ -119,6 +122,9 @@ func New(ctx context.Context, o Options) (*Trainer, error) {
 		dir.Abandon()
 		t.Close()
 		return nil, err
+	}
+	if err := t.listen(); err != nil { // first: reading the data may take long
+		return fail(err)
 	}
 	if err := t.prepare(ctx); err != nil {
 		return fail(err)
@@ -333,6 +339,9 @@ func Preview(ctx context.Context, o Options, n int) ([]pack.Example, error) {
 
 // Close gives the run directory back and closes the data. A new run that has written nothing leaves nothing.
 func (t *Trainer) Close() error {
+	if t.server != nil {
+		t.server.Close()
+	}
 	var errs []error
 	for _, set := range []*dataset.Set{t.set, t.heldSet} {
 		if set != nil {

@@ -79,6 +79,8 @@ var rules = []rule{
 	{codeCheckpoint, is(mirror.ErrAhead), "cftune resume with the mirror's URL goes on from there; --set checkpoint.mirror=URL names another place"},
 	{codeUsage, is(mirror.ErrForeign), "each run needs a place of its own: --set checkpoint.mirror=URL names another"},
 	{codeUsage, as[*trainer.MirrorError], "--set checkpoint.mirror= trains without it"},
+	{codeUsage, as[*trainer.ListenError], "--set metrics.listen=127.0.0.1:0 takes a port that is free, --set metrics.listen= trains without it"},
+	{codeUsage, is(trainer.ErrEventsExist), "--force replaces it"},
 	{codeCheckpoint, as[*trainer.MismatchError], ""},
 	{codeCheckpoint, as[*checkpoint.HeldError], ""},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},

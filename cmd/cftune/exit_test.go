@@ -46,6 +46,8 @@ func TestExitCodes(t *testing.T) {
 		{&trainer.MirrorError{Err: errors.New("no such bucket")}, 2},
 		{&trainer.MirrorError{Err: mirror.ErrForeign}, 2},
 		{&trainer.MirrorError{Err: mirror.ErrAhead}, 4},
+		{&trainer.ListenError{Err: errors.New("address already in use")}, 2},
+		{trainer.ErrEventsExist, 2},
 		{&trainer.MismatchError{}, 4},
 		{&checkpoint.HeldError{}, 4},
 		{checkpoint.ErrNotFound, 4},

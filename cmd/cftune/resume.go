@@ -16,7 +16,7 @@ import (
 const resumeLong = `Go on with a run from its newest checkpoint.
 
 The run's own configuration is used. --set changes it; only model, output, device, threads, train.epochs, train.max_steps,
-train.keep_activations, paths of data, checkpoint.* and limits.* may be changed, and model and data must have the same content.
+train.keep_activations, paths of data, checkpoint.*, limits.* and metrics.* may be changed, and model and data must have the same content.
 On the same device and number of threads the run ends with the very numbers of an unbroken one. With --accept-changes other
 settings, data or another model are taken too, where the checkpoint can be used with them at all; what each change gives up
 is told, and kept in the run's record.

@@ -52,7 +52,8 @@ func newRunsCommand() *cobra.Command {
 		},
 	}
 	list.Flags().BoolVar(&asJSON, "json", false, "print one JSON array")
-	cmd.AddCommand(list, newRunsShowCommand(), newRunsPruneCommand(), newRunsSetCommand(), newRunsReplayCommand())
+	cmd.AddCommand(list, newRunsShowCommand(), newRunsPruneCommand(), newRunsSetCommand(), newRunsReplayCommand(),
+		newRunsTensorBoardCommand())
 	return cmd
 }
 

@@ -17,6 +17,7 @@ const (
 	JournalName     = "journal.jsonl"
 	ControlName     = "control"
 	LockName        = "LOCK"
+	TensorBoardName = "tensorboard"
 	checkpointsName = "checkpoints"
 	ManifestName    = "manifest.json"
 )
@@ -43,7 +44,7 @@ func Create(fs durable.FS, dir string) (*Run, error) {
 		r.Abandon()
 		return nil, &OutputError{dir, err}
 	}
-	for _, name := range []string{ConfigName, MetricsName, JournalName, checkpointsName} {
+	for _, name := range []string{ConfigName, MetricsName, JournalName, checkpointsName, TensorBoardName} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			r.Abandon()
 			return nil, fmt.Errorf("create run: %s %w", dir, ErrExists)
@@ -133,9 +134,9 @@ func exists(dir string) error {
 	return nil
 }
 
-// Clear removes the configuration, metrics and journal of a run without checkpoints, so that Abandon leaves nothing.
+// Clear removes the configuration, metrics, journal and event files of a run without checkpoints, so that Abandon leaves nothing.
 func (r *Run) Clear() error {
-	for _, name := range []string{MetricsName, JournalName, ConfigName} {
+	for _, name := range []string{TensorBoardName, MetricsName, JournalName, ConfigName} {
 		if err := r.fs.RemoveAll(filepath.Join(r.dir, name)); err != nil {
 			return fmt.Errorf("clear run: %w", err)
 		}

@@ -1,6 +1,12 @@
 package config
 
-import "time"
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+)
 
 // Run is everything a training run is made from. Keys are the YAML names; they stay once released.
 type Run struct {
@@ -24,6 +30,7 @@ type Run struct {
 	Checkpoint Checkpoint `mapstructure:"checkpoint" json:"checkpoint"`
 	Health     Health     `mapstructure:"health" json:"health"`
 	Limits     Limits     `mapstructure:"limits" json:"limits"`
+	Metrics    Metrics    `mapstructure:"metrics" json:"metrics,omitzero"`
 }
 
 // Data says where records come from.
@@ -201,4 +208,28 @@ type Limits struct {
 	MaxTime string `mapstructure:"max_time" json:"max_time"`
 	// Memory bounds the trainer's buffers ("8GiB"); empty = what the machine has.
 	Memory string `mapstructure:"memory" json:"memory"`
+}
+
+// Metrics says how a run can be watched, beside its metrics.jsonl. Nothing of it changes what the run comes to.
+type Metrics struct {
+	// TensorBoard has the run write event files to the folder tensorboard in the run directory.
+	TensorBoard bool `mapstructure:"tensorboard" json:"tensorboard,omitempty"`
+	// Listen is the address ("127.0.0.1:9464") at which the run answers Prometheus while it trains; empty = none. Without a
+	// host it is this machine's alone; port 0 is any free one.
+	Listen string `mapstructure:"listen" json:"listen,omitempty"`
+}
+
+// Address returns Listen with its host filled in; empty where there is none.
+func (m Metrics) Address() (string, error) {
+	if m.Listen == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(m.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return "", fmt.Errorf("must be HOST:PORT such as 127.0.0.1:9464, got %q", m.Listen)
+	}
+	return net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port), nil
 }

@@ -89,6 +89,9 @@ func (r *reader) validate(run Run) {
 	if _, err := run.Limits.Bytes(); err != nil {
 		r.check(false, "limits.memory", "%v", err)
 	}
+	if _, err := run.Metrics.Address(); err != nil {
+		r.check(false, "metrics.listen", "%v", err)
+	}
 }
 
 func (r *reader) validateCheckpoint(c Checkpoint) {

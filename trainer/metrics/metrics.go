@@ -1,4 +1,5 @@
-// Package metrics records what each step of a run was: lines of JSON in a file, and progress for people.
+// Package metrics records what each step of a run was: lines of JSON in a file, and progress for people. Its subfolders show
+// the same records to TensorBoard and to Prometheus.
 //
 // Lines are appended whole; after a crash the last one may be torn, and lines may run past the newest checkpoint. Rewind
 // takes both off before a run goes on.
@@ -73,8 +74,8 @@ func OpenLog(fs durable.FS, path string) (*Log, error) {
 	return &Log{path: path, f: f}, nil
 }
 
-// Write appends one record: a Step, a Validation or a Skip.
-func (l *Log) Write(record any) error {
+// Write appends one record.
+func (l *Log) Write(record Record) error {
 	line, err := json.Marshal(record)
 	if err == nil {
 		_, err = l.f.Write(append(line, '\n'))

@@ -158,6 +158,50 @@ func TestBarShowsWhatALineDoes(t *testing.T) {
 	}
 }
 
+func TestRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "metrics.jsonl")
+	records, torn := readAll(t, path)
+	assert.Empty(t, records)
+	assert.False(t, torn)
+
+	log, err := OpenLog(durable.OS, path)
+	require.NoError(t, err)
+	want := []Record{
+		Validation{Step: 0, Loss: 3, Targets: 4, Objective: "cft", Time: time.Unix(1, 0).UTC()}, sample,
+		Skip{Step: 4, Skipped: 1, Reason: "a spike", Examples: []string{"a:1"}, Time: time.Unix(2, 0).UTC()},
+	}
+	for _, r := range want {
+		require.NoError(t, log.Write(r))
+	}
+	require.NoError(t, log.Close())
+	records, torn = readAll(t, path)
+	require.Len(t, records, 3)
+	assert.False(t, torn)
+	step := records[1].(Step)
+	assert.True(t, step.Time.Equal(sample.Time))
+	step.Time = sample.Time
+	assert.Equal(t, want, []Record{records[0], step, records[2]})
+
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, text[:len(text)-9], 0o600))
+	records, torn = readAll(t, path)
+	assert.Len(t, records, 2)
+	assert.True(t, torn)
+	for _, line := range []string{"{]", `{"loss": 1}`, `{"step": 1, "loss": 1, "objective": 7}`} {
+		require.NoError(t, os.WriteFile(path, []byte(line+"\n"), 0o600))
+		_, err := Read(path, func(Record) { t.Error("a damaged line was read") })
+		assert.ErrorIs(t, err, ErrCorrupt, line)
+	}
+}
+
+func readAll(t *testing.T, path string) (records []Record, torn bool) {
+	t.Helper()
+	torn, err := Read(path, func(r Record) { records = append(records, r) })
+	require.NoError(t, err)
+	return records, torn
+}
+
 func FuzzMetrics(f *testing.F) {
 	f.Add([]byte(`{"step": 1, "loss": 2.5}`+"\n"+`{"step": 1, "validation_loss": 2}`+"\n"+`{"step": 2, "skipped": 1, "reason": "a spike"}`+"\n"), 1)
 	f.Add([]byte(`{"step": 1}`), 0)
@@ -180,6 +224,9 @@ func FuzzMetrics(f *testing.F) {
 			require.True(t, bytes.HasPrefix(text, after), "it only takes off")
 			_, err = Losses(path, 4)
 			require.NoError(t, err, "what is kept can be read")
+			if _, err := Read(path, func(Record) {}); err != nil {
+				require.ErrorIs(t, err, ErrCorrupt)
+			}
 		})
 	})
 }

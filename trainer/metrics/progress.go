@@ -10,15 +10,18 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// Progress shows people how a run goes. It is used by one goroutine at a time.
+// Progress shows people how a run goes. Nothing may be shown after Close.
 type Progress interface {
-	Step(s Step)
-	Validation(v Validation)
+	Sink
 	// Note shows a line of text.
 	Note(text string)
-	// Close ends the display; nothing may be shown after it.
-	Close()
 }
+
+// quiet is the part of a display that shows nothing: a skip is told by a note, and checkpoints come as a matter of course.
+type quiet struct{}
+
+func (quiet) Skip(Skip)            {}
+func (quiet) Saved(int, time.Time) {}
 
 // pace estimates the time left from a smoothed time of a step, checkpoints and validation included.
 type pace struct {
@@ -53,6 +56,7 @@ func (v Validation) text() string {
 }
 
 type lines struct {
+	quiet
 	w    io.Writer
 	pace pace
 }
@@ -73,6 +77,7 @@ func (l *lines) Note(text string) { _, _ = fmt.Fprintln(l.w, text) }
 func (l *lines) Close() {}
 
 type bar struct {
+	quiet
 	progress *mpb.Progress
 	bar      *mpb.Bar
 	pace     pace
