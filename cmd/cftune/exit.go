@@ -81,6 +81,7 @@ var rules = []rule{
 	{codeUsage, as[*trainer.MirrorError], "--set checkpoint.mirror= trains without it"},
 	{codeUsage, as[*trainer.ListenError], "--set metrics.listen=127.0.0.1:0 takes a port that is free, --set metrics.listen= trains without it"},
 	{codeUsage, is(trainer.ErrEventsExist), "--force replaces it"},
+	{codeCheckpoint, as[*eventsHeldError], "a run that trains has its own folder for itself; --output names another"},
 	{codeCheckpoint, as[*trainer.MismatchError], ""},
 	{codeCheckpoint, as[*checkpoint.HeldError], ""},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},

@@ -48,6 +48,7 @@ func TestExitCodes(t *testing.T) {
 		{&trainer.MirrorError{Err: mirror.ErrAhead}, 4},
 		{&trainer.ListenError{Err: errors.New("address already in use")}, 2},
 		{trainer.ErrEventsExist, 2},
+		{&eventsHeldError{&checkpoint.HeldError{}}, 4},
 		{&trainer.MismatchError{}, 4},
 		{&checkpoint.HeldError{}, 4},
 		{checkpoint.ErrNotFound, 4},

@@ -22,6 +22,13 @@ is recorded so far.
 
 `
 
+// eventsHeldError says that the run's own folder is written to by whoever trains it.
+type eventsHeldError struct{ err error }
+
+func (e *eventsHeldError) Error() string { return e.err.Error() }
+
+func (e *eventsHeldError) Unwrap() error { return e.err }
+
 func newRunsTensorBoardCommand() *cobra.Command {
 	var (
 		output        string
@@ -38,6 +45,9 @@ func newRunsTensorBoardCommand() *cobra.Command {
 				output = filepath.Join(args[0], checkpoint.TensorBoardName)
 			}
 			written, err := trainer.WriteEvents(args[0], output, force || own)
+			if as[*checkpoint.HeldError](err) {
+				return &eventsHeldError{err}
+			}
 			if err != nil {
 				return err
 			}

@@ -77,7 +77,7 @@ func Render(t launch.TargetConfig, namespace, name string, run config.Run) (*Man
 	if t.Kubernetes.Namespace != "" {
 		m.Namespace = t.Kubernetes.Namespace
 	}
-	r := &renderer{t: t, k: t.Kubernetes, m: m, folder: folder, kept: kept, files: s.files}
+	r := &renderer{t: t, k: t.Kubernetes, m: m, folder: folder, kept: kept, files: s.files, scraped: scraped(run.Metrics)}
 	switch m.Form {
 	case launch.WorkloadJobSet:
 		m.Workload = r.jobSet()
@@ -130,6 +130,8 @@ type renderer struct {
 	folder string
 	kept   bool
 	files  map[string][]byte
+	// scraped is the port at which the run answers Prometheus, 0 if it answers nobody but its own pod.
+	scraped int32
 }
 
 func (r *renderer) labels() map[string]string {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -113,6 +114,28 @@ func TestManifestsAreGoldenAndValid(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, string(want), string(text))
 		})
+	}
+}
+
+// A run that answers other machines is announced by the pod that trains, and by no other.
+func TestPodsThatAnswerPrometheusSaySo(t *testing.T) {
+	for listen, port := range map[string]int32{"0.0.0.0:9464": 9464, "'[::]:80'": 80, "0.0.0.0:0": 0, "127.0.0.1:9464": 0, "':9464'": 0, "localhost:9464": 0, "''": 0} {
+		m, err := Render(parsed(t, targetsText, "jobset"), "training", "first", inFolder(t, runText+"metrics: {listen: "+listen+"}\n"))
+		require.NoError(t, err)
+		text, err := m.YAML()
+		require.NoError(t, err)
+		assert.Equal(t, port > 0, strings.Contains(string(text), "prometheus.io/"), listen)
+		for _, j := range m.Workload.(*jobsetv1alpha2.JobSet).Spec.ReplicatedJobs {
+			p := j.Template.Spec.Template
+			if j.Name != launcherJob || port == 0 {
+				assert.Empty(t, p.Spec.Containers[0].Ports, listen)
+				continue
+			}
+			assert.Equal(t, []corev1.ContainerPort{{Name: "metrics", ContainerPort: port}}, p.Spec.Containers[0].Ports)
+			assert.Equal(t, "true", p.Annotations["prometheus.io/scrape"])
+			assert.Equal(t, strconv.Itoa(int(port)), p.Annotations["prometheus.io/port"])
+			assert.Contains(t, p.Annotations, containerNote)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"cftune/trainer/config"
 	"cftune/trainer/launch"
 )
 
@@ -84,7 +86,7 @@ func (r *renderer) pod(part string, args []string) corev1.PodTemplateSpec {
 	labels := r.labels()
 	labels[labelPart] = part
 	onlyIfChanged := corev1.FSGroupChangeOnRootMismatch
-	return corev1.PodTemplateSpec{
+	pod := corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{containerNote: trainContainer}},
 		Spec: corev1.PodSpec{
 			RestartPolicy:                 corev1.RestartPolicyNever, // the job's controller starts pods, on another node if need be
@@ -120,6 +122,35 @@ func (r *renderer) pod(part string, args []string) corev1.PodTemplateSpec {
 			}},
 		},
 	}
+	if part == partTrainer {
+		r.announce(&pod)
+	}
+	return pod
+}
+
+// scraped is the port of metrics.listen where it answers other machines.
+func scraped(m config.Metrics) int32 {
+	address, err := m.Address()
+	if err != nil || address == "" {
+		return 0
+	}
+	host, port, err := net.SplitHostPort(address)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	if ip := net.ParseIP(host); err != nil || portErr != nil || host == "localhost" || ip != nil && ip.IsLoopback() {
+		return 0
+	}
+	return int32(n)
+}
+
+// announce lets a Prometheus that looks for annotations, or for ports called metrics, find the pod that trains.
+func (r *renderer) announce(pod *corev1.PodTemplateSpec) {
+	if r.scraped == 0 {
+		return
+	}
+	maps.Copy(pod.Annotations, map[string]string{
+		"prometheus.io/scrape": "true", "prometheus.io/path": "/metrics", "prometheus.io/port": strconv.Itoa(int(r.scraped)),
+	})
+	pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{Name: "metrics", ContainerPort: r.scraped}}
 }
 
 func optional(text string) *string {
