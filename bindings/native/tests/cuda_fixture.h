@@ -57,8 +57,8 @@ template <typename T> class on_device {
         void *p;
         must(cudaMalloc(&p, n_ * sizeof(T) + guard));
         data_ = static_cast<unsigned char *>(p);
-        std::vector<unsigned char> bytes(n_ * sizeof(T) + guard, guard_byte);
-        std::fill(bytes.begin(), bytes.begin() + std::ptrdiff_t(n_ * sizeof(T)), fresh_byte);
+        std::vector<unsigned char> bytes(n_ * sizeof(T), fresh_byte);
+        bytes.resize(bytes.size() + guard, guard_byte);
         if (from) {
             std::memcpy(bytes.data(), from, n_ * sizeof(T));
         }

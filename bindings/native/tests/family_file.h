@@ -9,7 +9,7 @@ namespace tiny {
 struct family_sizes {
     int n_layer = 7, n_embd = 32, n_ff = 48, n_head = 4, n_head_kv = 2, head_dim = 16, n_vocab = 61, n_expert = 5, window = 6;
     float spread = 0.2f; // of matrices
-    ggml_type type = GGML_TYPE_F32; // of matrices
+    ggml_type type = GGML_TYPE_F32; // of layers' matrices; the router's is F32
     constexpr family_sizes() = default;
 };
 
@@ -22,7 +22,7 @@ class family_file : family_sizes {
         : family_sizes(sizes), f_(f), gguf_(gguf_init_empty()) {
         ctx_ = ggml_init({size_t(64) << 20, nullptr, false});
         keys();
-        matrix("token_embd.weight", n_vocab, n_embd);
+        matrix("token_embd.weight", n_vocab, n_embd, 1, GGML_TYPE_F32);
         vector("output_norm.weight", n_embd);
         if (f.has(cft::rope_factors)) {
             vector("rope_freqs.weight", head_dim / 2);
@@ -100,7 +100,7 @@ class family_file : family_sizes {
             vector(p + "post_ffw_norm.weight", n_embd);
         }
         if (f_.has(cft::experts)) {
-            matrix(p + "ffn_gate_inp.weight", n_expert, n_embd);
+            matrix(p + "ffn_gate_inp.weight", n_expert, n_embd, 1, GGML_TYPE_F32);
             matrix(p + "ffn_gate_exps.weight", n_ff, n_embd, n_expert);
             matrix(p + "ffn_up_exps.weight", n_ff, n_embd, n_expert);
             matrix(p + "ffn_down_exps.weight", n_embd, n_ff, n_expert);
@@ -119,15 +119,12 @@ class family_file : family_sizes {
         for (float &v : values) {
             v += mean;
         }
-        if (t->type == GGML_TYPE_F32) {
-            std::memcpy(t->data, values.data(), ggml_nbytes(t));
-        } else {
-            ggml_quantize_chunk(t->type, values.data(), t->data, 0, ggml_nrows(t), t->ne[0], nullptr);
-        }
+        ggml_quantize_chunk(t->type, values.data(), t->data, 0, ggml_nrows(t), t->ne[0], nullptr);
         gguf_add_tensor(gguf_, t);
     }
-    void matrix(const std::string &name, int rows, int cols, int n = 1) {
-        add(ggml_new_tensor_3d(ctx_, type, cols, rows, n), name, 0.0f, spread);
+    void matrix(const std::string &name, int rows, int cols, int n = 1) { matrix(name, rows, cols, n, type); }
+    void matrix(const std::string &name, int rows, int cols, int n, ggml_type t) {
+        add(ggml_new_tensor_3d(ctx_, t, cols, rows, n), name, 0.0f, spread);
     }
     void vector(const std::string &name, int n) { add(ggml_new_tensor_1d(ctx_, GGML_TYPE_F32, n), name, 1.0f, 0.1f); }
 

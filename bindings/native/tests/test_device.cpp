@@ -278,9 +278,6 @@ void test_refusals() {
     const auto   p = device_params();
     cft_trainer *refused = nullptr;
     REFUSED(cft_trainer_new(on_narrow.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "heads of size 32");
-    const family_file experts(*cft::family_of("qwen3moe"));
-    const opened      on_experts(experts.path, "cuda");
-    REFUSED(cft_trainer_new(on_experts.handle, &p, nullptr, 0, &refused, &err), CFT_ERR_UNSUPPORTED, "mixtures of experts");
 }
 
 void test_devices() {

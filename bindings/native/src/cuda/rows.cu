@@ -1,6 +1,7 @@
 // rows.cu - norms, gates and what else goes row by row or element by element. All are bound by memory:
 // sixteen bytes at a time, nothing kept that can be computed again.
 #include "device.h"
+#include "gate.h"
 
 namespace cft::cuda {
 namespace {
@@ -160,17 +161,6 @@ template <typename F> void with_rows_of(int64_t d, F &&f) {
 }
 
 // ---- gates
-
-// gelu(g) = g sigmoid(2u), u = slope (g + cube g³): its tanh form.
-constexpr float gelu_slope = 0.79788456080286535588f, gelu_cube = 0.044715f;
-
-// The gate's sigmoid s, act = g s, and the derivative of act.
-__device__ __forceinline__ void gate_of(bool gelu, float g, float &act, float &slope) {
-    const float u = gelu ? 2.0f * gelu_slope * g * (1.0f + gelu_cube * g * g) : g;
-    const float s = 1.0f / (1.0f + expf(-u)), du = gelu ? 2.0f * gelu_slope * (1.0f + 3.0f * gelu_cube * g * g) : 1.0f;
-    act   = g * s;
-    slope = s * (1.0f + g * (1.0f - s) * du);
-}
 
 __global__ void gated_kernel(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act,
                              int64_t ld_act) {

@@ -9,7 +9,8 @@
 namespace cft::cuda {
 
 engine::engine(const plan &p, int device)
-    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()), device_(device) {
+    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
+      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), device_(device) {
     carver from(memory_.data());
     layers_   = place_activations(plan_, from);
     w_        = std::make_unique<workspace>(plan_, from);
@@ -39,6 +40,11 @@ engine::engine(const plan &p, int device)
             for (const std::vector<matrix> &group : weights_.layers[l].sources) {
                 for (const matrix &m : group) {
                     stage_->add(l, m);
+                }
+            }
+            for (const matrix *m : {&weights_.layers[l].gates, &weights_.layers[l].ups, &weights_.layers[l].downs}) {
+                if (m->data) {
+                    stage_->add(l, *m);
                 }
             }
         }

@@ -1,7 +1,7 @@
 // engine.h - a trainer on a CUDA device: weights and buffers, and a pack's way through the layers and back.
 //
-// All work goes to one stream in program order, copies of weights that stay on the host to another (stage.h); the host waits for the loss of a pack and for the norm of a gradient, nowhere
-// else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
+// All work goes to one stream in program order, copies of weights that stay on the host to another (stage.h); the host waits for the loss of a pack, for the norm of a gradient and,
+// in a mixture of experts, for the numbers of rows that each layer's experts get, once on the way forward; nowhere else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
 #pragma once
 
 #include "gemm.h"
@@ -18,6 +18,9 @@ struct device_layer {
     const float *attn_norm, *ffn_norm, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
     std::vector<matrix> sources[kind_count]; // one below the other; empty where w is
     bf16               *w[kind_count];       // widened once, or NULL
+    // Of experts: the router [experts8][n_embd], and all experts' weights, widened once (as expert_space's) or as the file has them.
+    const bf16 *router, *gate_up, *down;
+    matrix      gates, ups, downs;
     // Copies of adapters in all layers' table: those of this layer's groups.
     int first_copy[kind_count], n_copies[kind_count];
 };
@@ -37,6 +40,7 @@ class weights {
     const float *vector(const std::vector<float> &v);
     matrix       raw(const weight &w);
     void         widen(const weight &w, bf16 *to, int64_t ld, char *staging);
+    void         upload_experts(const layer_weights &from, size_t layer, char *staging);
     void         upload_group(const layer_weights &from, size_t layer, int kind, char *staging);
 
     const plan &plan_;
@@ -54,6 +58,9 @@ struct journey {
     std::vector<attention_view> views; // all, last; with windows that matter all_local, last_local too
     const attention_view &view(bool local, bool last) const { return views[(local && views.size() > 2 ? 2 : 0) + (last ? 1 : 0)]; }
 };
+
+// Gates (or ups) of experts [first, first + n) as the first halves of what each of them has in `to`: [2 n_ff][n_embd].
+void widen_halves(const matrix &m, int64_t first, int64_t n, int64_t n_expert, bf16 *to, const stream &s);
 
 class engine : public device_trainer {
   public:
@@ -135,6 +142,18 @@ class engine : public device_trainer {
                      bf16 *normed = nullptr, int64_t ld_normed = 0);
     void into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld);
 
+    // experts.cpp
+    struct expert_run;
+    void choose(int layer, int64_t n);
+    void each_run(int layer, const std::function<void(const expert_run &)> &body);
+    void widen_experts(int layer, expert_run &r);
+    void multiply_each(const expert_run &r, product first, int64_t step);
+    void gate_up_of_experts(int layer, const expert_run &r);
+    // Leaves in delta what the half adds to the stream. again: the choice was made; only what gates and ups need is computed.
+    void feed_experts(int layer, int64_t n, bool again);
+    // From dy to d_norm. again: gates and ups are missing.
+    void feed_experts_backward(int layer, int64_t n, bool again);
+
     const plan                      plan_;
     const hyperparameters          &hp_;
     stream                          stream_{stream_use::work};
@@ -146,6 +165,7 @@ class engine : public device_trainer {
     std::unique_ptr<products>       products_;
     std::unique_ptr<stage>          stage_; // where weights stay on the host
     pinned                          staging_;
+    pinned                          expert_counts_; // [n_layer][n_expert], of the present pack
     float                          *value_, *gradient_, *moment1_, *moment2_; // plan_.n_values each
     int                             n_copies_ = 0;
     int64_t                         max_copy_ = 0;

@@ -133,6 +133,10 @@ engine::linear engine::gate_up_of(const layer_view &v) const { return {v.layer, 
 // Leaves in delta what the layer adds to the stream. products_only: where the backward pass does not need the last product,
 // it is left out.
 void engine::feed_forward(const layer_view &v, bool products_only) {
+    if (hp_.n_expert > 0) {
+        feed_experts(v.layer, v.n, products_only);
+        return;
+    }
     const activations &a = v.a;
     linear_forward(gate_up_of(v), v.drop, a.gate_up, v.ld_gate_up());
     mark("products gate_up");
@@ -192,8 +196,16 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     const int64_t      ld_dy = v.d + v.columns(kind_down), ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     if (missing == keep_narrow) {
         norm_mid(v);
+    }
+    if (missing == keep_narrow && hp_.n_expert == 0) {
         linear_forward(gate_up, v.drop, a.gate_up, ld);
         mark("backward: gate_up again");
+    }
+    if (hp_.n_expert > 0) {
+        feed_experts_backward(v.layer, v.n, missing == keep_narrow);
+        into_stream(v.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output));
+        mark("backward: rows");
+        return;
     }
     if (dora && missing >= keep_products) {
         inputs_again(v, missing);

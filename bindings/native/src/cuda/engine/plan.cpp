@@ -38,6 +38,9 @@ group make_group(const layer_weights &w, int kind, const adapter_shape &adapter,
         g.inputs = m.cols;
         g.outputs += m.rows;
     }
+    if (!w.modules[module_down].data && (kind == kind_gate_up || kind == kind_down)) { // experts
+        g.inputs = kind == kind_down ? w.downs.cols : w.gates.cols;
+    }
     return g;
 }
 
@@ -91,6 +94,12 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
             }
             bytes += p.resident() ? size_t(g.outputs + g.columns) * size_t(g.ld()) * sizeof(bf16) : 0;
         }
+        for (const weight *w : {&m.layers[l].gates, &m.layers[l].ups, &m.layers[l].downs}) {
+            if (w->data) {
+                matrix(*w, 0, p.place == weight_place::host);
+            }
+        }
+        bytes += router_bytes(p) + (p.resident() ? widened_expert_bytes(p) : 0);
         // Norms and biases.
         bytes += size_t(4 * m.hp.n_embd + 2 * m.hp.head_dim + m.hp.q_width() + 2 * m.hp.kv_width()) * sizeof(float) + 16 * 256;
     }
@@ -105,7 +114,7 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
 // FLOPs of a token for the products that a level leaves out, attention not counted.
 double products_of(const plan &p, const layer_groups &g, keep_level level) {
     const auto of = [&](int kind) { return 2.0 * double(g.of[kind].outputs) * double(g.of[kind].ld()); };
-    return (level >= keep_narrow ? of(kind_gate_up) : 0) +
+    return (level >= keep_narrow ? of(kind_gate_up) + expert_flops(p, true) : 0) +
            (level >= keep_inputs ? of(kind_qkv) + of(kind_output) + (p.model->hp.fam->has(post_norms) ? of(kind_down) : 0) : 0);
 }
 
@@ -113,15 +122,17 @@ double products_of(const plan &p, const layer_groups &g, keep_level level) {
 // tokens; bytes are those that are written and read because a thing is made again.
 work again_of(const plan &p, const layer_groups &g, keep_level level) {
     const hyperparameters &hp = p.model->hp;
-    const double d = hp.n_embd, ff = hp.n_ff, heads = hp.fam->has(head_norms) ? double(hp.q_width() + hp.kv_width()) : 0;
+    const bool   mixture = hp.n_expert > 0;
+    const double d = hp.n_embd, ff = mixture ? 0.0 : hp.n_ff, heads = hp.fam->has(head_norms) ? double(hp.q_width() + hp.kv_width()) : 0;
     const auto   inputs  = [&](int kind) { return 2.0 * double(g.of[kind].columns) * double(g.of[kind].inputs); }; // h
     work         w{products_of(p, g, level), 0, 0};
     if (level >= keep_products) {
         w.flops += inputs(kind_qkv) + inputs(kind_gate_up) + inputs(kind_down);
-        w.bytes += 4 * ff + 4 * d + 4 * d + 4 * heads; // act, two norms, heads
+        w.bytes += 4 * ff + (mixture ? 4 : 8) * d + 4 * heads; // act, norms, heads
     }
     if (level >= keep_narrow) {
         w.bytes += 6 * d + 4 * ff; // x and what attention adds, read once more; the product
+        w.bytes += mixture ? 4 * d + double(hp.n_expert_used) * (4 * d + 4 * hp.n_ff) : 0; // the norm, rows of experts, the product
     }
     if (level >= keep_inputs) {
         w.flops += 2.0 * double(hp.q_width()) * double(p.t);
@@ -146,6 +157,7 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     }
     place_values();
     find_widest();
+    plan_experts(*this);
     loss_rows = std::clamp<int64_t>(int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
     head_rows = std::min(vocab8, head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
@@ -209,6 +221,8 @@ void plan::count_work() {
             const double ways = int(l) < lowest ? 1 : 2; // widened for each
             again.bytes += resident() ? 0 : ways * double(sizeof(bf16)) * double(g.outputs) * double(g.inputs);
         }
+        forward_flops += tokens * expert_flops(*this, false);
+        again.bytes += resident() ? 0 : (int(l) < lowest ? 1 : 2) * double(widened_expert_bytes(*this));
     }
     again.host_bytes = (1 + double(n_layer - lowest) / n_layer) * double(streamed_bytes) + double(embedding_bytes());
 }
@@ -243,7 +257,7 @@ double plan::products_again() const {
 std::vector<activations> place_activations(const plan &p, carver &from) {
     const hyperparameters &hp = p.model->hp;
     const int64_t t = p.t, d = hp.n_embd, q = hp.q_width(), kv = hp.kv_width();
-    const bool    post = hp.fam->has(post_norms), head = hp.fam->has(head_norms);
+    const bool    post = hp.fam->has(post_norms), head = hp.fam->has(head_norms), mixture = hp.n_expert > 0;
     // What the levels of [first, end) leave out.
     const auto place = [&](activations &a, const layer_groups &g, int first, int end) {
         const auto has = [&](keep_level level) { return first <= level && level < end; };
@@ -260,24 +274,26 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
             a.ffn_rstd  = post ? from.take<float>(t) : nullptr;
         }
         if (has(keep_narrow)) {
-            a.gate_up = from.take<bf16>(t * (2 * hp.n_ff + g.of[kind_gate_up].columns));
+            a.gate_up = from.take<bf16>((mixture ? p.expert_places : t) * (2 * hp.n_ff + g.of[kind_gate_up].columns));
         }
         if (has(keep_products)) {
             a.norm     = from.take<bf16>(t * g.of[kind_qkv].ld());
-            a.mid_norm = from.take<bf16>(t * g.of[kind_gate_up].ld());
+            a.mid_norm = mixture ? a.mid_norm : from.take<bf16>(t * g.of[kind_gate_up].ld());
             a.q        = head ? from.take<bf16>(t * q) : nullptr;
             a.k        = head ? from.take<bf16>(t * kv) : nullptr;
             a.q_rstd   = head ? from.take<float>(t * hp.n_head) : nullptr;
             a.k_rstd   = head ? from.take<float>(t * hp.n_head_kv) : nullptr;
-            a.act      = from.take<bf16>(t * g.of[kind_down].ld());
+            a.act      = mixture ? nullptr : from.take<bf16>(t * g.of[kind_down].ld());
         }
     };
     activations shared{};
+    shared.mid_norm = mixture ? from.take<bf16>(t * d) : nullptr;
     place(shared, p.widest, keep_everything, p.keep.back() + 1); // no layer leaves out more than the last
     const size_t             lowest = std::min(size_t(p.lowest), p.layers.size() - 1);
     std::vector<activations> all(p.layers.size(), shared);
     for (size_t l = lowest; l < all.size(); l++) {
-        all[l].x = from.take<float>(t * d);
+        all[l].x       = from.take<float>(t * d);
+        all[l].experts = place_experts(p, from);
         place(all[l], p.layers[l], p.keep[l] + 1, n_keep_levels);
     }
     std::fill(all.begin(), all.begin() + std::ptrdiff_t(lowest), all.back());
@@ -346,6 +362,9 @@ workspace::workspace(const plan &p, carver &from) {
         w_at          = from.take<float>(w_at_floats);
         a_at          = from.take<float>(a_at_floats);
     }
+    if (hp.n_expert > 0) {
+        experts.emplace(p, from);
+    }
     for (char *&place : stage) {
         place = p.place == weight_place::host ? from.take<char>(int64_t(p.stage_bytes)) : nullptr;
     }
@@ -361,9 +380,6 @@ loss_space::loss_space(const plan &p, carver &from) {
 void check_model(const cft_model &model, const adapter_shape &adapter) {
     const hyperparameters &hp = model.hp;
     const auto refuse = [&](const std::string &what) { throw failure(CFT_ERR_UNSUPPORTED, "on a CUDA device " + what + "; device: cpu trains it"); };
-    if (hp.n_expert > 0) {
-        refuse("mixtures of experts are not trained");
-    }
     if (adapter.token_embd().rank > 0 || adapter.output().rank > 0) {
         refuse("adapters of token_embd and output are not trained");
     }
@@ -383,6 +399,7 @@ void check_model(const cft_model &model, const adapter_shape &adapter) {
         for (const weight &w : l.modules) {
             check_type(w);
         }
+        check_type(l.router), check_type(l.gates), check_type(l.ups), check_type(l.downs);
     }
 }
 

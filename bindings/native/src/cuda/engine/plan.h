@@ -12,8 +12,10 @@
 #pragma once
 
 #include "../../device_trainer.h"
+#include "../experts.h"
 #include "../kernels.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,6 +67,10 @@ struct layer_groups {
     group of[kind_count];
 };
 
+// Products of an expert's rows have a multiple of so many, so that there are few shapes. What they write behind the expert's rows belongs to
+// the next one, whose product comes later; behind the last one's there is room.
+constexpr int64_t expert_tile = 64;
+
 // How much of a layer's activations stays until the backward pass. Each level leaves out more, in the order of what it costs to compute it
 // again, for each byte that is saved: docs/cuda.md.
 enum keep_level {
@@ -112,6 +118,9 @@ struct plan {
     std::vector<keep_level>   keep; // of each layer
     work             again;
     double           forward_flops = 0; // of the layers' products
+    // Of mixtures of experts, otherwise 0: rows of experts in a pack, with room behind them; the router's outputs, padded; and experts whose
+    // weights are widened at a time.
+    int64_t          expert_places = 0, experts8 = 0, experts_at_a_time = 0;
     int64_t          n_values = 0; // floats of A and B
     int64_t          n_slow   = 0; // the first of these learn at the rate itself, all others (with LoRA+, all B's) at `faster` times that
     float            faster   = 1;
@@ -156,10 +165,34 @@ struct activations {
     bf16  *q, *k;                // [rows][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
     float *q_rstd, *k_rstd;      // [rows][n_head], [t][n_head_kv]
     bf16  *act;                  // [rows] of down's ld
+    // A layer of experts never leaves out who sees which row; its gate_up is [places][2 n_ff], its act is not needed again, and mid_norm, which
+    // is not either, all layers'.
+    expert_rows experts;
 };
 
 // place_activations gives the activations of all layers.
 std::vector<activations> place_activations(const plan &p, carver &from);
+
+// Mixtures of experts (experts.cpp). Where a layer's expert weights are counted: on the device or, where they stay there, on the host; and
+// what a token's products cost in a layer.
+void        plan_experts(plan &p);
+expert_rows place_experts(const plan &p, carver &from);
+size_t      router_bytes(const plan &p);
+size_t      widened_expert_bytes(const plan &p);
+double      expert_flops(const plan &p, bool gate_up_only);
+
+// expert_space is what a layer of experts needs besides. Places are those of cuda/experts.h.
+struct expert_space {
+    bf16    *rows;           // [places][n_embd] on the way to experts, and back
+    bf16    *act;            // [places][n_ff], and its gradient
+    float   *logits;         // [t][experts8], the router's
+    bf16    *d_logits;       // [t][experts8]
+    float   *d_weight;       // [places], the gradient of shares
+    int32_t *parts;
+    bf16    *gate_up, *down; // [experts_at_a_time] of [2 n_ff][n_embd] and of [n_embd][n_ff], where weights are not widened once
+
+    expert_space(const plan &p, carver &from);
+};
 
 struct workspace {
     bf16  *rows_norm;             // [n] of qkv's ld: normed inputs of the target rows
@@ -186,6 +219,8 @@ struct workspace {
     float  *w_at, *a_at;                  // of one part: [rows][rank8], [rank8][rank8]
     bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not widened once
     char   *stage[2];             // a layer of the file each, where weights are on the host; otherwise NULL
+
+    std::optional<expert_space> experts;
 
     workspace(const plan &p, carver &from);
 };

@@ -3,6 +3,8 @@
 
 #include "../../failure.h"
 
+#include <algorithm>
+
 namespace cft::cuda {
 namespace {
 
@@ -12,7 +14,8 @@ matrix on_host(const weight &w) { return {w.type, static_cast<const char *>(w.da
 
 weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(p.weight_bytes), from_(memory_.data()) {
     const cft_model &m = *p.model;
-    const memory     staging(p.resident() ? p.stage_bytes : 0);
+    const weight    &router = m.layers[0].router;
+    const memory     staging(std::max(p.resident() ? p.stage_bytes : 0, router.row_bytes * size_t(router.rows)));
     token_embd  = p.embedding_stays ? on_host(m.token_embd) : raw(m.token_embd);
     output_norm = vector(m.output_norm);
     for (size_t l = 0; l < m.layers.size(); l++) {
@@ -30,6 +33,9 @@ weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(p.wei
         layers.push_back(d);
         for (int kind = 0; kind < kind_count; kind++) {
             upload_group(w, l, kind, staging.data());
+        }
+        if (w.router.data) {
+            upload_experts(w, l, staging.data());
         }
     }
     if (p.resident()) {
@@ -65,6 +71,29 @@ matrix weights::raw(const weight &w) {
 void weights::widen(const weight &w, bf16 *to, int64_t ld, char *staging) {
     to_device(staging, w.data, w.row_bytes * size_t(w.rows), stream_.get());
     dequantize(w.type, staging, w.row_bytes, w.rows, w.cols, to, ld, stream_.get());
+}
+
+void weights::upload_experts(const layer_weights &from, size_t layer, char *staging) {
+    device_layer &to   = layers[layer];
+    bf16 *const   rows = from_.take<bf16>(plan_.experts8 * from.router.cols);
+    zero(rows + from.router.rows * from.router.cols, size_t((plan_.experts8 - from.router.rows) * from.router.cols) * sizeof(bf16), stream_.get());
+    widen(from.router, rows, from.router.cols, staging);
+    to.router = rows;
+    if (!plan_.resident()) {
+        const bool stays = plan_.place == weight_place::host;
+        to.gates         = stays ? on_host(from.gates) : raw(from.gates);
+        to.ups           = stays ? on_host(from.ups) : raw(from.ups);
+        to.downs         = stays ? on_host(from.downs) : raw(from.downs);
+        return;
+    }
+    const hyperparameters &hp      = plan_.model->hp;
+    bf16 *const            gate_up = from_.take<bf16>(2 * from.gates.rows * from.gates.cols), *const down = from_.take<bf16>(from.downs.rows * from.downs.cols);
+    for (const weight *w : {&from.gates, &from.ups}) {
+        to_device(staging, w->data, w->row_bytes * size_t(w->rows), stream_.get());
+        widen_halves({w->type, staging, w->rows, w->cols, w->row_bytes}, 0, hp.n_expert, hp.n_expert, gate_up + (w == &from.ups ? hp.n_ff * w->cols : 0), stream_);
+    }
+    widen(from.downs, down, from.downs.cols, staging);
+    to.gate_up = gate_up, to.down = down;
 }
 
 void weights::upload_group(const layer_weights &from, size_t layer, int kind, char *staging) {
