@@ -10,7 +10,7 @@
 namespace cft::cuda {
 namespace {
 
-constexpr int64_t widened_at_a_time = int64_t(256) << 20; // bytes of experts' weights, where they are not widened once
+constexpr int64_t widenings = 8; // a layer's experts are widened in so many parts, where that is not done once
 
 int64_t expert_elements(const hyperparameters &hp) { return int64_t(3) * hp.n_ff * hp.n_embd; }
 
@@ -23,7 +23,7 @@ void plan_experts(plan &p) {
     if (hp.n_expert > 0) {
         p.expert_places     = p.t * hp.n_expert_used + expert_tile;
         p.experts8          = (hp.n_expert + 7) / 8 * 8;
-        p.experts_at_a_time = p.resident() ? hp.n_expert : std::clamp<int64_t>(widened_at_a_time / (expert_elements(hp) * int64_t(sizeof(bf16))), 1, hp.n_expert);
+        p.experts_at_a_time = p.resident() ? hp.n_expert : (hp.n_expert + widenings - 1) / widenings;
     }
 }
 
