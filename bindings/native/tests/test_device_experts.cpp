@@ -41,6 +41,11 @@ void test_adapters() {
         uneven.push_back({0, module, 0, 0}); // none in the first layer, which goes forward only
     }
     compare(file.path, segments(n_vocab), device_params(), uneven);
+    where                      = "experts, dora"; // has no use for rows of zeros
+    const family_file  all(expert_family(), all_experts(sizes), sizes);
+    cft_trainer_params lengths = device_params();
+    lengths.dora               = 1;
+    compare(all.path, segments(n_vocab), lengths);
     where              = "experts, dropout, one layer";
     family_sizes single = sizes;
     single.n_layer      = 1;

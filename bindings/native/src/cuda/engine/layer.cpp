@@ -197,15 +197,15 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     if (missing == keep_narrow) {
         norm_mid(v);
     }
-    if (missing == keep_narrow && hp_.n_expert == 0) {
-        linear_forward(gate_up, v.drop, a.gate_up, ld);
-        mark("backward: gate_up again");
-    }
     if (hp_.n_expert > 0) {
         feed_experts_backward(v.layer, v.n, missing == keep_narrow);
         into_stream(v.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output));
         mark("backward: rows");
         return;
+    }
+    if (missing == keep_narrow) {
+        linear_forward(gate_up, v.drop, a.gate_up, ld);
+        mark("backward: gate_up again");
     }
     if (dora && missing >= keep_products) {
         inputs_again(v, missing);
