@@ -31,16 +31,14 @@ int64_t rows_within(size_t bytes, int64_t width, int64_t n) {
 }
 
 void check_supported(const cft_model &model, const cft_trainer_params &params) {
-    const auto refuse = [](const std::string &what) {
-        throw failure(CFT_ERR_UNSUPPORTED, what + " not trained by the portable path (vulkan, metal, hip); device: cpu trains it");
-    };
     if (params.keep_activations == CFT_KEEP_ALL) {
-        refuse("train.keep_activations: all is (auto and layers keep the layers' inputs)");
+        throw failure(CFT_ERR_UNSUPPORTED, "train.keep_activations: all is not for the portable path (vulkan, metal, hip), which keeps the layers' inputs: set auto or layers");
     }
     for (const layer_weights &l : model.layers) {
         for (const linear_part *part : {&l.q, &l.k, &l.v, &l.gate, &l.up}) {
             if (part->first_row % aligned_rows != 0) {
-                refuse("fused tensors with parts that begin at rows other than multiples of 64 are");
+                throw failure(CFT_ERR_UNSUPPORTED, "fused tensors with parts that begin at rows other than multiples of 64 are not trained by the portable path (vulkan, "
+                                                   "metal, hip); device: cpu trains them");
             }
         }
     }
@@ -52,7 +50,8 @@ void check_supported(const cft_model &model, const cft_trainer_params &params) {
 engine::engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure)
     : model_(model), hp_(model.hp), params_(params), shape_(shape), lowest_(shape.lowest()), max_t_(params.max_tokens),
       max_n_(std::min<int64_t>(max_t_, params.max_targets > 0 ? params.max_targets : max_t_)), machine_(device, resolve_threads(params.n_threads), only_measure),
-      weights_(fixed_tensors + (tensors_per_layer + tensors_per_expert * hp_.n_expert) * hp_.n_layer), values_(fixed_tensors + tensors_per_adapter * hp_.n_layer), gradients_(fixed_tensors + tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
+      weights_(fixed_tensors + (tensors_per_layer + tensors_per_expert * hp_.n_expert) * hp_.n_layer),
+      values_(fixed_tensors + tensors_per_adapter * hp_.n_layer), gradients_(fixed_tensors + tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
       inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(fixed_tensors), experts_(fixed_tensors) {
     check_supported(model, params);
     loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);

@@ -1,6 +1,6 @@
 // engine.h - a trainer on any device of ggml's: forward and backward passes written out as graphs of ggml ops.
 //
-// A graph for each layer and direction. Between graphs lie the layers' inputs, the gradient on its way down, the logits of some rows,
+// A graph for each layer and direction, and more for a layer of experts (engine_experts.cpp). Between graphs lie the layers' inputs, the gradient on its way down, the logits of some rows,
 // and the adapter with its gradient; all else is memory that each graph uses anew. The backward graph of a layer computes the layer
 // again from its input. All values are F32, widened weights too; moments and the optimizer are the host's.
 #pragma once

@@ -1,5 +1,5 @@
 // engine_layer.cpp - one transformer layer as a graph, forward and backward: the same course as ../block.h's.
-// The last layer computes q, attention, output and the feed-forward half for target rows only; of the first, below which
+// The last layer computes q, attention, output and the feed-forward half for target rows only; of the lowest, below which
 // nothing is trained, the gradient at its input is not computed.
 #include "layer_graph.h"
 
