@@ -2,6 +2,7 @@
 // are tested against finite differences themselves. CFT_PORTABLE_DEVICE names the device (see test_portable.cpp).
 #include "checks.h"
 #include "cpu/attention.h"
+#include "cpu/ops.h"
 #include "cpu/rows.h"
 #include "failure.h"
 #include "pool.h"
@@ -359,6 +360,41 @@ void test_product_over_rows() {
     near(b.run([&](ggml_context *c) { return std::vector{product_over_rows(c, ta, tc)}; })[0], want);
 }
 
+// DoRA's lengths and the sums in its gradients, against the CPU engine's operations.
+void test_lengths() {
+    where = "lengths of rows";
+    constexpr int64_t          in = 96, out = 70, rank = 5, t = 33;
+    constexpr float            scale = 1.5f;
+    const cpu::attention_shape any{1, 1, 8, 1.0f};
+    cpu::cpu_ops               host(1, any, t);
+    const auto w = random_floats(in * out), a = random_floats(in * rank), low = random_floats(out * rank), x = random_floats(out * t), y = random_floats(out * t);
+    weight     frozen;
+    frozen.data = reinterpret_cast<const char *>(w.data()), frozen.rows = out, frozen.cols = in, frozen.row_bytes = in * sizeof(float);
+    floats lengths(out), sums(out), ones(out, 1.0f);
+    host.row_norms(frozen, a.data(), low.data(), rank, scale, lengths.data(), lengths.data(), nullptr);
+    host.column_dots(x.data(), y.data(), ones.data(), t, out, sums.data());
+    bench b;
+    ggml_tensor *const tw = b.put(w, in), *const ta = b.put(a, in), *const tb = b.put(low, rank), *const tx = b.put(x, out), *const ty = b.put(y, out);
+    const auto got = b.run([&](ggml_context *c) { return std::vector{row_lengths(c, tw, transposed(c, ta), tb, scale), column_dots(c, tx, ty)}; });
+    near(got[0], lengths);
+    near(got[1], sums);
+}
+
+void test_add_to_rows() {
+    where = "added to rows";
+    constexpr int64_t          width = 40, n = 90;
+    const auto                 x = random_floats(width * n), more = random_floats(3 * width);
+    const std::vector<int32_t> rows = {7, 0, 89};
+    floats                     want = x;
+    for (size_t i = 0; i < rows.size() * width; i++) {
+        want[size_t(rows[i / width]) * width + i % width] += more[i];
+    }
+    bench b;
+    ggml_tensor *const tx = b.put(x, width), *const tmore = b.put(more, width), *const trows = b.put(rows);
+    const auto got = b.run([&](ggml_context *c) { return std::vector{add_to_rows(c, tx, trows, tmore)}; });
+    CHECK(got[0] == want);
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -374,7 +410,7 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)();
     } tests[] = {{"rmsnorm", test_rmsnorm}, {"gated", test_gated}, {"rotate", test_rotate}, {"attention", test_attention}, {"loss", test_cross_entropy},
-                 {"spread", test_spread}, {"widen", test_widen}, {"over_rows", test_product_over_rows},
+                 {"spread", test_spread}, {"widen", test_widen}, {"over_rows", test_product_over_rows}, {"lengths", test_lengths}, {"add", test_add_to_rows},
                  {"products", test_small_products}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {

@@ -94,6 +94,19 @@ void gated_backward(ggml_context *c, bool gelu, ggml_tensor *d_act, ggml_tensor 
 
 ggml_tensor *spread(ggml_context *c, ggml_tensor *x, ggml_tensor *rows, ggml_tensor *like) { return ggml_set_rows(c, zeros_like(c, like), x, rows); }
 
+ggml_tensor *add_to_rows(ggml_context *c, ggml_tensor *x, ggml_tensor *rows, ggml_tensor *more) {
+    return ggml_set_rows(c, x, ggml_add(c, ggml_get_rows(c, x, rows), more), rows);
+}
+
+ggml_tensor *row_lengths(ggml_context *c, ggml_tensor *w, ggml_tensor *a_transposed, ggml_tensor *b, float scale) {
+    ggml_tensor *const whole = ggml_add(c, w, ggml_scale(c, product(c, a_transposed, b), scale));
+    return ggml_reshape_1d(c, ggml_sqrt(c, ggml_sum_rows(c, ggml_sqr(c, whole))), w->ne[1]);
+}
+
+ggml_tensor *column_dots(ggml_context *c, ggml_tensor *x, ggml_tensor *y) {
+    return ggml_reshape_1d(c, ggml_sum_rows(c, transposed(c, ggml_mul(c, x, y))), x->ne[0]);
+}
+
 ggml_tensor *soft_cap(ggml_context *c, ggml_tensor *logits, float cap) { return ggml_scale(c, ggml_tanh(c, ggml_scale(c, logits, 1.0f / cap)), cap); }
 
 loss_parts cross_entropy(ggml_context *c, ggml_tensor *logits, ggml_tensor *targets, ggml_tensor *weights, float cap, bool gradient) {

@@ -38,6 +38,14 @@ void         gated_backward(ggml_context *c, bool gelu, ggml_tensor *d_act, ggml
 // Rows of x at `rows` of n, 0 elsewhere: like [columns, n].
 ggml_tensor *spread(ggml_context *c, ggml_tensor *x, ggml_tensor *rows, ggml_tensor *like);
 
+// x with `more` added to its rows at `rows`, no two of which are the same; in x's place.
+ggml_tensor *add_to_rows(ggml_context *c, ggml_tensor *x, ggml_tensor *rows, ggml_tensor *more);
+
+// Of DoRA: the lengths of the rows of W + scale B A, w [in, n], a_transposed [rank, in], b [rank, n] to [n]; and products of columns,
+// x and y [n, t] to [n].
+ggml_tensor *row_lengths(ggml_context *c, ggml_tensor *w, ggml_tensor *a_transposed, ggml_tensor *b, float scale);
+ggml_tensor *column_dots(ggml_context *c, ggml_tensor *x, ggml_tensor *y);
+
 // attention_view is one pack's attention: tiles, and the device's copy of their masks. Tiles are added to ops one after the other as
 // they are made: in the order in which ggml would find them, all tiles' scores would be alive at once.
 struct attention_view {

@@ -88,7 +88,7 @@ class engine final : public device_trainer {
     void           place_ends();
     const trained &place(int layer, int module, adapter_tensor kind, int64_t ne0, int64_t ne1);
     void           refresh_gains();
-    void           refresh_gains(const ggml_tensor *w, const adapted &x);
+    void           refresh_gains(ggml_tensor *w, const adapted &x);
     void           fetch_gradient();
     const trained &trained_at(int layer, int module, adapter_tensor kind) const;
 

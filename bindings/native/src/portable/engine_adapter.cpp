@@ -58,16 +58,14 @@ void engine::place_ends() {
 }
 
 // The lengths of the rows of W + scale B A, some rows at a time, and what magnitudes are over them.
-void engine::refresh_gains(const ggml_tensor *w, const adapted &x) {
+void engine::refresh_gains(ggml_tensor *w, const adapted &x) {
     const int64_t out = w->ne[1], step = rows_within(widened_bytes, w->ne[0], out);
     graph         g(64 + 32 * ((out + step - 1) / step));
     ggml_context *const c = g.ctx();
     ggml_tensor  *const at = transposed(c, x.a);
     for (int64_t row = 0; row < out; row += step) {
-        const int64_t      n   = std::min(step, out - row);
-        ggml_tensor *const ba  = product(c, at, ggml_view_2d(c, x.b, x.b->ne[0], n, x.b->nb[1], size_t(row) * x.b->nb[1]));
-        ggml_tensor *const all = ggml_add(c, widen(c, const_cast<ggml_tensor *>(w), iota_, row, n), ggml_scale(c, ba, x.scale));
-        ggml_tensor *const length = ggml_reshape_1d(c, ggml_sqrt(c, ggml_sum_rows(c, ggml_sqr(c, all))), n);
+        const int64_t      n      = std::min(step, out - row);
+        ggml_tensor *const length = row_lengths(c, widen(c, w, iota_, row, n), at, slice(c, x.b, row, n), x.scale);
         const auto part = [&](ggml_tensor *of) { return ggml_view_1d(c, of, n, size_t(row) * sizeof(float)); };
         g.add(ggml_cpy(c, length, part(x.norm)));
         g.add(ggml_cpy(c, ggml_div(c, part(x.magnitude), length), part(x.gain)));

@@ -55,8 +55,7 @@ void engine::embed_backward(const journey &j) {
     }
     graph              g(64);
     ggml_context      *c = g.ctx();
-    ggml_tensor *const rows = slice(c, distinct_, 0, n);
-    g.add(ggml_set_rows(c, embedding_.da, ggml_add(c, ggml_get_rows(c, embedding_.da, rows), slice(c, embedding_u_, 0, n)), rows));
+    g.add(add_to_rows(c, embedding_.da, slice(c, distinct_, 0, n), slice(c, embedding_u_, 0, n)));
     machine_.run(g);
 }
 

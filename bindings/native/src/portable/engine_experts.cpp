@@ -72,7 +72,7 @@ struct engine::expert_graph {
     ggml_tensor *wide(expert_matrix m) const { return widen(c, weights[m], e.iota_, 0, weights[m]->ne[1]); }
     ggml_tensor *of_part(ggml_tensor *x) const { return ggml_view_2d(c, x, 1, part.n, x->nb[1], size_t(part.at) * x->nb[1]); }
     // Adds to the expert's rows of x, each of which it has once.
-    void add_to(ggml_tensor *x, ggml_tensor *what) { g.add(ggml_set_rows(c, x, ggml_add(c, ggml_get_rows(c, x, rows), what), rows)); }
+    void add_to(ggml_tensor *x, ggml_tensor *more) { g.add(add_to_rows(c, x, rows, more)); }
 
     void forward(ggml_tensor *x_next) { add_to(x_next, ggml_mul(c, product(c, wide(expert_down), act), shares)); }
     // With y = sum of share_e * down_e(act_e): the gradient of a share is d . down_e(act_e) = (d down_e) . act_e.

@@ -41,8 +41,7 @@ ggml_tensor *engine::layer_graph::linear(const linear_part &part, linear_input &
 ggml_tensor *engine::layer_graph::linear_backward(const linear_part &part, const linear_input &in, ggml_tensor *dy, ggml_tensor *dx, bool wanted) {
     const adapted &m = on.adapters[size_t(part.module)];
     if (m.gain) {
-        ggml_tensor *const dots = ggml_sum_rows(c, transposed(c, ggml_mul(c, in.plain.at(&part), dy))); // over rows, of each output
-        gradient(lengths_of(part, m.d_magnitude), ggml_div(c, ggml_reshape_1d(c, dots, part.w.rows), lengths_of(part, m.norm)));
+        gradient(lengths_of(part, m.d_magnitude), ggml_div(c, column_dots(c, in.plain.at(&part), dy), lengths_of(part, m.norm)));
         dy = ggml_mul(c, dy, lengths_of(part, m.gain));
     }
     if (m.a) {
