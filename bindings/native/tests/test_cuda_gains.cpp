@@ -11,13 +11,14 @@ constexpr double f32_tolerance = 1e-5;
 void test_scale() {
     in_both_orders("scale columns", [] {
         const size_t             n = 7, columns = 88, ld = 96;
-        const std::vector<float> y = random_rounded(n * ld), gains = random_floats(columns);
+        const std::vector<float> x = random_floats(n * columns), y = random_rounded(n * ld), gains = random_floats(columns);
         on_device<bf16>          dy(all_to<bf16>(y));
-        on_device<float>         dg(gains);
-        cuda::scale_columns(dg.data(), int64_t(n), int64_t(columns), dy.data(), int64_t(ld), nullptr);
+        on_device<float>         dx(x), dg(gains);
+        cuda::scale_columns(dx.data(), dg.data(), int64_t(n), int64_t(columns), dy.data(), int64_t(ld), nullptr);
         const auto got = dy.host();
-        for (size_t i = 0; i < n * ld; i++) { // one rounding; what lies behind the columns stays
-            CHECK(got[i].bits == to_bf16(i % ld < columns ? y[i] * gains[i % ld] : y[i]).bits);
+        for (size_t i = 0; i < n * ld; i++) { // one rounding to bf16; what lies behind the columns stays
+            const size_t column = i % ld;
+            CHECK(got[i].bits == to_bf16(column < columns ? x[i / ld * columns + column] * gains[column] : y[i]).bits);
         }
     });
 }

@@ -10,19 +10,18 @@ constexpr int wide    = 8;                       // columns of a thread, 16 byte
 constexpr int columns_of_block = 64;             // in gain_backward: 128 bytes of a row
 constexpr int rows_of_block    = threads / (columns_of_block / wide);
 
-__global__ void scale_columns_kernel(const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y) {
+__global__ void scale_columns_kernel(const float *x, const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y) {
     const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, eighths = columns / wide;
     if (i >= n * eighths) {
         return;
     }
-    bf16 *const p = y + i / eighths * ld_y + i % eighths * wide;
     const eight g = load8(gains + i % eighths * wide);
-    eight       v = load8(p);
+    eight       v = load8(x + i * wide);
 #pragma unroll
     for (int k = 0; k < wide; k++) {
         v.x[k] *= g.x[k];
     }
-    store8(p, v);
+    store8(y + i / eighths * ld_y + i % eighths * wide, v);
 }
 
 // A block has 64 columns of one slice of the rows; its threads' sums are added in order of the rows.
@@ -102,8 +101,8 @@ __global__ void gains_kernel(const gain_source s, int64_t n, float *norms, float
 
 } // namespace
 
-void scale_columns(const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y, cudaStream_t stream) {
-    launch("scale_columns", scale_columns_kernel, blocks_for(n * (columns / wide), threads), threads, 0, stream, gains, n, columns, y, ld_y);
+void scale_columns(const float *x, const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y, cudaStream_t stream) {
+    launch("scale_columns", scale_columns_kernel, blocks_for(n * (columns / wide), threads), threads, 0, stream, x, gains, n, columns, y, ld_y);
 }
 
 void gain_backward(const bf16 *y, int64_t ld_y, const float *gains, const float *norms, int64_t n, int64_t columns, bf16 *dy, int64_t ld_dy,

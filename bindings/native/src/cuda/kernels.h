@@ -228,8 +228,8 @@ void adamw(const adamw_step &step, const float *gradient_scale_on_device, float 
 
 // ---- DoRA (gains.cu)
 
-// y *= gains, column by column.
-void scale_columns(const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y, cudaStream_t stream);
+// y = x * gains, column by column; x [n][columns], ld columns. (Of bf16 it would be lost: a gain within 2^-9 of 1 changes no bf16 number.)
+void scale_columns(const float *x, const float *gains, int64_t n, int64_t columns, bf16 *y, int64_t ld_y, cudaStream_t stream);
 
 // For outputs y before their gains: d_magnitudes[j] += the sum over rows of dy[i][j] * y[i][j], divided by norms[j]; then dy *= gains. partials:
 // gain_slices * columns floats, sums of fixed parts of the rows.

@@ -110,7 +110,7 @@ class engine : public device_trainer {
     void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
     void        refresh_gains(int layer, int kind);
-    void        apply_gains(const linear &l, bf16 *y, int64_t ld_y);
+    void        forward_with_gains(const linear &l, bf16 *y, int64_t ld_y);
     void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);

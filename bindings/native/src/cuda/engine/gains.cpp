@@ -33,7 +33,7 @@ std::vector<span> adapted(const group &g, int64_t begin, int64_t end) {
 // Where the group's weights are at hand anyway: in the first forward pass after values have changed.
 void engine::refresh_gains(int layer, int kind) {
     const group &g = plan_.layers[size_t(layer)].of[kind];
-    if (!plan_.dora || g.parts.empty() || !gains_stale_[size_t(layer * kind_count + kind)]) {
+    if (!gains_stale_[size_t(layer * kind_count + kind)]) {
         return;
     }
     const int64_t     ld = g.ld();
@@ -49,10 +49,15 @@ void engine::refresh_gains(int layer, int kind) {
     gains_stale_[size_t(layer * kind_count + kind)] = false;
 }
 
-void engine::apply_gains(const linear &l, bf16 *y, int64_t ld_y) {
+// Outputs are F32 until their gains have been applied: what a step changes of a gain is less than bf16 can tell apart.
+void engine::forward_with_gains(const linear &l, bf16 *y, int64_t ld_y) {
     const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
-    if (plan_.dora && !g.parts.empty()) {
-        scale_columns(w_->gains + g.gain + l.begin, l.n, l.end - l.begin, y, ld_y, stream_.get());
+    refresh_gains(l.layer, l.kind);
+    const bf16 *const w = group_weights(l.layer, l.kind);
+    for (int64_t row = l.begin; row < l.end; row += gain_columns) {
+        const int64_t columns = std::min(gain_columns, l.end - row);
+        multiply({l.n, columns, g.ld(), l.x, g.ld(), false, w + row * g.ld(), g.ld(), true, w_->outputs, columns, true});
+        scale_columns(w_->outputs, w_->gains + g.gain + row, l.n, columns, y + (row - l.begin), ld_y, stream_.get());
     }
 }
 
@@ -66,8 +71,9 @@ void engine::gains_backward(const linear &l, bf16 *dy, int64_t ld_dy) {
         for (int64_t row = s.begin; row < s.end; row += gain_columns) {
             const int64_t     columns = std::min(gain_columns, s.end - row);
             const bf16 *const w       = group_weights(l.layer, l.kind) + row * g.ld();
-            multiply({l.n, columns, g.ld(), l.x, g.ld(), false, w, g.ld(), true, w_->outputs, columns, false});
-            gain_backward(w_->outputs, columns, w_->gains + g.gain + row, w_->norms + g.gain + row, l.n, columns, dy + (row - l.begin), ld_dy,
+            bf16 *const       y       = reinterpret_cast<bf16 *>(w_->outputs);
+            multiply({l.n, columns, g.ld(), l.x, g.ld(), false, w, g.ld(), true, y, columns, false});
+            gain_backward(y, columns, w_->gains + g.gain + row, w_->norms + g.gain + row, l.n, columns, dy + (row - l.begin), ld_dy,
                           w_->gain_partials, gradient_ + s.m + (row - s.begin), stream_.get());
         }
     }

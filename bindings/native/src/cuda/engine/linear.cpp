@@ -65,10 +65,13 @@ void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, 
     const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_inputs(l, drop);
     mark("adapters: h");
-    if (!only_inputs) {
-        refresh_gains(l.layer, l.kind);
+    if (only_inputs) {
+        return;
+    }
+    if (plan_.dora && !g.parts.empty()) {
+        forward_with_gains(l, y, ld_y);
+    } else {
         multiply({l.n, l.end - l.begin, g.ld(), l.x, g.ld(), false, group_weights(l.layer, l.kind) + l.begin * g.ld(), g.ld(), true, y, ld_y, false});
-        apply_gains(l, y, ld_y);
     }
 }
 

@@ -340,8 +340,7 @@ workspace::workspace(const plan &p, carver &from) {
     for (int kind = 0; kind < kind_count; kind++) {
         scratch[kind] = p.resident() ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
     }
-    gains = norms = weight_norms = gain_partials = w_at = a_at = nullptr;
-    outputs = nullptr;
+    gains = norms = weight_norms = outputs = gain_partials = w_at = a_at = nullptr;
     if (p.dora) {
         int64_t widest_outputs = 0, w_at_floats = 0, a_at_floats = 0;
         for (const layer_groups &l : p.layers) {
@@ -357,7 +356,7 @@ workspace::workspace(const plan &p, carver &from) {
         gains         = from.take<float>(p.n_gains);
         norms         = from.take<float>(p.n_gains);
         weight_norms  = from.take<float>(p.n_gains);
-        outputs       = from.take<bf16>(t * columns);
+        outputs       = from.take<float>(t * columns);
         gain_partials = from.take<float>(gain_slices * columns);
         w_at          = from.take<float>(w_at_floats);
         a_at          = from.take<float>(a_at_floats);

@@ -214,7 +214,7 @@ struct workspace {
     adapter_copy *copies; // of all layers' groups
     // With DoRA; otherwise NULL. Outputs before their gains come gain_columns at a time.
     float  *gains, *norms, *weight_norms; // [n_gains]
-    bf16   *outputs;                      // [t][gain_columns]
+    float  *outputs;                      // [t][gain_columns]
     float  *gain_partials;                // [gain_slices][gain_columns]
     float  *w_at, *a_at;                  // of one part: [rows][rank8], [rank8][rank8]
     bf16   *scratch[kind_count];  // w of one layer's groups, where weights are not widened once
