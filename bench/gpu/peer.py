@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times whole training steps of a LoRA adapter with PyTorch + PEFT on a GPU and prints one JSON line.
 
-The model has random bf16 weights in the shape of a published one, the adapter rank --rank on all seven linear modules in F32, as
-PEFT makes it; attention is sdpa, under autocast to bf16. A step is: forward with the loss, backward, clip to norm 1, AdamW (fused).
+The model has random bf16 weights in the shape of a published one, the adapter rank --rank on all seven linear modules (of a mixture of experts,
+on attention's four) in F32, as PEFT makes it; attention is sdpa, under autocast to bf16. A step is: forward with the loss, backward, clip to norm 1, AdamW (fused).
 Rows: --rows rows of --seq tokens; or, with --mixed, rows of the lengths that bench_device packs, --rows of them at a time, padded to
 the longest. The last --targets share of each row carries loss. tokens_per_s counts tokens of the data, never padding.
 
@@ -14,11 +14,13 @@ import json
 import sys
 import time
 
-SHAPES = {  # layers, width, feed-forward, heads, key heads, tied
+SHAPES = {  # layers, width, feed-forward (of an expert), heads, key heads, tied, experts, of which used
     "qwen3-0.6b": (28, 1024, 3072, 16, 8, True),
     "qwen3-1.7b": (28, 2048, 6144, 16, 8, True),
     "qwen3-8b": (36, 4096, 12288, 32, 8, False),
+    "qwen3-30b-a3b": (48, 2048, 768, 32, 4, False, 128, 8),
     "tiny": (2, 256, 512, 2, 1, True),
+    "tiny-moe": (2, 256, 256, 2, 1, True, 8, 2),
 }
 IGNORE = -100
 
@@ -40,20 +42,24 @@ def arguments():
 
 
 def make_model(args, torch, transformers, peft):
-    layers, width, ff, heads, kv, tied = SHAPES[args.shape]
-    config = transformers.Qwen3Config(
-        vocab_size=512 if args.shape == "tiny" else 151936, hidden_size=width, intermediate_size=ff,
+    layers, width, ff, heads, kv, tied, *experts = SHAPES[args.shape]
+    common = dict(
+        vocab_size=512 if args.shape.startswith("tiny") else 151936, hidden_size=width, intermediate_size=ff,
         num_hidden_layers=args.layers or layers, num_attention_heads=heads, num_key_value_heads=kv, head_dim=128, tie_word_embeddings=tied,
         max_position_embeddings=40960)
+    if experts:
+        config = transformers.Qwen3MoeConfig(moe_intermediate_size=ff, num_experts=experts[0], num_experts_per_tok=experts[1], norm_topk_prob=True, **common)
+    else:
+        config = transformers.Qwen3Config(**common)
     config._attn_implementation = "sdpa"
     with torch.device(args.device):
         torch.set_default_dtype(torch.bfloat16)
-        base = transformers.Qwen3ForCausalLM(config)
+        base = (transformers.Qwen3MoeForCausalLM if experts else transformers.Qwen3ForCausalLM)(config)
         torch.set_default_dtype(torch.float32)
     base.config.use_cache = False
     model = peft.get_peft_model(base, peft.LoraConfig(
         r=args.rank, lora_alpha=32, lora_dropout=0.0, task_type="CAUSAL_LM",
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"] + ([] if experts else ["gate_proj", "up_proj", "down_proj"])))
     for w in model.parameters():
         if w.requires_grad:
             w.data = w.data.float()
@@ -119,7 +125,7 @@ def main():
     torch.manual_seed(0)
     model, config = make_model(args, torch, transformers, peft)
     best, tried = None, []
-    for rows in [args.rows] if args.rows else [4, 2, 1] if args.shape == "qwen3-8b" else [8, 4, 2, 1]:
+    for rows in [args.rows] if args.rows else [4, 2, 1] if args.shape in ("qwen3-8b", "qwen3-30b-a3b") else [8, 4, 2, 1]:
         try:
             result = measure(args, rows, model, config.vocab_size, torch)
         except torch.OutOfMemoryError:

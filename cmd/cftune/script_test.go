@@ -69,7 +69,7 @@ func cudaShim() string {
 	return path
 }
 
-// scriptModel writes a tiny model: model FILE [nan] [f32] [untied] [architecture=NAME] [seed=N] [embd=N] [head_dim=N] [layers=N] [shards=N],
+// scriptModel writes a tiny model: model FILE [nan] [f32] [untied] [architecture=NAME] [seed=N] [embd=N] [head_dim=N] [layers=N] [shards=N] [experts=N],
 // or one of testdata/families: model FILE family=NAME
 func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
@@ -96,7 +96,7 @@ func scriptModel(ts *testscript.TestScript, neg bool, args []string) {
 		case "architecture":
 			o.Architecture = value
 		default:
-			to := map[string]*int{"embd": &o.Embd, "layers": &o.Layers, "shards": &o.Shards, "head_dim": &o.HeadDim}[key]
+			to := map[string]*int{"embd": &o.Embd, "layers": &o.Layers, "shards": &o.Shards, "head_dim": &o.HeadDim, "experts": &o.Experts}[key]
 			n, err := strconv.Atoi(value)
 			switch {
 			case key == "seed" && err == nil:

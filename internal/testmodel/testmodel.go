@@ -1,4 +1,4 @@
-// Package testmodel writes tiny llama models with random weights as GGUF files, for tests.
+// Package testmodel writes tiny models with random weights as GGUF files, for tests: llama, or a mixture of experts.
 //
 // The files are complete: libllama loads them, their tokenizer covers every byte string, and they carry a ChatML
 // template. The same options give the same bytes. What such a model generates means nothing.
@@ -29,7 +29,7 @@ type Options struct {
 	Heads   int // 4
 	KVHeads int // 2; divides Heads
 	HeadDim int // Embd / Heads; even
-	FF      int // 128; a multiple of 32
+	FF      int // 128; a multiple of 32; with experts, of one of them
 	Vocab   int // MinVocab(); larger ones are filled with unused tokens
 	Context int // 2048: the context length that the metadata states
 
@@ -43,6 +43,9 @@ type Options struct {
 	// RopeFreqs adds Llama 3's frequency factors, so that rotary angles differ from the plain ones.
 	RopeFreqs bool
 	Seed      uint64
+
+	// Experts makes a mixture of so many experts, ExpertsUsed (2) of them for each token: a model of architecture qwen3moe.
+	Experts, ExpertsUsed int
 
 	// Architecture is written in the place of llama, to make files that are refused.
 	Architecture string
@@ -66,6 +69,12 @@ func (o Options) withDefaults() Options {
 	set(&o.FF, 128)
 	set(&o.Vocab, o.minVocab())
 	set(&o.Context, 2048)
+	if o.Experts > 0 {
+		set(&o.ExpertsUsed, 2)
+	}
+	if o.Architecture == "" && o.Experts > 0 {
+		o.Architecture = "qwen3moe"
+	}
 	if o.Architecture == "" {
 		o.Architecture = "llama"
 	}
@@ -85,6 +94,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("embd %d, ff %d and heads x head dim %d must be multiples of %d", o.Embd, o.FF, o.Heads*o.HeadDim, blockSize)
 	case o.Heads%o.KVHeads != 0:
 		return fmt.Errorf("%d kv heads do not divide %d heads", o.KVHeads, o.Heads)
+	case o.ExpertsUsed > o.Experts:
+		return fmt.Errorf("%d experts used of %d", o.ExpertsUsed, o.Experts)
 	case o.HeadDim%2 != 0:
 		return fmt.Errorf("head dim %d is odd", o.HeadDim)
 	case o.Vocab < o.minVocab():
@@ -132,6 +143,11 @@ func (o Options) metadata(f *file) {
 	f.f32(arch+".rope.freq_base", 10000)
 	f.u32(arch+".rope.dimension_count", uint32(o.HeadDim))
 	f.u32(arch+".vocab_size", uint32(o.Vocab))
+	if o.Experts > 0 {
+		f.u32(arch+".expert_count", uint32(o.Experts))
+		f.u32(arch+".expert_used_count", uint32(o.ExpertsUsed))
+		f.u32(arch+".expert_feed_forward_length", uint32(o.FF))
+	}
 	if o.SentencePiece {
 		sentencePieceMetadata(f, o.Vocab)
 		return
@@ -144,16 +160,20 @@ func (o Options) metadata(f *file) {
 func (o Options) tensors(f *file) error {
 	rng := rand.New(rand.NewPCG(o.Seed, 0x7e57))
 	var failed error
-	matrix := func(name string, out, in int, poison bool) {
+	matrices := func(name string, t Type, out, in int, poison bool, shape []int) {
 		x := normal(rng, out*in, 1/math.Sqrt(float64(in)), 0)
 		if poison {
 			x[len(x)/2] = float32(math.NaN())
 		}
-		data, err := encode(o.Type, x)
+		data, err := encode(t, x)
 		if err != nil && failed == nil {
 			failed = fmt.Errorf("%s: %w", name, err)
 		}
-		f.tensor(name, o.Type, []int{in, out}, data)
+		f.tensor(name, t, shape, data)
+	}
+	matrix := func(name string, out, in int, poison bool) { matrices(name, o.Type, out, in, poison, []int{in, out}) }
+	experts := func(name string, out, in int) {
+		matrices(name, o.Type, o.Experts*out, in, false, []int{in, out, o.Experts})
 	}
 	vector := func(name string, x []float32) { f.tensor(name, F32, []int{len(x)}, encodeF32(x)) }
 	norm := func(name string) { vector(name, normal(rng, o.Embd, 0.1, 1)) }
@@ -171,6 +191,15 @@ func (o Options) tensors(f *file) error {
 		matrix(p+"attn_v.weight", kv, o.Embd, false)
 		matrix(p+"attn_output.weight", o.Embd, q, false)
 		norm(p + "ffn_norm.weight")
+		if o.Experts > 0 {
+			vector(p+"attn_q_norm.weight", normal(rng, o.HeadDim, 0.1, 1))
+			vector(p+"attn_k_norm.weight", normal(rng, o.HeadDim, 0.1, 1))
+			matrices(p+"ffn_gate_inp.weight", F32, o.Experts, o.Embd, false, []int{o.Embd, o.Experts}) // routers stay F32
+			experts(p+"ffn_gate_exps.weight", o.FF, o.Embd)
+			experts(p+"ffn_up_exps.weight", o.FF, o.Embd)
+			experts(p+"ffn_down_exps.weight", o.Embd, o.FF)
+			continue
+		}
 		matrix(p+"ffn_gate.weight", o.FF, o.Embd, false)
 		matrix(p+"ffn_up.weight", o.FF, o.Embd, false)
 		matrix(p+"ffn_down.weight", o.Embd, o.FF, o.NaN && l == 0)

@@ -46,6 +46,7 @@ func TestWriteCountsTensors(t *testing.T) {
 		{"tied", Options{}, 2 + 2*9},
 		{"untied", Options{Untied: true}, 3 + 2*9},
 		{"rope factors", Options{Layers: 1, RopeFreqs: true}, 3 + 9},
+		{"experts", Options{Layers: 1, Experts: 4}, 2 + 12},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := binary.LittleEndian.Uint64(write(t, tt.o)[8:]); got != tt.want {
@@ -57,10 +58,11 @@ func TestWriteCountsTensors(t *testing.T) {
 
 func TestWriteRefuses(t *testing.T) {
 	for want, o := range map[string]Options{
-		"multiples of 32":    {Embd: 40, Heads: 4},
-		"do not divide":      {Heads: 4, KVHeads: 3},
-		"below the tokenize": {Vocab: 100},
-		"cannot be encoded":  {Type: 99},
+		"3 experts used of 2": {Experts: 2, ExpertsUsed: 3},
+		"multiples of 32":     {Embd: 40, Heads: 4},
+		"do not divide":       {Heads: 4, KVHeads: 3},
+		"below the tokenize":  {Vocab: 100},
+		"cannot be encoded":   {Type: 99},
 	} {
 		path := filepath.Join(t.TempDir(), "model.gguf")
 		if err := Write(path, o); err == nil || !strings.Contains(err.Error(), want) {

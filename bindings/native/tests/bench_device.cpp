@@ -1,7 +1,8 @@
 // bench_device.cpp - measures training steps through cft.h on a device, or the CPU, with random weights in the shape of a published
 // model, and prints one JSON line. It needs no model file: the GGUF is written to a folder and removed again.
 //
-// With --estimate 1 it prints what the trainer would take, and trains nothing. With --compare 1 it computes one pack's gradient on the device and on the CPU instead, and fails where they differ.
+// With --estimate 1 it prints what the trainer would take, and trains nothing. With --compare 1 it computes one pack's gradient on the device and
+// on the CPU instead, and fails where they differ; a mixture's router then decides clearly, since rounding must not send rows to other experts.
 //
 // usage: bench_device --shape qwen3-0.6b --type bf16|q8_0|q4_k_m --device cuda --tokens 16384 --segment 2048 --targets 1.0
 //                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --compare 0
@@ -26,11 +27,13 @@ namespace {
 struct shape {
     int n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab;
     bool tied;
+    int  n_expert = 0, n_used = 0; // of a mixture, whose experts are n_ff wide
 };
 // From the models' published configurations; heads are 128 wide.
 const std::map<std::string, shape> shapes = {
     {"qwen3-0.6b", {28, 1024, 3072, 16, 8, 151936, true}}, {"qwen3-1.7b", {28, 2048, 6144, 16, 8, 151936, true}},
-    {"qwen3-8b", {36, 4096, 12288, 32, 8, 151936, false}}, {"tiny", {2, 256, 512, 2, 1, 512, true}}};
+    {"qwen3-8b", {36, 4096, 12288, 32, 8, 151936, false}}, {"qwen3-30b-a3b", {48, 2048, 768, 32, 4, 151936, false, 128, 8}},
+    {"tiny", {2, 256, 512, 2, 1, 512, true}}, {"tiny-moe", {2, 256, 256, 2, 1, 512, true, 8, 2}}};
 constexpr int head_dim = 128;
 
 std::map<std::string, std::string> options = {
@@ -69,24 +72,59 @@ ggml_type type_of(const std::string &name, int layer, int n_layer) {
     return GGML_TYPE_Q4_K;
 }
 
-// Writes random rows of a type: some thousand of them, again and again.
+// Random rows of a type: some thousand of them, again and again.
 class random_rows {
   public:
+    // With n_coded > 0, n_used of the first n_coded elements of each row say clearly which experts it is for: clear_router() reads them.
+    explicit random_rows(int n_coded, int n_used) : n_coded_(n_coded), n_used_(n_used) {}
+
+    std::vector<char> coded(ggml_type type, int64_t columns) {
+        std::vector<float> values = random(columns);
+        const float        strong = std::sqrt(float(columns) / float(n_used_));
+        for (int64_t row = 0; row < n_rows; row++) {
+            for (int k = 0; k < n_used_; k++) {
+                const int64_t expert = (row * 7 + k * (1 + row % 3)) % n_coded_; // no two alike
+                values[size_t(row * columns + expert)] = strong * (1.0f + 0.25f * float(k % 2));
+            }
+        }
+        return quantized(type, columns, values);
+    }
+    // Each expert sees its own element, F32.
+    std::vector<char> clear_router(int64_t columns) const {
+        std::vector<float> values(static_cast<size_t>(n_coded_ * columns));
+        for (int e = 0; e < n_coded_; e++) {
+            values[size_t(e * columns + e)] = 0.25f;
+        }
+        std::vector<char> bytes(values.size() * sizeof(float));
+        std::memcpy(bytes.data(), values.data(), bytes.size());
+        return bytes;
+    }
+
     const std::vector<char> &of(ggml_type type, int64_t columns) {
         auto &bytes = rows_[{type, columns}];
         if (bytes.empty()) {
-            const int64_t      n = 997; // prime, so that layers differ
-            std::vector<float> values(static_cast<size_t>(n * columns));
-            for (float &v : values) {
-                v = normal_(bits_) / std::sqrt(float(columns));
-            }
-            bytes.resize(ggml_row_size(type, columns) * size_t(n));
-            ggml_quantize_chunk(type, values.data(), bytes.data(), 0, n, columns, nullptr);
+            bytes = quantized(type, columns, random(columns));
         }
         return bytes;
     }
 
   private:
+    static constexpr int64_t n_rows = 997; // prime, so that layers differ
+
+    std::vector<float> random(int64_t columns) {
+        std::vector<float> values(static_cast<size_t>(n_rows * columns));
+        for (float &v : values) {
+            v = normal_(bits_) / std::sqrt(float(columns));
+        }
+        return values;
+    }
+    static std::vector<char> quantized(ggml_type type, int64_t columns, const std::vector<float> &values) {
+        std::vector<char> bytes(ggml_row_size(type, columns) * size_t(n_rows));
+        ggml_quantize_chunk(type, values.data(), bytes.data(), 0, n_rows, columns, nullptr);
+        return bytes;
+    }
+
+    int                                                       n_coded_, n_used_;
     std::mt19937                                              bits_{1};
     std::normal_distribution<float>                           normal_;
     std::map<std::pair<ggml_type, int64_t>, std::vector<char>> rows_;
@@ -95,14 +133,14 @@ class random_rows {
 struct tensor {
     std::string name;
     ggml_type   type;
-    int64_t     columns, rows; // rows 0: a vector of ones
+    int64_t     columns, rows, n = 1; // rows 0: a vector of ones; n: of experts
 };
 
 std::vector<tensor> tensors_of(const shape &s) {
     const int64_t d = s.n_embd, q = int64_t(s.n_head) * head_dim, kv = int64_t(s.n_head_kv) * head_dim;
     std::vector<tensor> all;
-    const auto add = [&](const std::string &name, int64_t columns, int64_t rows, int layer) {
-        all.push_back({name, rows > 0 ? type_of(name.substr(name.find("attn") != std::string::npos ? name.find("attn") : 0), layer, s.n_layer) : GGML_TYPE_F32, columns, rows});
+    const auto add = [&](const std::string &name, int64_t columns, int64_t rows, int layer, int64_t n = 1) {
+        all.push_back({name, rows > 0 ? type_of(name.substr(name.find("attn") != std::string::npos ? name.find("attn") : 0), layer, s.n_layer) : GGML_TYPE_F32, columns, rows, n});
     };
     add("token_embd.weight", d, s.n_vocab, 0);
     add("output_norm.weight", d, 0, 0);
@@ -115,25 +153,35 @@ std::vector<tensor> tensors_of(const shape &s) {
         add(b + "attn_q_norm.weight", head_dim, 0, i), add(b + "attn_k_norm.weight", head_dim, 0, i);
         add(b + "attn_q.weight", d, q, i), add(b + "attn_k.weight", d, kv, i), add(b + "attn_v.weight", d, kv, i);
         add(b + "attn_output.weight", q, d, i);
+        if (s.n_expert > 0) {
+            all.push_back({b + "ffn_gate_inp.weight", GGML_TYPE_F32, d, s.n_expert});
+            add(b + "ffn_gate_exps.weight", d, s.n_ff, i, s.n_expert), add(b + "ffn_up_exps.weight", d, s.n_ff, i, s.n_expert);
+            add(b + "ffn_down_exps.weight", s.n_ff, d, i, s.n_expert);
+            continue;
+        }
         add(b + "ffn_gate.weight", d, s.n_ff, i), add(b + "ffn_up.weight", d, s.n_ff, i), add(b + "ffn_down.weight", s.n_ff, d, i);
     }
     return all;
 }
 
-// Without values, the file is as long as it would be, but empty.
-void write_model(const shape &s, const std::string &path, bool with_values) {
+// Without values, the file is as long as it would be, but empty. clear: a mixture's router decides clearly.
+void write_model(const shape &s, const std::string &path, bool with_values, bool clear) {
     gguf_context *g = gguf_init_empty();
-    gguf_set_val_str(g, "general.architecture", "qwen3");
-    const auto set = [&](const char *key, int value) { gguf_set_val_u32(g, (std::string("qwen3.") + key).c_str(), uint32_t(value)); };
+    const std::string architecture = s.n_expert > 0 ? "qwen3moe" : "qwen3";
+    gguf_set_val_str(g, "general.architecture", architecture.c_str());
+    const auto set = [&](const char *key, int value) { gguf_set_val_u32(g, (architecture + "." + key).c_str(), uint32_t(value)); };
     set("block_count", s.n_layer), set("context_length", 40960), set("embedding_length", s.n_embd), set("feed_forward_length", s.n_ff);
     set("attention.head_count", s.n_head), set("attention.head_count_kv", s.n_head_kv), set("attention.key_length", head_dim);
     set("attention.value_length", head_dim);
-    gguf_set_val_f32(g, "qwen3.attention.layer_norm_rms_epsilon", 1e-6f);
-    gguf_set_val_f32(g, "qwen3.rope.freq_base", 1e6f);
+    if (s.n_expert > 0) {
+        set("expert_count", s.n_expert), set("expert_used_count", s.n_used), set("expert_feed_forward_length", s.n_ff);
+    }
+    gguf_set_val_f32(g, (architecture + ".attention.layer_norm_rms_epsilon").c_str(), 1e-6f);
+    gguf_set_val_f32(g, (architecture + ".rope.freq_base").c_str(), 1e6f);
     const std::vector<tensor> all = tensors_of(s);
     ggml_context *ctx = ggml_init({ggml_tensor_overhead() * (all.size() + 1), nullptr, true});
     for (const tensor &t : all) {
-        ggml_tensor *made = t.rows > 0 ? ggml_new_tensor_2d(ctx, t.type, t.columns, t.rows) : ggml_new_tensor_1d(ctx, t.type, t.columns);
+        ggml_tensor *made = t.rows > 0 ? ggml_new_tensor_3d(ctx, t.type, t.columns, t.rows, t.n) : ggml_new_tensor_1d(ctx, t.type, t.columns);
         ggml_set_name(made, t.name.c_str());
         gguf_add_tensor(g, made);
     }
@@ -142,18 +190,21 @@ void write_model(const shape &s, const std::string &path, bool with_values) {
     }
     FILE *file = std::fopen(path.c_str(), "r+b");
     std::fseek(file, 0, SEEK_END);
-    random_rows source;
+    random_rows source(s.n_expert, s.n_used);
     for (const tensor &t : all) {
         size_t bytes = 0;
         if (!with_values) {
-            bytes = ggml_row_size(t.type, t.columns) * size_t(std::max<int64_t>(t.rows, 1));
+            bytes = ggml_row_size(t.type, t.columns) * size_t(std::max<int64_t>(t.rows * t.n, 1));
             std::fseek(file, long(bytes), SEEK_CUR);
         } else if (t.rows == 0) {
             const std::vector<float> ones(size_t(t.columns), 1.0f);
             bytes = std::fwrite(ones.data(), 1, ones.size() * sizeof(float), file);
         } else {
-            const std::vector<char> &rows = source.of(t.type, t.columns);
-            const size_t             total = ggml_row_size(t.type, t.columns) * size_t(t.rows);
+            clear = clear && s.n_expert > 0;
+            const std::vector<char> rows = clear && t.name == "token_embd.weight"                          ? source.coded(t.type, t.columns)
+                                           : clear && t.name.find("gate_inp") != std::string::npos ? source.clear_router(t.columns)
+                                                                                                     : source.of(t.type, t.columns);
+            const size_t             total = ggml_row_size(t.type, t.columns) * size_t(t.rows * t.n);
             while (bytes < total) {
                 const size_t n = std::fwrite(rows.data(), 1, std::min(rows.size(), total - bytes), file);
                 if (n == 0) {
@@ -358,7 +409,7 @@ int main(int argc, char **argv) {
         options[name] = argv[i + 1];
     }
     if (argc % 2 == 0 || !shapes.count(options.at("shape"))) {
-        fail("options are pairs, and --shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b or tiny");
+        fail("options are pairs, and --shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b, qwen3-30b-a3b, tiny or tiny-moe");
     }
     if (number("tokens") < 2 || number("segment") < 16 || number("steps") < 1 || number("accumulate") < 1) {
         fail("--tokens, --segment, --steps and --accumulate are too small");
@@ -368,7 +419,7 @@ int main(int argc, char **argv) {
     const std::string path  = options.at("folder") + "/bench_device." + std::to_string(now()) + ".gguf";
     const double      begin = now();
     path_to_remove          = path;
-    write_model(s, path, number("estimate") == 0);
+    write_model(s, path, number("estimate") == 0, number("compare") != 0);
     const double written = now() - begin;
     if (number("estimate")) {
         estimate(s, path);
