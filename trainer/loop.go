@@ -7,11 +7,9 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"cftune/trainer/checkpoint"
-	"cftune/trainer/config"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
@@ -283,7 +281,7 @@ func (t *Trainer) next(ctx context.Context, feed *feed) (group, error) {
 			}
 		}
 		if t.course.Number() != number {
-			t.progress.Note(fmt.Sprintf("note: from step %d on the objective is %s", g.step, mixText(t.course.Stage().Mix)))
+			t.progress.Note(fmt.Sprintf("note: from step %d on the objective is %s", g.step, objective.MixText(t.course.Stage().Mix)))
 		}
 		if t.course.Number() == g.stage {
 			return g, g.err
@@ -308,19 +306,6 @@ func (t *Trainer) changeHeld(ctx context.Context) error {
 	t.best = nil
 	counted := t.record.Plan // as it was planned
 	return t.encodeHeld(ctx, &counted)
-}
-
-// mixText writes a mix as the configuration has it.
-func mixText(mix map[string]float64) string {
-	names := objective.Objectives(config.Stage{Mix: mix})
-	if len(names) == 1 {
-		return names[0]
-	}
-	parts := make([]string, len(names))
-	for i, name := range names {
-		parts[i] = fmt.Sprintf("%s: %g", name, mix[name])
-	}
-	return "{" + strings.Join(parts, ", ") + "}"
 }
 
 // betweenSteps measures the validation loss and saves, where that is due at the step that was done last. The measure

@@ -14,8 +14,8 @@ import (
 	"cftune/trainer/mirror"
 )
 
-// mirrorStateName is the file in a run directory that tells how the mirror stood last.
-const mirrorStateName = "mirror-state.json"
+// MirrorStateName is the file in a run directory that tells how the mirror stood last.
+const MirrorStateName = "mirror-state.json"
 
 // MirrorError says that the mirror of a run cannot be used, before anything was done.
 type MirrorError struct{ Err error }
@@ -104,12 +104,12 @@ func (m *mirroring) keepState(r mirror.Report) {
 	if r.Wanted < 0 {
 		return // nothing has come of the run yet, and perhaps nothing will
 	}
-	_ = writeJSON(durable.OS, filepath.Join(m.dir, mirrorStateName), r)
+	_ = writeJSON(durable.OS, filepath.Join(m.dir, MirrorStateName), r)
 }
 
 // ReadMirrorState returns how a run's mirror stood when the run was last trained; nil if it has none.
 func ReadMirrorState(dir string) (*mirror.Report, error) {
-	text, err := os.ReadFile(filepath.Join(dir, mirrorStateName))
+	text, err := os.ReadFile(filepath.Join(dir, MirrorStateName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -118,7 +118,7 @@ func ReadMirrorState(dir string) (*mirror.Report, error) {
 	}
 	var r mirror.Report
 	if err := json.Unmarshal(text, &r); err != nil {
-		return nil, fmt.Errorf("mirror's state: %s: %w: %w", mirrorStateName, checkpoint.ErrCorrupt, err)
+		return nil, fmt.Errorf("mirror's state: %s: %w: %w", MirrorStateName, checkpoint.ErrCorrupt, err)
 	}
 	return &r, nil
 }

@@ -61,7 +61,8 @@ var allowed = map[string][]string{
 	// Many runs as one experiment.
 	"trainer/study": {"trainer", "trainer/*"},
 	// Figures as a page; what was measured comes to it ready.
-	"trainer/report": {"trainer/evaluate"},
+	"trainer/report": {"trainer/chart", "trainer/evaluate"},
+	"trainer/chart":  {},
 	// Stores files by name; what is in them is others' business.
 	"trainer/checkpoint": {"trainer/internal/*"},
 	// Copies committed checkpoints to object stores, and back.
@@ -73,7 +74,9 @@ var allowed = map[string][]string{
 	"trainer/launch": {"trainer/checkpoint", "trainer/config", "trainer/internal/*"},
 	// The one package that speaks to Kubernetes.
 	"trainer/launch/kube": {"trainer/config", "trainer/launch"},
-	"trainer/dashboard":   {"trainer/metrics", "trainer/internal/*"},
+	// Run directories: where they are, how they stand; and as pages.
+	"trainer/runs":      {"trainer", "trainer/checkpoint", "trainer/config", "trainer/metrics", "trainer/mirror"},
+	"trainer/dashboard": {"trainer", "trainer/*"},
 
 	"trainer/internal/bucket":     {},
 	"trainer/internal/durable":    {},

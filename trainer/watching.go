@@ -13,6 +13,7 @@ import (
 	"cftune/trainer/metrics"
 	"cftune/trainer/metrics/exporter"
 	"cftune/trainer/metrics/tensorboard"
+	"cftune/trainer/objective"
 )
 
 // ListenError says that the address of metrics.listen cannot be taken, before anything was done.
@@ -33,7 +34,7 @@ func (t *Trainer) listen() error {
 	}
 	var mixes []string
 	for _, stage := range t.run.Objective.Stages {
-		mixes = append(mixes, mixText(stage.Mix))
+		mixes = append(mixes, objective.MixText(stage.Mix))
 	}
 	t.server, err = exporter.Listen(address, exporter.Run{
 		Version: t.options.Version, Dir: t.run.Output, Model: t.run.Model, Objective: strings.Join(mixes, ", then "), Device: t.run.Device,

@@ -9,6 +9,7 @@ import (
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/dashboard"
 	"cftune/trainer/dataset"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
@@ -82,6 +83,7 @@ var rules = []rule{
 	{codeUsage, as[*trainer.ListenError], "--set metrics.listen=127.0.0.1:0 takes a port that is free, --set metrics.listen= trains without it"},
 	{codeUsage, is(trainer.ErrEventsExist), "--force replaces it"},
 	{codeCheckpoint, as[*eventsHeldError], "a run that trains has its own folder for itself; --output names another"},
+	{codeUsage, as[*dashboard.ListenError], "--listen 127.0.0.1:0 takes a port that is free"},
 	{codeCheckpoint, as[*trainer.MismatchError], ""},
 	{codeCheckpoint, as[*checkpoint.HeldError], ""},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},

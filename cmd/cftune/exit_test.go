@@ -15,6 +15,7 @@ import (
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/dashboard"
 	"cftune/trainer/dataset"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
@@ -49,6 +50,7 @@ func TestExitCodes(t *testing.T) {
 		{&trainer.ListenError{Err: errors.New("address already in use")}, 2},
 		{trainer.ErrEventsExist, 2},
 		{&eventsHeldError{&checkpoint.HeldError{}}, 4},
+		{&dashboard.ListenError{Err: errors.New("address already in use")}, 2},
 		{&trainer.MismatchError{}, 4},
 		{&checkpoint.HeldError{}, 4},
 		{checkpoint.ErrNotFound, 4},

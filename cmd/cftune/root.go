@@ -33,6 +33,7 @@ func newRootCommand() *cobra.Command {
 		newPullCommand(),
 		newCheckCommand(),
 		newRunsCommand(),
+		newDashboardCommand(),
 		newLaunchCommand(),
 		newDataCommand(),
 		newVerifyCommand(),

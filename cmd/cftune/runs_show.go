@@ -10,33 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cftune/trainer"
 	"cftune/trainer/checkpoint"
-	"cftune/trainer/config"
-	"cftune/trainer/mirror"
+	"cftune/trainer/runs"
 )
-
-// runDetails is what `runs show` tells.
-type runDetails struct {
-	runSummary
-	Model       string             `json:"model"`
-	Version     string             `json:"version"` // of the cftune that began the run
-	Plan        trainer.Plan       `json:"plan"`
-	Config      config.Run         `json:"config"`
-	WarmStart   *trainer.Origin    `json:"warm_start,omitempty"`
-	Accepted    []trainer.Accepted `json:"accepted,omitempty"`
-	Best        *checkpoint.Best   `json:"best,omitempty"`
-	Mirror      *mirror.Report     `json:"mirror,omitempty"` // as the run's last training left it
-	Checkpoints []checkpointDetail `json:"checkpoints"`
-}
-
-// checkpointDetail is a checkpoint whose manifest was read; its files were not digested (cftune check does that).
-type checkpointDetail struct {
-	Step     int                  `json:"step"`
-	Bytes    int64                `json:"bytes"`
-	Counters *checkpoint.Counters `json:"counters,omitempty"`
-	Problem  string               `json:"problem,omitempty"`
-}
 
 func newRunsShowCommand() *cobra.Command {
 	var asJSON bool
@@ -45,56 +21,21 @@ func newRunsShowCommand() *cobra.Command {
 		Short: "Show a run: where it stands, its plan, settings and checkpoints",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := showRun(args[0])
+			d, err := runs.Show(args[0])
 			if err != nil {
 				return err
 			}
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(d)
 			}
-			return d.print(cmd.OutOrStdout())
+			return printRun(cmd.OutOrStdout(), d)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
-func showRun(dir string) (runDetails, error) {
-	summary, err := summarize(dir)
-	if err != nil {
-		return runDetails{}, fmt.Errorf("show run: %w", err)
-	}
-	record, err := trainer.ReadRecord(dir)
-	if err != nil {
-		return runDetails{}, err
-	}
-	steps, err := checkpoint.List(dir)
-	if err != nil {
-		return runDetails{}, err
-	}
-	d := runDetails{
-		runSummary: summary, Model: record.Model.Path, Version: record.Version, Plan: record.Plan, Config: record.Config,
-		WarmStart: record.WarmStart, Accepted: record.Accepted,
-	}
-	if d.Mirror, err = trainer.ReadMirrorState(dir); err != nil {
-		return runDetails{}, err
-	}
-	for _, step := range steps {
-		detail := checkpointDetail{Step: step}
-		if m, err := checkpoint.ReadManifest(dir, step); err != nil {
-			detail.Problem = err.Error()
-		} else {
-			for _, f := range m.Files {
-				detail.Bytes += f.Bytes
-			}
-			detail.Counters, d.Best = &m.Counters, m.Best
-		}
-		d.Checkpoints = append(d.Checkpoints, detail)
-	}
-	return d, nil
-}
-
-func (d runDetails) print(out io.Writer) error {
+func printRun(out io.Writer, d runs.Details) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "run\t%s\nstate\t%s\nmodel\t%s\n", d.Run, d.State, d.Model)
 	fmt.Fprintf(w, "step\t%d of %d\n", d.Step, d.Steps)

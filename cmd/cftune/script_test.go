@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +39,7 @@ func TestScripts(t *testing.T) {
 			"killed":    scriptKilled,
 			"asked":     scriptAsked,
 			"await":     scriptAwait,
+			"fetch":     scriptFetch,
 			"cut":       scriptCut,
 			"flip":      scriptFlip,
 			"same":      scriptSame,
@@ -167,6 +170,20 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	lines, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	ts.Check(awaitLines(ts.MkAbs(args[0]), lines, nil))
+}
+
+// scriptFetch gets a page of a server whose address is a file's only line: fetch ADDRESSFILE PATH OUTPUT
+func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: fetch ADDRESSFILE PATH OUTPUT")
+	}
+	client := http.Client{Timeout: interruptDeadline}
+	answer, err := client.Get(strings.TrimSuffix(strings.TrimSpace(ts.ReadFile(args[0])), "/") + args[1])
+	ts.Check(err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o600))
 }
 
 // stopAtLine runs a command, sends a signal once a file has so many lines, and returns the exit code.

@@ -182,3 +182,6 @@ func ReadConfig(dir string) ([]byte, error) {
 
 // Holder returns who is writing to the run, and false if nobody is.
 func Holder(dir string) (string, bool) { return durable.Held(filepath.Join(dir, LockName)) }
+
+// LastHolder returns who wrote to a run last ("pid 4711 on host"); empty if that is unknown.
+func LastHolder(dir string) string { return durable.LastHolder(filepath.Join(dir, LockName)) }

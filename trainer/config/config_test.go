@@ -339,3 +339,18 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestSettingsAreAllKeys(t *testing.T) {
+	run := Defaults()
+	var keys []string
+	for _, s := range Settings(run) {
+		keys = append(keys, s.Key)
+		if s.Key == "optimizer.lr" {
+			assert.Equal(t, "0.0002", s.Value)
+		}
+	}
+	assert.Contains(t, keys, "optimizer.lr")
+	for _, d := range Diff(Run{}, run) {
+		assert.Contains(t, keys, d.Key, "what can differ is among them")
+	}
+}

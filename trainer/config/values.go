@@ -95,6 +95,28 @@ func diff(a, b reflect.Value, prefix string) []FieldDiff {
 	return diffs
 }
 
+// Setting is a key with its value as JSON.
+type Setting struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// Settings returns all keys of a configuration, in the order of Run. Lists are values whole.
+func Settings(run Run) []Setting { return settings(reflect.ValueOf(run), "") }
+
+func settings(v reflect.Value, prefix string) []Setting {
+	var list []Setting
+	for i := range v.NumField() {
+		key := join(prefix, v.Type().Field(i).Tag.Get("mapstructure"))
+		if v.Field(i).Kind() == reflect.Struct {
+			list = append(list, settings(v.Field(i), key)...)
+			continue
+		}
+		list = append(list, Setting{key, string(canonical(v.Field(i).Interface()))})
+	}
+	return list
+}
+
 // Duration returns max_time; 0 = no limit.
 func (l Limits) Duration() (time.Duration, error) { return positiveDuration(l.MaxTime) }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"cftune/trainer/config"
 )
@@ -142,4 +143,17 @@ func Objectives(stages ...config.Stage) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(used))
+}
+
+// MixText writes a mix as the configuration has it.
+func MixText(mix map[string]float64) string {
+	names := Objectives(config.Stage{Mix: mix})
+	if len(names) == 1 {
+		return names[0]
+	}
+	parts := make([]string, len(names))
+	for i, name := range names {
+		parts[i] = fmt.Sprintf("%s: %g", name, mix[name])
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 
+	"cftune/trainer/chart"
 	"cftune/trainer/evaluate"
 )
 
@@ -39,74 +40,39 @@ func ruleCell(right, n int) template.HTML {
 	return template.HTML(fmt.Sprintf(`<td class="num" style="background:rgba(0,158,115,%.2f)">%d</td>`, 0.45*share*share, right))
 }
 
-// plot maps steps and losses to a picture, losses logarithmically.
-type plot struct {
-	steps     int
-	low, high float64
-}
-
-const plotWidth, plotHeight, plotLeft, plotBottom, plotTop, plotRight = 760.0, 280.0, 48.0, 30.0, 10.0, 12.0
-
-func (p plot) x(step int) float64 {
-	return plotLeft + float64(step)/float64(p.steps)*(plotWidth-plotLeft-plotRight)
-}
-
-func (p plot) y(loss float64) float64 {
-	return plotTop + math.Log(p.high/loss)/math.Log(p.high/p.low)*(plotHeight-plotBottom-plotTop)
-}
+const plotWidth, plotHeight = 760.0, 280.0
 
 // curves draws training losses as lines and held-out losses as rings. It is empty when there is nothing to draw.
 func curves(arms []Arm) template.HTML {
-	p := plot{steps: 1, low: math.Inf(1), high: math.Inf(-1)}
+	c := chart.Chart{Width: plotWidth, Height: plotHeight, Right: 1}
+	low, high := math.Inf(1), math.Inf(-1)
 	for _, a := range arms {
 		for _, points := range [][]Point{a.Training, a.HeldOut} {
 			for _, q := range points {
-				p.steps = max(p.steps, q.Step)
-				p.low, p.high = min(p.low, q.Loss), max(p.high, q.Loss)
+				c.Right = max(c.Right, float64(q.Step))
+				low, high = min(low, q.Loss), max(high, q.Loss)
 			}
 		}
 	}
-	if !(p.low > 0) || math.IsInf(p.low, 0) {
+	if !c.LogBounds(low, high) {
 		return ""
 	}
-	// Whole powers of two, so that the grid has ends.
-	p.low, p.high = math.Exp2(math.Floor(math.Log2(p.low))), math.Exp2(math.Ceil(math.Log2(p.high)))
-	if p.low == p.high {
-		p.high *= 2
+	steps := int(c.Right)
+	labels := min(5, steps)
+	for i := range labels + 1 {
+		step := steps * i / labels
+		c.TickX(float64(step), fmt.Sprint(step))
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" class="plot" role="img" aria-label="loss by step">`, plotWidth, plotHeight)
-	p.grid(&b)
+	c.NameX("step")
 	for i, a := range arms {
-		p.line(&b, a.Training, i)
+		var xs, ys []float64
+		for _, q := range a.Training {
+			xs, ys = append(xs, float64(q.Step)), append(ys, q.Loss)
+		}
+		c.Line(xs, ys, string(color(i)), "", "")
 		for _, q := range a.HeldOut {
-			fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="4" fill="none" stroke="%s" stroke-width="2"/>`, p.x(q.Step), p.y(q.Loss), color(i))
+			c.Ring(float64(q.Step), q.Loss, string(color(i)))
 		}
 	}
-	b.WriteString("</svg>")
-	return template.HTML(b.String()) // numbers and our own markup only
-}
-
-func (p plot) grid(b *strings.Builder) {
-	for loss := p.low; loss <= p.high; loss *= 2 {
-		fmt.Fprintf(b, `<path class="grid" d="M%g %.1fH%g"/><text x="%g" y="%.1f" text-anchor="end">%.3g</text>`,
-			plotLeft, p.y(loss), plotWidth-plotRight, plotLeft-6, p.y(loss)+4, loss)
-	}
-	labels := min(5, p.steps)
-	for i := range labels + 1 {
-		step := p.steps * i / labels
-		fmt.Fprintf(b, `<text x="%.1f" y="%g" text-anchor="middle">%d</text>`, p.x(step), plotHeight-plotBottom+16, step)
-	}
-	fmt.Fprintf(b, `<text x="%g" y="%g" text-anchor="end">step</text>`, plotWidth-plotRight, plotHeight-2)
-}
-
-func (p plot) line(b *strings.Builder, points []Point, arm int) {
-	if len(points) == 0 {
-		return
-	}
-	fmt.Fprintf(b, `<path class="line" stroke="%s" d="`, color(arm))
-	for i, q := range points {
-		fmt.Fprintf(b, "%c%.1f %.1f", "ML"[min(i, 1)], p.x(q.Step), p.y(q.Loss))
-	}
-	b.WriteString(`"/>`)
+	return c.HTML("loss by step")
 }

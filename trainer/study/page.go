@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"cftune/trainer/chart"
 	"cftune/trainer/report"
 )
 
@@ -142,46 +143,7 @@ func drawShares(s SetReport, measure string) template.HTML {
 	return d.draw(measure+" by arm", []float64{0, 0.25, 0.5, 0.75, 1}, " %")
 }
 
-// chart is a picture with two axes.
-type chart struct {
-	left, right, low, high float64 // of the data
-	logarithmic            bool
-	b                      strings.Builder
-}
-
-const chartWidth, chartHeight, chartLeft, chartBottom, chartTop, chartRight = 760.0, 260.0, 48.0, 30.0, 10.0, 12.0
-
-func (c *chart) x(v float64) float64 {
-	return chartLeft + (v-c.left)/(c.right-c.left)*(chartWidth-chartLeft-chartRight)
-}
-
-func (c *chart) y(v float64) float64 {
-	at := (c.high - v) / (c.high - c.low)
-	if c.logarithmic {
-		at = math.Log(c.high/v) / math.Log(c.high/c.low)
-	}
-	return chartTop + at*(chartHeight-chartTop-chartBottom)
-}
-
-func (c *chart) tickX(v float64, text string) {
-	fmt.Fprintf(&c.b, `<text x="%.1f" y="%g" text-anchor="middle">%s</text>`, c.x(v), chartHeight-chartBottom+16, text)
-}
-
-func (c *chart) tickY(v float64, text string) {
-	fmt.Fprintf(&c.b, `<path class="grid" d="M%g %.1fH%g"/><text x="%g" y="%.1f" text-anchor="end">%s</text>`, chartLeft, c.y(v), chartWidth-chartRight, chartLeft-6, c.y(v)+4, text)
-}
-
-func (c *chart) line(xs, ys []float64, color template.CSS, dash string) {
-	fmt.Fprintf(&c.b, `<path class="line" stroke="%s" stroke-dasharray="%s" d="`, color, dash)
-	for i := range xs {
-		fmt.Fprintf(&c.b, "%c%.1f %.1f", "ML"[min(i, 1)], c.x(xs[i]), c.y(ys[i]))
-	}
-	c.b.WriteString(`"/>`)
-}
-
-func (c *chart) draw(label string) template.HTML {
-	return template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %g %g" class="plot" role="img" aria-label="%s">%s</svg>`, chartWidth, chartHeight, label, c.b.String()))
-}
+const chartWidth, chartHeight = 760.0, 260.0
 
 // drawCorruption shows what wrong critiques do: the arms that learn the same but for them, by their share.
 func drawCorruption(r Report) template.HTML {
@@ -189,12 +151,12 @@ func drawCorruption(r Report) template.HTML {
 	if len(arms) < 2 {
 		return ""
 	}
-	c := chart{right: max(r.Spec.Arms[arms[len(arms)-1]].Corrupt, 0.01), high: 1}
+	c := chart.Chart{Width: chartWidth, Height: chartHeight, Right: max(r.Spec.Arms[arms[len(arms)-1]].Corrupt, 0.01), High: 1}
 	for _, v := range []float64{0, 0.25, 0.5, 0.75, 1} {
-		c.tickY(v, fmt.Sprintf("%.0f %%", 100*v))
+		c.TickY(v, fmt.Sprintf("%.0f %%", 100*v))
 	}
 	for _, i := range arms {
-		c.tickX(r.Spec.Arms[i].Corrupt, fmt.Sprintf("%.0f %%", 100*r.Spec.Arms[i].Corrupt))
+		c.TickX(r.Spec.Arms[i].Corrupt, fmt.Sprintf("%.0f %%", 100*r.Spec.Arms[i].Corrupt))
 	}
 	var legend strings.Builder
 	for k, s := range r.Sets {
@@ -211,16 +173,16 @@ func drawCorruption(r Report) template.HTML {
 				}
 				x := r.Spec.Arms[i].Corrupt
 				xs, ys = append(xs, x), append(ys, e.Value)
-				fmt.Fprintf(&c.b, `<path d="M%.1f %.1fV%.1f" stroke="%s" stroke-width="1.5"/>`, c.x(x), c.y(e.Low), c.y(e.High), color(k+3))
+				c.Bar(x, e.Low, e.High, string(color(k+3)))
 			}
 			if len(xs) > 0 {
-				c.line(xs, ys, color(k+3), dash)
+				c.Line(xs, ys, string(color(k+3)), "", dash)
 				fmt.Fprintf(&legend, `<span><span class="key" style="background:%s"></span>%s, %s%s</span> `, color(k+3), template.HTMLEscapeString(s.Name), measure,
 					map[bool]string{true: " (dashed)"}[dash != ""])
 			}
 		}
 	}
-	return template.HTML(`<p class="legend">`+legend.String()+`</p>`) + c.draw("shares by corruption")
+	return template.HTML(`<p class="legend">`+legend.String()+`</p>`) + c.HTML("shares by corruption")
 }
 
 // corruptionArms are the places of the arms that differ in corruption only, in its order; the first has none.
@@ -250,7 +212,8 @@ func corruptionArms(s Spec) []int {
 
 // drawLosses shows the mean loss over seeds, step by step.
 func drawLosses(r Report) template.HTML {
-	c := chart{left: 1, right: 2, low: math.Inf(1), high: math.Inf(-1), logarithmic: true}
+	c := chart.Chart{Width: chartWidth, Height: chartHeight, Left: 1, Right: 2}
+	low, high := math.Inf(1), math.Inf(-1)
 	means := map[string][]float64{}
 	for _, a := range r.Arms {
 		var mean []float64
@@ -265,23 +228,16 @@ func drawLosses(r Report) template.HTML {
 				break
 			}
 			mean = append(mean, sum/float64(n))
-			c.low, c.high, c.right = min(c.low, sum/float64(n)), max(c.high, sum/float64(n)), max(c.right, float64(i+1))
+			low, high, c.Right = min(low, sum/float64(n)), max(high, sum/float64(n)), max(c.Right, float64(i+1))
 		}
 		means[a.Arm] = mean
 	}
-	if !(c.low > 0) || math.IsInf(c.low, 0) {
+	if !c.LogBounds(low, high) {
 		return ""
 	}
-	c.low, c.high = math.Exp2(math.Floor(math.Log2(c.low))), math.Exp2(math.Ceil(math.Log2(c.high)))
-	if c.low == c.high {
-		c.high *= 2
-	}
-	for v := c.low; v <= c.high; v *= 2 {
-		c.tickY(v, fmt.Sprintf("%.3g", v))
-	}
 	for i := range 5 {
-		step := 1 + math.Round(float64(i)/4*(c.right-1))
-		c.tickX(step, fmt.Sprintf("%.0f", step))
+		step := 1 + math.Round(float64(i)/4*(c.Right-1))
+		c.TickX(step, fmt.Sprintf("%.0f", step))
 	}
 	for _, a := range r.Arms {
 		if ys := means[a.Arm]; len(ys) > 0 {
@@ -289,8 +245,8 @@ func drawLosses(r Report) template.HTML {
 			for i := range xs {
 				xs[i] = float64(i + 1)
 			}
-			c.line(xs, ys, armColor(r, a.Arm), "")
+			c.Line(xs, ys, string(armColor(r, a.Arm)), "", "")
 		}
 	}
-	return c.draw("loss by step")
+	return c.HTML("loss by step")
 }

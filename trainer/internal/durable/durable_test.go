@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"cftune/trainer/internal/crashpoint"
 	"cftune/trainer/internal/durable"
@@ -105,4 +107,22 @@ func TestLockIsOneProcess(t *testing.T) {
 	require.NoError(t, lock.Release(), "the second release is nothing")
 	_, is := durable.Held(path)
 	assert.False(t, is)
+}
+
+// Somebody who looks whether a lock is held has it for a moment; whoever takes it then must not be turned away.
+func TestLookersDoNotKeepALockFromItsTaker(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "LOCK")
+	require.NoError(t, os.WriteFile(path, nil, 0o644))
+	looker, err := os.Open(path)
+	require.NoError(t, err)
+	defer looker.Close()
+	require.NoError(t, unix.Flock(int(looker.Fd()), unix.LOCK_SH|unix.LOCK_NB))
+	time.AfterFunc(20*time.Millisecond, func() { _ = unix.Flock(int(looker.Fd()), unix.LOCK_UN) })
+	lock, err := durable.Acquire(path)
+	require.NoError(t, err)
+	_, held := durable.Held(path)
+	assert.True(t, held)
+	require.NoError(t, lock.Release())
+	assert.Contains(t, durable.LastHolder(path), "pid ", "also when nobody has it")
+	assert.Empty(t, durable.LastHolder(filepath.Join(t.TempDir(), "none")))
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +34,7 @@ func (e *HeldError) Error() string {
 // maxHolderBytes bounds what is read of who holds a lock.
 const maxHolderBytes = 256
 
-// Acquire takes the lock file at path, making it if needed, and writes pid and host into it. It does not wait: the error
+// Acquire takes the lock file at path, making it if needed, and writes pid and host into it. It does not wait for another holder: the error
 // is a *HeldError if another process has it. The file stays when the lock is released; the lock is flock's, not the
 // file's presence, so a crashed holder leaves nothing to clean.
 func Acquire(path string) (*Lock, error) {
@@ -41,7 +42,7 @@ func Acquire(path string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := take(f); err != nil {
 		defer f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, &HeldError{Path: path, Holder: holder(f)}
@@ -60,6 +61,33 @@ func Acquire(path string) (*Lock, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &Lock{f: f}, nil
+}
+
+// Lookers have a lock for less than a millisecond (see Held): a lock that is free but for them is tried again.
+const (
+	lockAttempts = 10
+	lockPause    = 10 * time.Millisecond
+)
+
+// take locks a file without waiting for a holder.
+func take(f *os.File) error {
+	for attempt := 1; ; attempt++ {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || attempt == lockAttempts {
+			return err
+		}
+		time.Sleep(lockPause)
+	}
+}
+
+// LastHolder returns who had the lock file at path last, also if nobody has it now; empty if that is unknown.
+func LastHolder(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	return holder(f)
 }
 
 func holder(f io.Reader) string {

@@ -1,0 +1,269 @@
+package dashboard
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ListenError says that the address cannot be listened on.
+type ListenError struct{ Err error }
+
+func (e *ListenError) Error() string { return fmt.Sprintf("dashboard: %v", e.Err) }
+
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// Server answers browsers.
+type Server struct {
+	index    *Index
+	listener net.Listener
+	hosts    []string // names that a request may call this server by, besides addresses
+	instance string   // tells this server's tags from those of another
+}
+
+// Listen takes the address. hosts are more names that the server is reached by.
+//
+// A browser tells by what name it thinks that it reached the server. Only known ones are answered: else a web page
+// elsewhere, whose name is made to point to this address, could read what is shown here.
+func Listen(index *Index, address string, hosts ...string) (*Server, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, &ListenError{err}
+	}
+	s := &Server{index: index, listener: listener, instance: rand.Text(), hosts: []string{"localhost"}}
+	for _, host := range hosts {
+		s.hosts = append(s.hosts, strings.ToLower(host))
+	}
+	if !s.Loopback() {
+		host, _, _ := net.SplitHostPort(address) // it was listened on
+		s.hosts = append(s.hosts, strings.ToLower(host))
+		if name, err := os.Hostname(); err == nil {
+			s.hosts = append(s.hosts, strings.ToLower(name))
+		}
+	}
+	return s, nil
+}
+
+// Loopback reports whether only this machine reaches the server.
+func (s *Server) Loopback() bool {
+	address, ok := s.listener.Addr().(*net.TCPAddr)
+	return ok && address.IP.IsLoopback()
+}
+
+// URL is where the list is.
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
+
+// Bounds of what a client may take.
+const (
+	readTimeout    = 10 * time.Second
+	writeTimeout   = 60 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 16 << 10
+	maxConnections = 128
+	closeTimeout   = 2 * time.Second
+)
+
+// Serve answers until the context ends.
+func (s *Server) Serve(ctx context.Context) error {
+	server := &http.Server{
+		Handler: s.Handler(), ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(&bounded{s.listener, make(chan struct{}, maxConnections)}) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("dashboard: %w", err)
+	case <-ctx.Done():
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if err := server.Shutdown(closing); err != nil {
+		server.Close()
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("dashboard: %w", err)
+	}
+	return nil
+}
+
+// bounded is a listener with so many connections at once at most.
+type bounded struct {
+	net.Listener
+	places chan struct{}
+}
+
+func (b *bounded) Accept() (net.Conn, error) {
+	c, err := b.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case b.places <- struct{}{}:
+		return &place{Conn: c, free: b.places}, nil
+	default:
+		c.Close()
+		return b.Accept()
+	}
+}
+
+type place struct {
+	net.Conn
+	free chan struct{}
+	once sync.Once
+}
+
+func (p *place) Close() error {
+	p.once.Do(func() { <-p.free })
+	return p.Conn.Close()
+}
+
+// policy lets a page use this server's style and script, and nothing else from anywhere.
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+// Handler returns what answers requests.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { s.list(w, r) })
+	mux.HandleFunc("GET /run/{id}", s.run)
+	mux.HandleFunc("GET /compare", s.compare)
+	mux.HandleFunc("GET /style.css", s.asset("text/css; charset=utf-8", string(style())))
+	mux.HandleFunc("GET /page.js", s.asset("text/javascript; charset=utf-8", pageScript))
+	mux.HandleFunc("GET /favicon.ico", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		s.problem(w, http.StatusNotFound, "There is no such page.")
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-cache")
+		switch {
+		case !s.knows(r.Host):
+			http.Error(w, fmt.Sprintf("%q is no name of this server; cftune dashboard --allow-host NAME allows one", r.Host), http.StatusForbidden)
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			h.Set("Allow", "GET, HEAD")
+			http.Error(w, "this server only shows", http.StatusMethodNotAllowed)
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+// knows reports whether a Host header has one of this server's names: an address cannot be another site's name.
+func (s *Server) knows(host string) bool {
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
+	name = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(strings.TrimSuffix(name, "."), "["), "]"))
+	if address, err := netip.ParseAddr(name); err == nil {
+		return address.IsLoopback() || !s.Loopback()
+	}
+	return slices.Contains(s.hosts, name)
+}
+
+func (s *Server) asset(kind, text string) http.HandlerFunc {
+	sum := sha256.Sum256([]byte(text))
+	tag := `"` + hex.EncodeToString(sum[:8]) + `"`
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		w.Header().Set("ETag", tag)
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(text))
+	}
+}
+
+// answer sends a page, unless the client has it. what names the page and the state of all that is on it: it is only made
+// where the client has another.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, what, name string, page func() any) {
+	sum := sha256.Sum256([]byte(s.instance + " " + what))
+	tag := `"` + hex.EncodeToString(sum[:12]) + `"`
+	w.Header().Set("ETag", tag)
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	s.send(w, http.StatusOK, name, page())
+}
+
+func (s *Server) send(w http.ResponseWriter, status int, name string, page any) {
+	var b bytes.Buffer
+	if err := pages.ExecuteTemplate(&b, name, page); err != nil {
+		http.Error(w, "the page cannot be made: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	// A client that went away is no error of this program.
+	_, _ = w.Write(b.Bytes())
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	x := s.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.refresh()
+	sort := r.URL.Query().Get("sort")
+	what := fmt.Sprintf("list %q %d", sort, x.version)
+	for _, run := range x.runs {
+		what += fmt.Sprintf(" %s.%d", run.id, run.version)
+	}
+	s.answer(w, r, what, "list", func() any { return x.list(sort) })
+}
+
+func (s *Server) run(w http.ResponseWriter, r *http.Request) {
+	x := s.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.refresh()
+	run := x.run(r.PathValue("id"))
+	if run == nil {
+		s.problem(w, http.StatusNotFound, "There is no such run; it may have been removed.")
+		return
+	}
+	s.answer(w, r, fmt.Sprintf("run %s.%d", run.id, run.version), "run", func() any { return run.page() })
+}
+
+func (s *Server) compare(w http.ResponseWriter, r *http.Request) {
+	x := s.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.refresh()
+	var list []*run
+	what := "compare"
+	for _, id := range r.URL.Query()["run"] {
+		if run := x.run(id); run != nil && !slices.Contains(list, run) {
+			list = append(list, run)
+			what += fmt.Sprintf(" %s.%d", run.id, run.version)
+		}
+	}
+	if len(list) == 0 {
+		s.problem(w, http.StatusNotFound, "Choose runs in the list, then compare them.")
+		return
+	}
+	s.answer(w, r, what, "compare", func() any { return compare(list) })
+}
+
+// problemPage says what is wrong.
+type problemPage struct {
+	common
+	Text string
+}
+
+func (s *Server) problem(w http.ResponseWriter, status int, text string) {
+	s.send(w, status, "problem", problemPage{common{Title: http.StatusText(status)}, text})
+}

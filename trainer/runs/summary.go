@@ -1,0 +1,128 @@
+package runs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cftune/trainer"
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/metrics"
+)
+
+// The states of a run.
+const (
+	Running = "running"
+	Done    = "done"
+	Stopped = "stopped" // interrupted, at a limit, or died; it can be resumed
+	Damaged = "damaged"
+)
+
+// Summary is where a run stands.
+type Summary struct {
+	Run   string  `json:"run"`
+	State string  `json:"state"`
+	Step  int     `json:"step"`
+	Steps int     `json:"steps"`
+	Loss  float64 `json:"loss"` // of the last step
+	// Checkpoint is the step of the newest checkpoint, unverified; 0 if there is none.
+	Checkpoint int    `json:"checkpoint"`
+	Problem    string `json:"problem,omitempty"`
+}
+
+// List returns the runs in a folder.
+func List(folder string) ([]Summary, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	runs := []Summary{}
+	for _, entry := range entries {
+		dir := filepath.Join(folder, entry.Name())
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			continue // a run is a folder; links to one count
+		}
+		if r, err := Summarize(dir); err == nil {
+			runs = append(runs, r)
+		} else if !errors.Is(err, checkpoint.ErrNotFound) {
+			runs = append(runs, Summary{Run: dir, State: Damaged, Problem: err.Error()})
+		}
+	}
+	return runs, nil
+}
+
+// Summarize reads a run directory. The error wraps checkpoint.ErrNotFound if it is none.
+func Summarize(dir string) (Summary, error) {
+	steps, err := checkpoint.List(dir)
+	if err != nil {
+		return Summary{}, err
+	}
+	record, err := trainer.ReadRecord(dir)
+	if err != nil {
+		return Summary{}, err
+	}
+	path := filepath.Join(dir, checkpoint.MetricsName)
+	m, err := metrics.Check(path)
+	if err != nil {
+		return Summary{}, err
+	}
+	p := Progress{Steps: record.Plan.Steps, Checkpoints: steps, LastStep: m.LastStep, Skipped: m.Skipped}
+	if info, err := os.Stat(path); err == nil {
+		p.Written = info.ModTime()
+	}
+	return Summary{
+		Run: dir, State: State(dir, p), Step: m.LastStep, Steps: record.Plan.Steps, Loss: m.LastLoss, Checkpoint: p.newest(),
+	}, nil
+}
+
+// Progress is what a run's state is decided by.
+type Progress struct {
+	Steps       int // planned
+	Checkpoints []int
+	LastStep    int
+	Skipped     int64
+	Written     time.Time // the metrics, last
+}
+
+func (p Progress) newest() int {
+	if n := len(p.Checkpoints); n > 0 {
+		return p.Checkpoints[n-1]
+	}
+	return 0
+}
+
+func (p Progress) done() bool {
+	newest := p.newest()
+	return newest == p.Steps || p.Skipped > 0 && int64(newest)+p.Skipped >= int64(p.Steps)
+}
+
+// farRunning is how long after its last step a run of another machine counts as running, where its lock is not seen.
+const farRunning = 5 * time.Minute
+
+// State decides whether a run trains, is done or has stopped. A run has a lock while it trains; where a shared folder does
+// not carry locks from machine to machine, one of another machine that was written to just now trains.
+func State(dir string, p Progress) string {
+	if _, held := checkpoint.Holder(dir); held {
+		return Running
+	}
+	if p.done() {
+		return Done
+	}
+	if age := time.Since(p.Written); age < farRunning && elsewhere(checkpoint.LastHolder(dir)) {
+		return Running
+	}
+	return Stopped
+}
+
+// elsewhere reports whether a lock's holder ("pid 4711 on host") is of another machine.
+func elsewhere(holder string) bool {
+	_, host, found := strings.Cut(holder, " on ")
+	if !found {
+		return false
+	}
+	here, err := os.Hostname()
+	return err == nil && host != here
+}
