@@ -30,7 +30,7 @@ __device__ __forceinline__ candidate warp_best(candidate c) {
 }
 
 // A lane has `of_lane` experts, `lanes` apart.
-template <int of_lane> __global__ void choose_kernel(const float *logits, int64_t ld, expert_rows e) {
+template <int of_lane> __global__ void choose_experts_kernel(const float *logits, int64_t ld, expert_rows e) {
     constexpr float nobody = -2, not_a_number = -1, taken = -3; // probabilities are 0 or more
     const int       lane   = int(threadIdx.x) % lanes;
     const int64_t   row    = int64_t(blockIdx.x) * warps + threadIdx.x / lanes;
@@ -93,13 +93,13 @@ template <int of_lane> __global__ void choose_kernel(const float *logits, int64_
 __device__ __forceinline__ void load_part(const expert_rows &e, int32_t *experts) {
     const int64_t begin = int64_t(blockIdx.x) * part;
     for (int i = threadIdx.x; i < part; i += threads) {
-        experts[i] = begin + i < e.places() ? e.expert[begin + i] : -1;
+        experts[i] = begin + i < e.n * e.n_used ? e.expert[begin + i] : -1;
     }
     __syncthreads();
 }
 
 // parts[i][expert]: pairs of part i.
-__global__ void count_kernel(expert_rows e, int32_t *parts) {
+__global__ void count_experts_kernel(expert_rows e, int32_t *parts) {
     __shared__ int32_t experts[part];
     load_part(e, experts);
     for (int x = threadIdx.x; x < e.n_expert; x += threads) {
@@ -113,7 +113,7 @@ __global__ void count_kernel(expert_rows e, int32_t *parts) {
 }
 
 // One block: parts[i][expert] becomes the place where that part's first pair of the expert goes.
-__global__ void sum_parts_kernel(expert_rows e, int32_t *parts, int64_t n_parts) {
+__global__ void sum_expert_parts_kernel(expert_rows e, int32_t *parts, int64_t n_parts) {
     __shared__ int32_t totals[most_experts];
     const int          x = threadIdx.x;
     int32_t            total = 0;
@@ -138,7 +138,7 @@ __global__ void sum_parts_kernel(expert_rows e, int32_t *parts, int64_t n_parts)
     }
 }
 
-__global__ void fill_lists_kernel(expert_rows e, const int32_t *parts) {
+__global__ void fill_expert_lists_kernel(expert_rows e, const int32_t *parts) {
     __shared__ int32_t experts[part];
     load_part(e, experts);
     for (int x = threadIdx.x; x < e.n_expert; x += threads) {
@@ -158,7 +158,7 @@ __global__ void fill_lists_kernel(expert_rows e, const int32_t *parts) {
 
 // ---- rows
 
-__global__ void sum_kernel(const bf16 *from, expert_rows e, bool shares, bool add, int64_t columns, bf16 *to, int64_t ld_to) {
+__global__ void sum_experts_kernel(const bf16 *from, expert_rows e, bool shares, bool add, int64_t columns, bf16 *to, int64_t ld_to) {
     const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, eighths = columns / 8, row = i / eighths, column = i % eighths * 8;
     if (row >= e.n) {
         return;
@@ -182,7 +182,7 @@ __global__ void sum_kernel(const bf16 *from, expert_rows e, bool shares, bool ad
 }
 
 // A warp has a place.
-__global__ void gated_backward_kernel(bool gelu, const bf16 *d_act, const float *weight, int64_t n, int64_t columns, bf16 *gate_up, float *d_weight) {
+__global__ void gated_experts_backward_kernel(bool gelu, const bf16 *d_act, const float *weight, int64_t n, int64_t columns, bf16 *gate_up, float *d_weight) {
     const int     lane = int(threadIdx.x) % lanes;
     const int64_t at   = int64_t(blockIdx.x) * warps + threadIdx.x / lanes;
     if (at >= n) {
@@ -211,7 +211,7 @@ __global__ void gated_backward_kernel(bool gelu, const bf16 *d_act, const float 
 }
 
 // A warp has a row; a lane looks through the row's experts for each of its columns.
-__global__ void choose_backward_kernel(expert_rows e, const float *d_weight, int64_t n_padded, bf16 *d_logits) {
+__global__ void choose_experts_backward_kernel(expert_rows e, const float *d_weight, int64_t n_padded, bf16 *d_logits) {
     const int     lane = int(threadIdx.x) % lanes;
     const int64_t row  = int64_t(blockIdx.x) * warps + threadIdx.x / lanes;
     if (row >= e.n) {
@@ -236,7 +236,7 @@ __global__ void choose_backward_kernel(expert_rows e, const float *d_weight, int
 int64_t parts_of(int64_t places) { return (places + part - 1) / part; }
 
 template <int of_lane> void start_choice(const float *logits, int64_t ld, const expert_rows &e, cudaStream_t stream) {
-    launch("choose_experts", choose_kernel<of_lane>, blocks_for(e.n, warps), threads, 0, stream, logits, ld, e);
+    launch("choose_experts", choose_experts_kernel<of_lane>, blocks_for(e.n, warps), threads, 0, stream, logits, ld, e);
 }
 
 } // namespace
@@ -252,22 +252,22 @@ int64_t expert_part_words(int64_t places, int n_expert) { return parts_of(places
 
 void list_experts(const expert_rows &e, int32_t *parts, cudaStream_t stream) {
     const int64_t n_parts = parts_of(e.places());
-    launch("count rows of experts", count_kernel, unsigned(n_parts), threads, 0, stream, e, parts);
-    launch("sum rows of experts", sum_parts_kernel, 1, most_experts, 0, stream, e, parts, n_parts);
-    launch("list rows of experts", fill_lists_kernel, unsigned(n_parts), threads, 0, stream, e, parts);
+    launch("count rows of experts", count_experts_kernel, unsigned(n_parts), threads, 0, stream, e, parts);
+    launch("sum rows of experts", sum_expert_parts_kernel, 1, most_experts, 0, stream, e, parts, n_parts);
+    launch("list rows of experts", fill_expert_lists_kernel, unsigned(n_parts), threads, 0, stream, e, parts);
 }
 
 void sum_experts(const bf16 *from, const expert_rows &e, bool shares, bool add, int64_t columns, bf16 *to, int64_t ld_to, cudaStream_t stream) {
-    launch("sum_experts", sum_kernel, blocks_for(e.n * (columns / 8), threads), threads, 0, stream, from, e, shares, add, columns, to, ld_to);
+    launch("sum_experts", sum_experts_kernel, blocks_for(e.n * (columns / 8), threads), threads, 0, stream, from, e, shares, add, columns, to, ld_to);
 }
 
 void gated_experts_backward(bool gelu, const bf16 *d_act, const float *weight, int64_t n, int64_t columns, bf16 *gate_up, float *d_weight,
                             cudaStream_t stream) {
-    launch("gated_experts_backward", gated_backward_kernel, blocks_for(n, warps), threads, 0, stream, gelu, d_act, weight, n, columns, gate_up, d_weight);
+    launch("gated_experts_backward", gated_experts_backward_kernel, blocks_for(n, warps), threads, 0, stream, gelu, d_act, weight, n, columns, gate_up, d_weight);
 }
 
 void choose_experts_backward(const expert_rows &e, const float *d_weight, int64_t n_padded, bf16 *d_logits, cudaStream_t stream) {
-    launch("choose_experts_backward", choose_backward_kernel, blocks_for(e.n, warps), threads, 0, stream, e, d_weight, n_padded, d_logits);
+    launch("choose_experts_backward", choose_experts_backward_kernel, blocks_for(e.n, warps), threads, 0, stream, e, d_weight, n_padded, d_logits);
 }
 
 } // namespace cft::cuda
