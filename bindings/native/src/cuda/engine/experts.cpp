@@ -5,7 +5,10 @@
 // behind its own is written again by the next expert's. So experts go in ascending order, and what a product reads it never writes.
 #include "engine.h"
 
+#include "../../failure.h"
+
 #include <algorithm>
+#include <numeric>
 
 namespace cft::cuda {
 namespace {
@@ -97,6 +100,9 @@ void engine::choose(int layer, int64_t n) {
     int32_t *const counts = reinterpret_cast<int32_t *>(expert_counts_.data()) + int64_t(layer) * hp_.n_expert;
     to_host(counts, a.experts.count, size_t(hp_.n_expert) * sizeof(int32_t), stream_.get());
     stream_.wait();
+    if (std::accumulate(counts, counts + hp_.n_expert, int64_t(0)) != a.experts.places()) { // they say how far products write
+        throw failure(CFT_ERR_INTERNAL, "the experts of layer " + std::to_string(layer) + " have other numbers of rows than were chosen");
+    }
     mark("choice of experts");
 }
 
