@@ -154,7 +154,7 @@ func (c *Chart) HTML(label string, attributes ...string) template.HTML {
 // LogBounds makes the vertical axis logarithmic between whole powers of two around the data, so that the grid has ends,
 // and draws its grid. It returns false if the data has no logarithm.
 func (c *Chart) LogBounds(low, high float64) bool {
-	if !(low > 0) || math.IsInf(low, 0) || math.IsInf(high, 0) || math.IsNaN(high) {
+	if !(low > 0) || !(high >= low) || high > Most || low < 1/Most {
 		return false
 	}
 	c.Logarithmic = true
@@ -172,9 +172,12 @@ func (c *Chart) LogBounds(low, high float64) bool {
 	return true
 }
 
+// Most is the greatest number that can be drawn: differences and sums of such numbers are far from an overflow.
+const Most = 1e100
+
 // Ticks returns about n round numbers from low to high.
 func Ticks(low, high float64, n int) []float64 {
-	if !(high > low) || n < 1 {
+	if !(high > low) || n < 1 || high > Most || low < -Most {
 		return []float64{low}
 	}
 	step := math.Pow(10, math.Floor(math.Log10((high-low)/float64(n))))
@@ -185,8 +188,18 @@ func Ticks(low, high float64, n int) []float64 {
 		}
 	}
 	var ticks []float64
-	for i := math.Ceil(low/step - 1e-9); i*step <= high+step*1e-9; i++ {
-		ticks = append(ticks, i*step+0) // not -0
+	first := math.Ceil(low/step - 1e-9)
+	for i := range 2*n + 2 {
+		v := (first+float64(i))*step + 0 // not -0
+		if v > high+step*1e-9 {
+			break
+		}
+		if k := len(ticks); k == 0 || v > ticks[k-1] { // large numbers close to each other may be the same
+			ticks = append(ticks, v)
+		}
+	}
+	if len(ticks) == 0 {
+		return []float64{low}
 	}
 	return ticks
 }

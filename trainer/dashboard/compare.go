@@ -3,7 +3,6 @@ package dashboard
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"cftune/trainer/chart"
 	"cftune/trainer/config"
@@ -84,7 +83,7 @@ func differences(list []*run) (differ []difference, same int) {
 			if fields == nil {
 				d.Values = append(d.Values, "?")
 			} else {
-				d.Values = append(d.Values, strings.Trim(discreet(fields[i].Value), `"`))
+				d.Values = append(d.Values, value(fields[i].Value))
 			}
 		}
 		if len(slices.Compact(slices.Clone(d.Values))) > 1 {

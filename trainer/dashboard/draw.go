@@ -67,10 +67,13 @@ func (p picture) draw() template.HTML {
 	if !(right >= left) || math.IsInf(high, 0) || math.IsInf(low, 0) {
 		return ""
 	}
-	c := &chart.Chart{Width: p.width, Height: p.height, Left: left, Right: right}
-	if c.Right == c.Left {
-		c.Right = c.Left + 1
+	for _, v := range []float64{left, right, low, high} {
+		if math.Abs(v) > chart.Most {
+			return template.HTML(fmt.Sprintf(`<p class="soft">Numbers such as %.3g cannot be drawn.</p>`, v))
+		}
 	}
+	c := &chart.Chart{Width: p.width, Height: p.height, Left: left, Right: right}
+	widen(&c.Left, &c.Right)
 	p.scale(c, low, high)
 	p.tickX(c)
 	var told [][]told
@@ -85,6 +88,13 @@ func (p picture) draw() template.HTML {
 	return c.HTML(p.label, "data-tips", tipsText(c, p.over, told))
 }
 
+// widen makes room between bounds that are the same, or so close that numbers between them are.
+func widen(low, high *float64) {
+	if *high-*low <= math.Abs(*high)*1e-12 {
+		*high = *low + max(math.Abs(*low)/10, 1)
+	}
+}
+
 // scale sets the vertical axis: logarithmic where the data are of several magnitudes and none is zero.
 func (p picture) scale(c *chart.Chart, low, high float64) {
 	if p.fromZero {
@@ -92,21 +102,26 @@ func (p picture) scale(c *chart.Chart, low, high float64) {
 	} else if low > 0 && high/low > 4 && c.LogBounds(low, high) {
 		return
 	}
-	if high == low {
+	if high-low <= math.Abs(high)*1e-9 {
 		high = low + max(math.Abs(low)/10, 1e-9)
 	}
 	unit := cmp.Or(p.unit, 1)
 	ticks := chart.Ticks(low/unit, high/unit, 4)
 	step := unit * (ticks[min(1, len(ticks)-1)] - ticks[0])
-	if step <= 0 {
+	if !(step > 0) {
 		step = high - low
 	}
 	first, last := math.Floor(low/step+1e-9), math.Ceil(high/step-1e-9)
 	c.Low, c.High = first*step, max(last, first+1)*step
-	for i := first; i*step <= c.High+step/1e6; i++ {
-		c.TickY(i*step+0, axisText(p.text(i*step+0)))
+	for i := range maxTicks {
+		if v := (first+float64(i))*step + 0; v <= c.High+step/1e6 { // + 0: not -0
+			c.TickY(v, axisText(p.text(v)))
+		}
 	}
 }
+
+// maxTicks bounds those of an axis; there are four or five.
+const maxTicks = 12
 
 // axisText makes a number short enough to stand beside the picture.
 func axisText(text string) string {
@@ -128,10 +143,12 @@ func (p picture) tickX(c *chart.Chart) {
 		i := slices.IndexFunc(timeSteps, func(step float64) bool { return (c.Right-c.Left)/step <= float64(n) })
 		step := timeSteps[max(i, 0)]
 		if i < 0 {
-			step = c.Right / float64(n)
+			step = (c.Right - c.Left) / float64(n)
 		}
-		for at := math.Ceil(c.Left/step) * step; at <= c.Right; at += step {
-			c.TickX(at, seconds(at))
+		for i := range maxTicks {
+			if at := (math.Ceil(c.Left/step) + float64(i)) * step; at <= c.Right {
+				c.TickX(at, seconds(at))
+			}
 		}
 	} else {
 		for _, at := range chart.Ticks(c.Left, c.Right, n) {
@@ -190,11 +207,11 @@ func (p picture) tell(l line, buckets []bucket) []told {
 	for i := 0; i < len(buckets); i += every {
 		b := &buckets[i]
 		text := p.text(b.mean(l.column))
+		if l.smooth {
+			text = p.text(smoothed[i]) + " smoothed, " + text + map[bool]string{true: " this step", false: " mean"}[b.n == 1]
+		}
 		if s := b.stats[l.column]; b.n > 1 && s.low != s.high {
 			text += " (" + p.text(s.low) + "–" + p.text(s.high) + ")"
-		}
-		if l.smooth {
-			text = p.text(smoothed[i]) + ", step's " + text
 		}
 		if l.name != "" {
 			text = l.name + " " + text
@@ -239,9 +256,10 @@ func spark(c *curve, column int) template.HTML {
 	for _, v := range smoothed {
 		low, high = min(low, v), max(high, v)
 	}
-	if high == low {
-		high = low + 1
+	if low < -chart.Most || high > chart.Most {
+		return ""
 	}
+	widen(&low, &high)
 	first, last := overSteps.of(&buckets[0]), overSteps.of(&buckets[len(buckets)-1])
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="spark" viewBox="0 0 %g %g" role="img" aria-label="loss from %s to %s"><path d="`, sparkWidth, sparkHeight,

@@ -17,14 +17,17 @@ type Index struct {
 	runs    []*run     // in the order of their folders
 	notes   []string
 	version int // another one when a run came or went, or a note
-	found   time.Time
-	looked  time.Time
+	// When and how long it was looked for runs, and into them.
+	found, looked         time.Time
+	findingTook, lookTook time.Duration
 }
 
-// Nobody sees more often than this what is new: runs within the folders, and within the runs.
+// However many people look, no more often than this is looked for runs, and into them; and where it takes long, as it does
+// on a far disk, so seldom that it is at most a tenth of the time.
 const (
 	findEvery = 5 * time.Second
 	lookEvery = time.Second
+	restShare = 10
 	lookers   = 4
 )
 
@@ -74,16 +77,19 @@ func (x *Index) name(dir string) string {
 
 // refresh looks at all runs again, unless that was done just now. The lock is held.
 func (x *Index) refresh() {
-	if time.Since(x.found) >= findEvery {
+	if time.Since(x.found) >= max(findEvery, restShare*x.findingTook) {
+		began := time.Now()
 		if found, err := runs.Find(x.folders...); err == nil {
 			x.take(found)
 		} else {
 			x.take(runs.Found{Notes: []string{err.Error()}})
 		}
+		x.findingTook = time.Since(began)
 	}
-	if time.Since(x.looked) < lookEvery {
+	if time.Since(x.looked) < max(lookEvery, restShare*x.lookTook) {
 		return
 	}
+	began := time.Now()
 	var wg sync.WaitGroup
 	next := make(chan *run)
 	for range lookers {
@@ -99,6 +105,7 @@ func (x *Index) refresh() {
 	close(next)
 	wg.Wait()
 	x.looked = time.Now()
+	x.lookTook = x.looked.Sub(began)
 }
 
 // run returns the run of an identifier, nil if there is none. The lock is held.

@@ -150,9 +150,6 @@ func (x *Index) list(sort string) listPage {
 		}
 		p.Headers = append(p.Headers, h)
 	}
-	p.Title = fmt.Sprintf("%d runs", len(p.Rows))
-	if len(p.Rows) == 1 {
-		p.Title = "1 run"
-	}
+	p.Title = counted(int64(len(p.Rows)), "run", "runs")
 	return p
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html/template"
 	"slices"
+	"strings"
 
 	"cftune/trainer/chart"
 	"cftune/trainer/config"
@@ -22,8 +23,8 @@ func colorOf(name string) int {
 
 // stageText tells what a run learns in the stage of a number, counted through its configuration and journal.
 func (r *run) stageText(number int) string {
-	if r.record == nil {
-		return fmt.Sprintf("stage %d", number+1)
+	if r.record == nil || number < 0 {
+		return fmt.Sprintf("stage %d", number)
 	}
 	lists := [][]config.Stage{r.record.Config.Objective.Stages}
 	for _, change := range r.changes {
@@ -36,7 +37,7 @@ func (r *run) stageText(number int) string {
 		}
 		n -= len(stages)
 	}
-	return fmt.Sprintf("stage %d", number+1)
+	return fmt.Sprintf("stage %d", number)
 }
 
 // mixPicture shows of which objectives the steps' examples were, with stages, changes, skips and checkpoints.
@@ -47,22 +48,21 @@ func (r *run) mixPicture() template.HTML {
 		return ""
 	}
 	c := &chart.Chart{Width: wide, Height: mixHeight, Left: float64(buckets[0].first), Right: float64(s.last.Step), High: 1}
-	if c.Right == c.Left {
-		c.Right = c.Left + 1
-	}
+	widen(&c.Left, &c.Right)
 	r.drawShares(c, buckets)
 	for _, v := range []float64{0, 0.5, 1} {
 		c.TickY(v, fmt.Sprintf("%.0f%%", 100*v))
 	}
 	picture{over: overSteps, width: wide}.tickX(c)
 	for i, stage := range s.stages {
-		if i > 0 {
+		byHand := slices.ContainsFunc(r.changes, func(c objective.Change) bool { return c.Step == stage.step })
+		if i > 0 && !byHand {
 			c.Mark(float64(stage.step), "mark stage", fmt.Sprintf("from step %d: %s", stage.step, r.stageText(stage.stage)))
 		}
 	}
 	for _, change := range r.changes {
 		if change.Step <= s.last.Step {
-			c.Mark(float64(change.Step), "mark change", fmt.Sprintf("changed by hand from step %d", change.Step))
+			c.Mark(float64(change.Step), "mark change", fmt.Sprintf("changed by hand from step %d: %s", change.Step, changeWords(change)))
 		}
 	}
 	for _, skip := range s.skips.list {
@@ -116,4 +116,12 @@ func stageWords(s config.Stage) string {
 		return fmt.Sprintf("%s until %d validations bring nothing better", text, u.Plateau)
 	}
 	return text
+}
+
+func changeWords(c objective.Change) string {
+	words := make([]string, len(c.Stages))
+	for i, stage := range c.Stages {
+		words[i] = stageWords(stage)
+	}
+	return strings.Join(words, ", then ")
 }

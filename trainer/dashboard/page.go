@@ -135,14 +135,14 @@ func (r *run) warnings() []warning {
 	}
 	s := &r.series
 	if s.skipped > 0 {
-		add(fmt.Sprintf("%d steps were skipped, their examples left out", s.skipped), eventLines(s.skips)...)
+		add(counted(s.skipped, "step was skipped", "steps were skipped")+", with all examples", eventLines(s.skips)...)
 	}
 	if s.spikes.total > 0 {
-		add(fmt.Sprintf("%d loss spikes: more than %g times the median of the %d steps before", s.spikes.total, s.spikeFactor, spikeWindow), eventLines(s.spikes)...)
+		add(counted(int64(s.spikes.total), "loss spike", "loss spikes")+fmt.Sprintf(": more than %g times the median of the %d steps before", s.spikeFactor, spikeWindow), eventLines(s.spikes)...)
 	}
 	if r.record != nil {
 		if o := r.record.Plan.OverLong; o.Count > 0 {
-			add(fmt.Sprintf("%d examples are longer than a pack (the longest has %d tokens): %s", o.Count, o.Longest, overLongWords(o.Policy)), o.First...)
+			add(counted(int64(o.Count), "example is", "examples are")+fmt.Sprintf(" longer than a pack (the longest has %d tokens): %s", o.Longest, overLongWords(o.Policy)), o.First...)
 		}
 	}
 	if r.mirror != nil && r.mirror.Behind() {
@@ -157,11 +157,11 @@ func (r *run) warnings() []warning {
 func overLongWords(policy string) string {
 	switch policy {
 	case "drop":
-		return "they were dropped (data.over_long)"
+		return "dropped (data.over_long)"
 	case "truncate_prompt":
-		return "their prompts were cut (data.over_long)"
+		return "the prompt is cut (data.over_long)"
 	case "split":
-		return "they were split (data.over_long)"
+		return "split (data.over_long)"
 	}
 	return "data.over_long is " + policy
 }
@@ -294,7 +294,7 @@ func (r *run) plan() []fact {
 func (r *run) settings() []setting {
 	var list []setting
 	for _, d := range config.Diff(config.Defaults(), r.record.Config) {
-		list = append(list, setting{d.Key, discreet(d.B), discreet(d.A)})
+		list = append(list, setting{d.Key, value(d.B), value(d.A)})
 	}
 	return list
 }
@@ -302,11 +302,7 @@ func (r *run) settings() []setting {
 func (r *run) changeRows() []change {
 	var list []change
 	for _, c := range r.changes {
-		var words []string
-		for _, stage := range c.Stages {
-			words = append(words, stageWords(stage))
-		}
-		list = append(list, change{c.Step, "objective: " + strings.Join(words, ", then ")})
+		list = append(list, change{c.Step, "objective: " + changeWords(c)})
 	}
 	for _, a := range r.record.Accepted {
 		for _, f := range a.Fields {

@@ -29,6 +29,8 @@ type common struct {
 	Title  string
 	Static bool // the page stands alone
 	Live   bool // something on it trains
+	// Tag tells the page's state from others; the script asks whether there is another.
+	Tag string
 }
 
 // The seconds between two looks of an open page.

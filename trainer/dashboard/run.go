@@ -194,7 +194,7 @@ func (r *run) decideState(f *found) {
 		p.Checkpoints = append(p.Checkpoints, c.Step)
 	}
 	if lines, problem := r.follower.Damaged(); lines > 0 {
-		f.problems = append(f.problems, fmt.Sprintf("%s: %d damaged: %s", checkpoint.MetricsName, lines, problem))
+		f.problems = append(f.problems, fmt.Sprintf("%s: %s: %s", checkpoint.MetricsName, counted(int64(lines), "damaged line", "damaged lines, the first is"), problem))
 	}
 	f.state = runs.State(r.dir, p)
 	if f.state == runs.Running {

@@ -47,8 +47,9 @@ func Listen(index *Index, address string, hosts ...string) (*Server, error) {
 		s.hosts = append(s.hosts, strings.ToLower(host))
 	}
 	if !s.Loopback() {
-		host, _, _ := net.SplitHostPort(address) // it was listened on
-		s.hosts = append(s.hosts, strings.ToLower(host))
+		if host, _, err := net.SplitHostPort(address); err == nil && host != "" {
+			s.hosts = append(s.hosts, strings.ToLower(host))
+		}
 		if name, err := os.Hostname(); err == nil {
 			s.hosts = append(s.hosts, strings.ToLower(name))
 		}
@@ -189,7 +190,7 @@ func (s *Server) asset(kind, text string) http.HandlerFunc {
 
 // answer sends a page, unless the client has it. what names the page and the state of all that is on it: it is only made
 // where the client has another.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, what, name string, page func() any) {
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, what, name string, page func(tag string) any) {
 	sum := sha256.Sum256([]byte(s.instance + " " + what))
 	tag := `"` + hex.EncodeToString(sum[:12]) + `"`
 	w.Header().Set("ETag", tag)
@@ -197,7 +198,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, what, name strin
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	s.send(w, http.StatusOK, name, page())
+	s.send(w, http.StatusOK, name, page(tag))
 }
 
 func (s *Server) send(w http.ResponseWriter, status int, name string, page any) {
@@ -222,7 +223,11 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	for _, run := range x.runs {
 		what += fmt.Sprintf(" %s.%d", run.id, run.version)
 	}
-	s.answer(w, r, what, "list", func() any { return x.list(sort) })
+	s.answer(w, r, what, "list", func(tag string) any {
+		p := x.list(sort)
+		p.Tag = tag
+		return p
+	})
 }
 
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
@@ -235,7 +240,11 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, http.StatusNotFound, "There is no such run; it may have been removed.")
 		return
 	}
-	s.answer(w, r, fmt.Sprintf("run %s.%d", run.id, run.version), "run", func() any { return run.page() })
+	s.answer(w, r, fmt.Sprintf("run %s.%d", run.id, run.version), "run", func(tag string) any {
+		p := run.page()
+		p.Tag = tag
+		return p
+	})
 }
 
 func (s *Server) compare(w http.ResponseWriter, r *http.Request) {
@@ -255,7 +264,11 @@ func (s *Server) compare(w http.ResponseWriter, r *http.Request) {
 		s.problem(w, http.StatusNotFound, "Choose runs in the list, then compare them.")
 		return
 	}
-	s.answer(w, r, what, "compare", func() any { return compare(list) })
+	s.answer(w, r, what, "compare", func(tag string) any {
+		p := compare(list)
+		p.Tag = tag
+		return p
+	})
 }
 
 // problemPage says what is wrong.

@@ -108,6 +108,26 @@ func discreet(text string) string {
 	return tokenShapes.ReplaceAllString(text, hidden)
 }
 
+// value writes a setting's JSON as people read it.
+func value(json string) string {
+	switch json {
+	case `""`, "null":
+		return "–"
+	}
+	if text, err := strconv.Unquote(json); err == nil {
+		json = text
+	}
+	return discreet(json)
+}
+
+// counted writes a number with what it counts.
+func counted(n int64, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
 
 // word makes one word of a text for a shell.

@@ -4,7 +4,7 @@
   const tip = document.createElement('div');
   tip.id = 'tip';
   tip.hidden = true;
-  tip.setAttribute('role', 'status');
+  tip.setAttribute('aria-hidden', 'true'); // the tables say the same
   document.body.append(tip);
   let cursor = null;
 
@@ -65,7 +65,7 @@
 
   const refresh = Number(document.body.dataset.refresh || 0);
   if (!refresh) return;
-  let tag = null, pause = refresh;
+  let tag = document.body.dataset.tag, pause = refresh;
 
   const kept = () => ({
     checked: [...document.querySelectorAll('input:checked')].map((i) => i.id),
@@ -84,12 +84,11 @@
       if (!document.hidden) {
         const answer = await fetch(location.href, { cache: 'no-store', headers: tag ? { 'If-None-Match': tag } : {} });
         if (answer.status === 200) {
-          const first = tag === null;
           tag = answer.headers.get('ETag');
           const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
           const page = next.getElementById('page');
           pause = Number(next.body.dataset.refresh || refresh);
-          if (page && !(first && page.innerHTML === document.getElementById('page').innerHTML)) {
+          if (page) {
             const was = kept();
             hide();
             document.getElementById('page').replaceWith(document.adoptNode(page));
