@@ -216,3 +216,15 @@ func TestFoldersThatAreMissing(t *testing.T) {
 	require.NoError(t, os.Remove(folder))
 	assert.Contains(t, s.page("/"), "no such file", "it went away: the page says so")
 }
+
+func TestSpikesAreAboveTheMedian(t *testing.T) {
+	s := series{spikeFactor: 3}
+	for n := range spikeWindow {
+		s.Step(metrics.Step{Step: n + 1, Loss: []float64{1, 4}[min(n, 1)]})
+	}
+	s.Step(metrics.Step{Step: 21, Loss: 11}) // above three times the least, not above three times the median
+	assert.Zero(t, s.spikes.total)
+	s.Step(metrics.Step{Step: 22, Loss: 13})
+	assert.Equal(t, 1, s.spikes.total)
+	assert.Equal(t, 22, s.spikes.list[0].step)
+}

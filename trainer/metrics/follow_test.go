@@ -98,8 +98,8 @@ func TestFollowNoticesRewinds(t *testing.T) {
 	for n := range 6 {
 		lines = append(lines, jsonLine(t, wholeStep(n+1)))
 	}
-	other := wholeStep(4)
-	other.Loss = 99 // as a resume that went another way
+	other, alike := wholeStep(4), wholeStep(4)
+	other.Loss, alike.Loss = 99, 9.5 // as a resume that went another way; the second one's line is as long as the first run's
 	for name, change := range map[string]func(path string){
 		"another file, shorter": func(path string) {
 			require.NoError(t, os.WriteFile(path+".tmp", []byte(strings.Join(lines[:3], "")), 0o644))
@@ -107,6 +107,10 @@ func TestFollowNoticesRewinds(t *testing.T) {
 		},
 		"another file that has grown": func(path string) {
 			require.NoError(t, os.WriteFile(path+".tmp", []byte(strings.Join(lines[:3], "")+jsonLine(t, other)+lines[4]+lines[5]), 0o644))
+			require.NoError(t, os.Rename(path+".tmp", path))
+		},
+		"another file that looks the same at the place": func(path string) {
+			require.NoError(t, os.WriteFile(path+".tmp", []byte(strings.Join(lines[:3], "")+jsonLine(t, alike)+lines[4]+lines[5]), 0o644))
 			require.NoError(t, os.Rename(path+".tmp", path))
 		},
 		"cut in place": func(path string) { require.NoError(t, os.Truncate(path, int64(len(lines[0])*3))) },
