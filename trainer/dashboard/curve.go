@@ -121,14 +121,14 @@ func (c *curve) thin(n int, over axis) []bucket {
 	return thin
 }
 
-// smooth returns an average of a column that weighs steps less the longer ago they were: by half after about a fortieth
-// of the run.
+// smooth returns an average of a column that weighs steps less the longer ago they were: to a third after about an
+// eightieth of the run.
 func smooth(buckets []bucket, column int) []float64 {
 	total := 0
 	for i := range buckets {
 		total += buckets[i].n
 	}
-	decay := max(3, float64(total)/40)
+	decay := max(3, float64(total)/80)
 	var sum, weight float64
 	smoothed := make([]float64, len(buckets))
 	for i := range buckets {

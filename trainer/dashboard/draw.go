@@ -176,9 +176,9 @@ func (p picture) drawLine(c *chart.Chart, l line, buckets []bucket) {
 	case single:
 		c.Line(xs, means, color, class, l.dash)
 	case l.smooth:
-		c.Columns(xs, lows, highs, color, class)
+		c.Columns(xs, lows, highs, color, "range")
 	default:
-		c.Columns(xs, lows, highs, color, "faint")
+		c.Columns(xs, lows, highs, color, "range")
 		c.Line(xs, means, color, "", l.dash)
 	}
 	if l.smooth {

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -63,8 +64,16 @@ func (s *Server) Loopback() bool {
 	return ok && address.IP.IsLoopback()
 }
 
-// URL is where the list is.
-func (s *Server) URL() string { return "http://" + s.listener.Addr().String() + "/" }
+// URL is where the list is; of a server on all addresses, by the machine's name.
+func (s *Server) URL() string {
+	address := s.listener.Addr().String()
+	if tcp, ok := s.listener.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			address = net.JoinHostPort(name, strconv.Itoa(tcp.Port))
+		}
+	}
+	return "http://" + address + "/"
+}
 
 // Bounds of what a client may take.
 const (

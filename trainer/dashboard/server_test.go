@@ -151,6 +151,22 @@ func TestMoreHosts(t *testing.T) {
 	assert.True(t, s.Loopback())
 }
 
+func TestHostsOfAServerForAll(t *testing.T) {
+	name, err := os.Hostname()
+	require.NoError(t, err)
+	s := Server{listener: everywhere{}, hosts: []string{"localhost", strings.ToLower(name)}}
+	assert.False(t, s.Loopback())
+	assert.Equal(t, "http://"+name+":8080/", s.URL())
+	for host, want := range map[string]bool{name + ":8080": true, "192.168.0.7:8080": true, "[2001:db8::1]": true, "127.0.0.1": true, "evil.example": false, "": false} {
+		assert.Equal(t, want, s.knows(host), host)
+	}
+}
+
+// everywhere stands for a listener on all addresses, which a test does not open.
+type everywhere struct{ net.Listener }
+
+func (everywhere) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero, Port: 8080} }
+
 func TestStaticPageStandsAlone(t *testing.T) {
 	folder := t.TempDir()
 	begin(t, filepath.Join(folder, "one"), 10, nil).steps(1, 9)
