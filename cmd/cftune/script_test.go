@@ -306,8 +306,15 @@ func scriptEqual(ts *testscript.TestScript, neg bool, args []string) {
 // nearLoss is how far apart losses of the same steps on two devices may be that both compute in F32: only orders of sums differ.
 const nearLoss = 1e-5
 
-// scriptNear wants two runs' metrics to have equal counts, and losses that are equal but for rounding: near METRICS METRICS
+// scriptNear wants two runs' metrics to have equal counts, and losses that are equal but for rounding: near METRICS METRICS [RELATIVE]
 func scriptNear(ts *testscript.TestScript, neg bool, args []string) {
+	within := nearLoss
+	if len(args) == 3 {
+		var err error
+		within, err = strconv.ParseFloat(args[2], 64)
+		ts.Check(err)
+		args = args[:2]
+	}
 	scriptSame(ts, neg, args)
 	losses := func(path string) []float64 {
 		var all []float64
@@ -320,7 +327,7 @@ func scriptNear(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	a, b := losses(args[0]), losses(args[1])
 	for i := range a {
-		if !(a[i] > 0 && math.Abs(a[i]-b[i]) < nearLoss*a[i]) {
+		if !(a[i] > 0 && math.Abs(a[i]-b[i]) < within*a[i]) {
 			ts.Fatalf("%s: %v\n%s: %v", args[0], a, args[1], b)
 		}
 	}

@@ -62,7 +62,45 @@ void test_dropout() {
         }
         CHECK(same_bytes(z.host(), want));
         CHECK(zeros > 606 / 5 && zeros < 606 / 2);
+        // Rows from the fourth on alone are those rows of all.
+        const cft::dropout later = {drop.probability, drop.seed, drop.micro_batch, drop.layer, 4};
+        on_device<bf16>    tail(size_t(2 * columns));
+        cuda::dropout(later, 3, dx.data() + 4 * columns, columns, nullptr, 2, columns, false, tail.data(), columns, nullptr);
+        const auto whole = y.host();
+        CHECK(same_bytes(tail.host(), std::vector<bf16>(whole.begin() + 4 * columns, whole.end())));
     });
+}
+
+void test_add_by_token() {
+    // A block's threads and more columns than these; a token with many rows, and one with one.
+    for (const size_t columns : {size_t(8), size_t(264)}) {
+        in_both_orders("add by token, " + std::to_string(columns), [&] {
+            const size_t               t = 50, ld = columns + 8, vocab = 11;
+            const std::vector<float>   from = random_floats(t * ld), before = random_floats(vocab * columns);
+            const std::vector<int32_t> distinct = {2, 5, 10}, starts = {0, 1, 40, 50};
+            std::vector<int32_t>       order(t);
+            for (size_t i = 0; i < t; i++) {
+                order[i] = int32_t(i * 7 % t);
+            }
+            on_device<float>   device_from(from), to(before);
+            on_device<int32_t> device_distinct(distinct), device_starts(starts), device_order(order);
+            cuda::add_by_token(device_from.data(), int64_t(ld), device_distinct.data(), device_starts.data(), device_order.data(), 3, int64_t(columns), to.data(),
+                               int64_t(columns), nullptr);
+            std::vector<double> want(before.begin(), before.end()), size(want.size(), 1e-30);
+            for (size_t i = 0; i < distinct.size(); i++) {
+                for (int32_t j = starts[i]; j < starts[i + 1]; j++) {
+                    for (size_t c = 0; c < columns; c++) {
+                        const double x = double(from[size_t(order[size_t(j)]) * ld + c]);
+                        want[size_t(distinct[i]) * columns + c] += x, size[size_t(distinct[i]) * columns + c] += std::fabs(x);
+                    }
+                }
+            }
+            const auto got = to.host();
+            for (size_t i = 0; i < got.size(); i++) {
+                CHECK_NEAR(got[i], want[i], size[i] + std::fabs(want[i]), 1e-6);
+            }
+        });
+    }
 }
 
 void test_adamw() {
@@ -134,6 +172,7 @@ void test_non_finite() {
 int main() {
     test_copies();
     test_dropout();
+    test_add_by_token();
     test_adamw();
     test_norm();
     test_non_finite();

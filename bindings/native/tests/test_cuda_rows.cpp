@@ -343,6 +343,13 @@ template <typename T, typename U> void test_elements() {
     CHECK(same_bytes(gathered.host(), all_to<U>(want_g)));
     CHECK(same_bytes(scattered.host(), all_to<U>(want_s)));
     CHECK(same_bytes(added.host(), all_to<U>(want_a)));
+    on_device<U> in_order(all_to<U>(b)); // without a list, row by row
+    cuda::gather(da.data(), ld_t, nullptr, 3, columns, in_order.data(), ld_u, nullptr);
+    want_g = b;
+    for (size_t i = 0; i < 3; i++) {
+        std::copy_n(a.begin() + std::ptrdiff_t(i * 32), columns, want_g.begin() + std::ptrdiff_t(i * 40));
+    }
+    CHECK(same_bytes(in_order.host(), all_to<U>(want_g)));
 }
 
 void test_others() {

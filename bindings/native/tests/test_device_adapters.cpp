@@ -1,5 +1,6 @@
 // test_device_adapters.cpp - adapters that are more than one rank and scale for all, on a CUDA device against the CPU engine: ranks and
-// scales by module and layer, a choice of layers, learning rates by LoRA+, DoRA. What test_device.cpp says of the library under test holds here.
+// scales by module and layer, a choice of layers, learning rates by LoRA+, DoRA,
+// adapters of the embedding and the head. What test_device.cpp says of the library under test holds here.
 #include "device_plans.h"
 #include "family_file.h"
 
@@ -239,6 +240,66 @@ void test_dora_begins_at_the_base() {
     REFUSED(cft_trainer_new(on_device.handle, &p, nullptr, 0, &t, &err), CFT_ERR_INVALID_ARGUMENT, "row 0 of the weight is zero");
 }
 
+constexpr uint32_t ends = CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
+
+void test_ends() {
+    options o = device_sizes();
+    o.tied    = false;
+    const model        m(o, "device-ends.gguf");
+    const batch        b = segments(o.n_vocab);
+    cft_trainer_params p = device_params();
+    where                = "embedding and head";
+    p.targets |= ends;
+    compare(m.path, b, p, {{-1, CFT_TARGET_TOKEN_EMBD, 5, 20}, {-1, CFT_TARGET_OUTPUT, 11, 3}});
+    where     = "embedding and head, dropout";
+    p.dropout = 0.3f;
+    compare(m.path, b, p, {});
+    where     = "head alone";
+    p.targets = CFT_TARGET_OUTPUT;
+    compare(m.path, tree(o.n_vocab), p, {});
+    p.dropout = 0;
+    compare(m.path, b, p, {});
+    where     = "embedding alone";
+    p.targets = CFT_TARGET_TOKEN_EMBD;
+    compare(m.path, b, p, {});
+    where     = "embedding and one module, one layer";
+    o.n_layer = 1;
+    const model one(o, "device-ends-one.gguf");
+    p.targets = CFT_TARGET_TOKEN_EMBD | CFT_TARGET_FFN_UP;
+    compare(one.path, tree(o.n_vocab), p, {});
+    // A tiny vocabulary: tokens repeat. And one of which the head is widened in parts.
+    for (const int n_vocab : {9, 50001}) {
+        where     = "ends, a vocabulary of " + std::to_string(n_vocab);
+        o.n_vocab = n_vocab, o.n_layer = 4, o.type = GGML_TYPE_Q8_0;
+        const model of(o, "device-ends-" + std::to_string(n_vocab) + ".gguf");
+        p.targets = CFT_TARGET_ATTN_V | ends;
+        compare(of.path, segments(n_vocab), p, {});
+        const plans_seen s = every_plan(of.path, segments(n_vocab), p, 50 << 10, true);
+        if (std::getenv("CFT_SHOW")) {
+            std::fprintf(stderr, "%s: %d plans: %d, %d, %d; %d streamed\n", where.c_str(), s.n, s.n_whole, s.n_between, s.n_layers, s.n_streamed);
+        }
+        CHECK(s.n >= 5 && s.n_whole >= 2 && s.n_between + s.n_layers >= 2 && s.small_weights);
+    }
+}
+
+// Before its first step an adapter of the ends adds nothing.
+void test_ends_begin_at_the_base() {
+    where     = "ends begin at the base";
+    options o = device_sizes();
+    o.tied    = false;
+    const model        m(o, "device-ends-base.gguf");
+    const opened       on_device(m.path, "cuda");
+    const batch        b = segments(o.n_vocab);
+    cft_trainer_params p = device_params();
+    trainer            plain(on_device.handle, p);
+    p.targets |= ends;
+    trainer t(on_device.handle, p);
+    CHECK_NEAR(t.evaluate(b), plain.evaluate(b), plain.evaluate(b), 1e-4);
+    const gradients g = t.gradient(b); // of what begins at 0 only
+    CHECK(norm(g.at("token_embd.weight.lora_a")) > 0 && norm(g.at("token_embd.weight.lora_b")) == 0);
+    CHECK(norm(g.at("output.weight.lora_b")) > 0 && norm(g.at("output.weight.lora_a")) == 0);
+}
+
 void test_plans() {
     options o = device_sizes();
     o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
@@ -329,6 +390,12 @@ void test_steps() {
     where     = "steps with all of it but dropout";
     p.dropout = 0, p.dora = 1;
     compare_steps(m.path, p, 1e-4f, uneven, b, other);
+    where = "steps with embedding and head";
+    p.dora = 0, p.targets |= ends;
+    options apart = o;
+    apart.tied    = false;
+    const model untied(apart, "device-ends-steps.gguf");
+    compare_steps(untied.path, p, 1e-4f, {}, b, other);
 }
 
 // At step 1 AdamW moves every element by its learning rate, and decays it by that times the weight decay: as the CPU does, to the bit where the
@@ -340,9 +407,14 @@ void test_lora_plus() {
     const batch        b = segments(m.o.n_vocab);
     cft_trainer_params p = device_params();
     constexpr double   lr = 1e-3;
-    for (const float ratio : {0.0f, 16.0f}) {
-        p.lora_plus_ratio = ratio, p.weight_decay = ratio > 0 ? 0.5f : 0.0f, p.dora = ratio > 0;
-        trainer t(on_device.handle, p, uneven);
+    options          apart = device_sizes();
+    apart.tied             = false;
+    const model  untied(apart, "device-lora-plus-ends.gguf");
+    const opened on_untied(untied.path, "cuda");
+    for (const float ratio : {0.0f, 4.0f, 16.0f}) {
+        p.lora_plus_ratio = ratio, p.weight_decay = ratio > 0 ? 0.5f : 0.0f, p.dora = ratio == 4;
+        p.targets         = CFT_TARGET_ALL_LINEAR | (ratio == 16 ? ends : 0);
+        trainer t(on_untied.handle, p, uneven);
         t.write(CFT_SLOT_VALUE, some_values(t));
         const gradients from = t.read(CFT_SLOT_VALUE), g = t.gradient(b);
         double          length = 0;
@@ -350,18 +422,19 @@ void test_lora_plus() {
         const gradients to = t.read(CFT_SLOT_VALUE);
         for (const auto &[name, v] : to) {
             where              = "LoRA+, " + name;
-            const double rate  = name.find(".lora_a") == std::string::npos && ratio > 0 ? lr * double(ratio) : lr;
+            const bool   slow  = name.find(".lora_a") != std::string::npos || name.find("token_embd") == 0;
+            const double rate  = !slow && ratio > 0 ? lr * double(ratio) : lr;
             double       worst = 0;
             for (size_t i = 0; i < v.size(); i++) {
                 const double x = double(from.at(name)[i]), dx = double(g.at(name)[i]);
                 const double want = x - rate * double(p.weight_decay) * x - rate * dx / (std::fabs(dx) + 1e-8);
                 worst             = std::max(worst, std::fabs(double(v[i]) - want));
             }
-            CHECK(worst < 1e-4 * rate);
+            CHECK(worst < 1e-3 * rate); // beside F32 values of 3
         }
     }
     // A ratio of 1 is no ratio.
-    where = "LoRA+ of 1", p.dora = 0;
+    where = "LoRA+ of 1", p.dora = 0, p.weight_decay = 0, p.targets = CFT_TARGET_ALL_LINEAR;
     gradients values;
     for (const float ratio : {0.0f, 1.0f}) {
         p.lora_plus_ratio = ratio;
@@ -381,7 +454,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}};
+    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             random_bits.seed(1); // the same models alone and with the others

@@ -18,7 +18,7 @@ __global__ void copy_adapters_kernel(const float *values, const adapter_copy *co
 
 // A thread has four columns: the words of one random block.
 template <typename T>
-__global__ void dropout_kernel(uint64_t seed, cpu::philox_counter counter, uint32_t threshold, float keep, const bf16 *x, int64_t ld_x,
+__global__ void dropout_kernel(uint64_t seed, cpu::philox_counter counter, uint32_t threshold, float keep, int64_t first_row, const bf16 *x, int64_t ld_x,
                                const int32_t *rows, int64_t n, int64_t columns, bool add, T *y, int64_t ld_y) {
     const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, quarters = (columns + 3) / 4;
     if (i >= n * quarters) {
@@ -26,13 +26,26 @@ __global__ void dropout_kernel(uint64_t seed, cpu::philox_counter counter, uint3
     }
     const int64_t row = i / quarters, column = i % quarters * 4;
     counter.x[0] = uint32_t(column / 4);
-    counter.x[1] = uint32_t(rows ? rows[row] : row);
+    counter.x[1] = uint32_t(rows ? rows[row] : first_row + row);
     const cpu::philox_counter random = cpu::philox(seed, counter);
     for (int k = 0; k < 4 && column + k < columns; k++) {
         // Rounded before it is added, as on the CPU.
         const float v = times(random.x[k] < threshold ? 0.0f : keep, widen(x[row * ld_x + column + k]));
         T *const    p = y + row * ld_y + column + k;
         *p            = narrow<T>(add ? plus(widen(*p), v) : v);
+    }
+}
+
+// A block has a token, a thread a column.
+__global__ void add_by_token_kernel(const float *from, int64_t ld_from, const int32_t *tokens, const int32_t *starts, const int32_t *order, int64_t columns,
+                                    float *to, int64_t ld_to) {
+    const int begin = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    for (int64_t c = threadIdx.x; c < columns; c += threads) {
+        float sum = 0;
+        for (int j = begin; j < end; j++) {
+            sum += from[order[j] * ld_from + c];
+        }
+        to[tokens[blockIdx.x] * ld_to + c] += sum;
     }
 }
 
@@ -98,7 +111,12 @@ void dropout(const cft::dropout &drop, int module, const bf16 *x, int64_t ld_x, 
              int64_t ld_y, cudaStream_t stream) {
     launch("dropout", dropout_kernel<T>, blocks_for(n * ((columns + 3) / 4), threads), threads, 0, stream, drop.seed,
            cpu::dropout_counter(drop.micro_batch, drop.layer, module, 0), cpu::dropout_threshold(drop.probability),
-           1.0f / (1.0f - drop.probability), x, ld_x, rows, n, columns, add, y, ld_y);
+           1.0f / (1.0f - drop.probability), drop.first_row, x, ld_x, rows, n, columns, add, y, ld_y);
+}
+
+void add_by_token(const float *from, int64_t ld_from, const int32_t *tokens, const int32_t *starts, const int32_t *order, int64_t n, int64_t columns, float *to,
+                  int64_t ld_to, cudaStream_t stream) {
+    launch("add_by_token", add_by_token_kernel, unsigned(n), threads, 0, stream, from, ld_from, tokens, starts, order, columns, to, ld_to);
 }
 
 void adamw(const adamw_step &step, const float *gradient_scale_on_device, float *value, const float *gradient, float *moment1, float *moment2,

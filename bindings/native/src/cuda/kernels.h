@@ -112,7 +112,7 @@ template <typename T, typename U> void cast(const T *x, float scale, int64_t n, 
 template <typename T> void soft_cap(T *x, int64_t n, float cap, cudaStream_t stream); // x = cap * tanh(x / cap)
 void zero(void *x, size_t bytes, cudaStream_t stream);
 
-// to[i] = from[rows[i]], to[rows[i]] = from[i] (other rows stay), to[rows[i]] += from[i]; no row twice. T, U: bf16, float.
+// to[i] = from[rows[i]], to[rows[i]] = from[i] (other rows stay), to[rows[i]] += from[i]; no row twice, rows NULL: i. T, U: bf16, float.
 template <typename T, typename U>
 void gather(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);
 template <typename T, typename U>
@@ -216,10 +216,15 @@ struct adapter_copy {
 void copy_adapters(const float *values, const adapter_copy *copies, int n, int64_t max_elements, cudaStream_t stream);
 
 // y = mask * x, or y += mask * x with add; the mask is that of the CPU engine (cpu/random.h) for the module, bit for bit: 0 or
-// 1 / (1 - probability). Row i is token i of the pack; with rows (NULL: none), token rows[i]. y may be x. T: bf16, float is y's.
+// 1 / (1 - probability). Row i is token first_row + i of the pack; with rows (NULL: none), token rows[i]. y may be x. T: bf16, float is y's.
 template <typename T>
 void dropout(const cft::dropout &drop, int module, const bf16 *x, int64_t ld_x, const int32_t *rows, int64_t n, int64_t columns, bool add,
              T *y, int64_t ld_y, cudaStream_t stream);
+
+// What rows of a table get where rows are used more than once: to[tokens[i]] += the sum of from[order[j]], j within [starts[i], starts[i + 1]),
+// in that order; n tokens, none twice.
+void add_by_token(const float *from, int64_t ld_from, const int32_t *tokens, const int32_t *starts, const int32_t *order, int64_t n, int64_t columns,
+                  float *to, int64_t ld_to, cudaStream_t stream);
 
 // AdamW over all adapter values at once, as cpu_ops::adamw. gradient_scale_on_device (NULL: none) multiplies
 // step.gradient_scale.

@@ -251,7 +251,7 @@ __global__ void move_kernel(const T *from, int64_t ld_from, const int32_t *rows,
     if (!p.inside) {
         return;
     }
-    const int64_t other = rows[p.row], source = how == move::gather ? other : p.row, target = how == move::gather ? p.row : other;
+    const int64_t other = rows ? rows[p.row] : p.row, source = how == move::gather ? other : p.row, target = how == move::gather ? p.row : other;
     eight         e = load8(from + source * ld_from + p.column);
     if (how == move::scatter_add) {
         const eight old = load8(to + target * ld_to + p.column);

@@ -102,6 +102,7 @@ void engine::place_copies() {
         max_copy_ = std::max(max_copy_, c.rows * c.columns);
     }
     n_copies_ = int(copies.size());
+    place_head_copies(copies);
     to_device(w_->copies, copies.data(), copies.size() * sizeof(adapter_copy), stream_.get());
     stream_.wait();
 }
@@ -113,6 +114,7 @@ void engine::refresh_adapters() {
     if (plan_.resident() && n_copies_ > 0) {
         copy_adapters(value_, w_->copies, n_copies_, max_copy_, stream_.get());
     }
+    refresh_ends();
     std::fill(held_, held_ + kind_count, -1);
     gains_stale_.assign(plan_.dora ? plan_.layers.size() * kind_count : 0, true);
     stale_ = false;
@@ -155,6 +157,7 @@ journey engine::begin(const device_pack &p) {
     j.rows      = put(p.rows.data(), size_t(n));
     j.targets   = put(p.targets.data(), p.targets.size());
     j.weights   = reinterpret_cast<const float *>(put(p.weights.data(), p.weights.size()));
+    sort_tokens(p, j, put);
     const auto view = [&](const int32_t *queries, int64_t n_queries, int window) {
         const attention_lists lists(p.visible_until, t, queries, n_queries, p.positions, window);
         j.views.emplace_back(lists, put(lists.words().data(), lists.words().size()));
@@ -194,6 +197,7 @@ void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
     const matrix &e = weights_.token_embd;
     const bool    brought = plan_.embedding_stays;
     embed<float>(e.type, brought ? w_->embedding : e.data, e.row_bytes, brought ? nullptr : j.tokens, j.t, e.columns, hp_.embedding_scale, layers_[0].x, e.columns, stream_.get());
+    embed_adapter(j);
     for (int layer = 0; layer < hp_.n_layer; layer++) {
         stop_if(cancelled);
         layer_forward(j, layer, layer > 0, false);
@@ -202,28 +206,32 @@ void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
     final_norm(j);
 }
 
-// The normed rows that the head sees, in d_norm.
+// The normed rows that the head sees, in head_x.
 void engine::final_norm(const journey &j) {
-    add_rmsnorm<float>({w_->rows_x, layers_.back().attn_add, w_->delta}, w_->final_x, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->d_norm,
-                       hp_.n_embd, w_->final_rstd, stream_.get());
+    add_rmsnorm<float>({w_->rows_x, layers_.back().attn_add, w_->delta}, w_->final_x, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->head_x,
+                       plan_.head_ld(), w_->final_rstd, stream_.get());
+    head_inputs(j);
 }
 
 // Rows [row, row + n) of the head as bf16; those beyond the vocabulary are 0.
 const bf16 *engine::head_rows(int64_t row, int64_t n) {
     if (weights_.head) {
-        return weights_.head + row * hp_.n_embd;
+        return weights_.head + row * plan_.head_ld();
     }
     const matrix &m    = weights_.output;
-    const int64_t real = std::min(n, m.rows - row);
-    dequantize(m.type, m.data + size_t(row) * m.row_bytes, m.row_bytes, real, m.columns, loss_->head, m.columns, stream_.get());
-    zero(loss_->head + real * m.columns, size_t((n - real) * m.columns) * sizeof(bf16), stream_.get());
+    const int64_t real = std::min(n, m.rows - row), ld = plan_.head_ld();
+    dequantize(m.type, m.data + size_t(row) * m.row_bytes, m.row_bytes, real, m.columns, loss_->head, ld, stream_.get());
+    zero(loss_->head + real * ld, size_t((n - real) * ld) * sizeof(bf16), stream_.get());
+    if (plan_.head.rank > 0) {
+        copy_adapters(value_, w_->copies + head_copies_ + 1 + row / plan_.head_rows, 1, real * plan_.head.rank8, stream_.get());
+    }
     return loss_->head;
 }
 
-// Logits of n rows of d_norm from `begin` on; with backward, their gradients' way back to those rows.
-void engine::head_products(int64_t begin, int64_t n, bool backward) {
-    const int64_t d = hp_.n_embd, ld = plan_.vocab8;
-    bf16 *const   x = w_->d_norm + begin * d;
+// Logits of n rows of head_x from `begin` on; with backward, their gradients' way back to those rows of d_norm.
+void engine::head_products(const journey &j, int64_t begin, int64_t n, bool backward) {
+    const int64_t     d = plan_.head_ld(), ld = plan_.vocab8;
+    const bf16 *const x = w_->head_x + begin * d;
     for (int64_t row = 0; row < ld; row += head_step()) {
         const int64_t     rows = std::min(head_step(), ld - row);
         const bf16 *const w    = head_rows(row, rows);
@@ -234,8 +242,10 @@ void engine::head_products(int64_t begin, int64_t n, bool backward) {
             multiply({n, rows, d, x, d, false, w, d, true, loss_->logits + row, ld, true});
         }
     }
-    if (backward) {
-        cast<float, bf16>(loss_->dh, 1, n * d, x, stream_.get());
+    if (backward && plan_.head.rank > 0) {
+        head_gradient(j, begin, n);
+    } else if (backward) {
+        cast<float, bf16>(loss_->dh, 1, n * d, w_->d_norm + begin * d, stream_.get());
     }
 }
 
@@ -245,18 +255,18 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
     for (int64_t begin = 0; begin < j.n; begin += plan_.loss_rows) {
         stop_if(cancelled);
         const int64_t n = std::min(plan_.loss_rows, j.n - begin);
-        head_products(begin, n, false);
+        head_products(j, begin, n, false);
         mark("products head");
         cross_entropy<float>(loss_->logits, ld, n, hp_.n_vocab, ld, j.targets + begin, j.weights + begin, hp_.logit_cap, w_->losses + begin,
                              backward ? reinterpret_cast<bf16 *>(loss_->logits) : nullptr, 2 * ld, stream_.get());
         mark("cross entropy");
         if (backward) {
-            head_products(begin, n, true);
+            head_products(j, begin, n, true);
             mark("backward: products head");
         }
     }
     sum(w_->losses, j.n, false, w_->sums, stream_.get());
-    if (backward) {
+    if (backward && plan_.lowest < hp_.n_layer) {
         into_stream({w_->final_x}, weights_.output_norm, w_->final_rstd, j.n, nullptr, plan_.layers.back().of[kind_down].columns);
     }
 }
@@ -275,6 +285,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
                 comes_next(layer - 1);
             }
         }
+        embed_adapter_backward(j);
     }
     double total = 0;
     to_host(&total, w_->sums, sizeof total, stream_.get());
@@ -289,7 +300,7 @@ void engine::logits(const device_pack &pack, float *out, std::atomic<bool> &canc
     const size_t width = size_t(hp_.n_vocab) * sizeof(float);
     for (int64_t begin = 0; begin < j.n; begin += plan_.loss_rows) {
         const int64_t n = std::min(plan_.loss_rows, j.n - begin);
-        head_products(begin, n, false);
+        head_products(j, begin, n, false);
         if (hp_.logit_cap > 0) {
             soft_cap<float>(loss_->logits, n * plan_.vocab8, hp_.logit_cap, stream_.get());
         }
@@ -345,6 +356,15 @@ const part &engine::part_of(int layer, int module, const group **of) const {
 
 engine::place engine::place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const {
     float *const slots[] = {value_, gradient_, moment1_, moment2_};
+    if (layer < 0) {
+        const bool embedding = module == module_token_embd;
+        const end &e         = embedding ? plan_.embedding : plan_.head;
+        float *const at      = slots[slot] + (kind == matrix_a ? e.a : e.b);
+        if (kind == matrix_a && !embedding) {
+            return {at, e.rank, hp_.n_embd, hp_.n_embd};
+        }
+        return {at, embedding && kind == matrix_b ? hp_.n_embd : hp_.n_vocab, e.rank, e.rank8};
+    }
     const group *g       = nullptr;
     const part  &p       = part_of(layer, module, &g);
     float *const from    = slots[slot];

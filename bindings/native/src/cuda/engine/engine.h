@@ -32,7 +32,7 @@ class weights {
 
     matrix                    token_embd;     // on the host, where the plan says so
     matrix                    output;         // as the file has it, where weights are not widened once
-    bf16                     *head = nullptr;     // [vocab8][n_embd], widened once
+    bf16                     *head = nullptr;     // [vocab8] of head_ld, widened once
     const float              *output_norm = nullptr;
     std::vector<device_layer> layers;
 
@@ -54,6 +54,9 @@ struct journey {
     int64_t        t, n; // tokens, target rows
     const int32_t *tokens, *positions, *rows, *targets;
     const float   *weights;
+    // With an adapter of the embedding: tokens, each once; where in the order each token's positions begin, and that order.
+    int64_t        n_distinct;
+    const int32_t *distinct, *starts, *order;
     cft::dropout   drop;
     std::vector<attention_view> views; // all, last; with windows that matter all_local, last_local too
     const attention_view &view(bool local, bool last) const { return views[(local && views.size() > 2 ? 2 : 0) + (last ? 1 : 0)]; }
@@ -99,9 +102,20 @@ class engine : public device_trainer {
     place   place_of(int layer, int module, adapter_tensor kind, cft_slot slot) const;
     void    refresh_adapters();
     void    final_norm(const journey &j);
-    void    head_products(int64_t begin, int64_t n, bool backward);
+    void    head_products(const journey &j, int64_t begin, int64_t n, bool backward);
     int64_t head_step() const { return plan_.resident() ? plan_.vocab8 : plan_.head_rows; }
     size_t  arena_bytes() const;
+
+    // ends.cpp
+    void place_head_copies(std::vector<adapter_copy> &copies);
+    void refresh_ends();
+    void sort_tokens(const device_pack &pack, journey &j, const std::function<const int32_t *(const void *, size_t)> &put);
+    void embed_adapter(const journey &j);
+    void embed_adapter_backward(const journey &j);
+    cft::dropout head_dropout(const journey &j, int64_t begin) const;
+    const bf16  *head_masked(const journey &j, int64_t begin, int64_t n, int64_t &ld);
+    void head_inputs(const journey &j);
+    void head_gradient(const journey &j, int64_t begin, int64_t n);
 
     // linear.cpp
     const bf16 *group_weights(int layer, int kind);
@@ -169,6 +183,7 @@ class engine : public device_trainer {
     float                          *value_, *gradient_, *moment1_, *moment2_; // plan_.n_values each
     int                             n_copies_ = 0;
     int64_t                         max_copy_ = 0;
+    int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     int                             device_;
     float                           amplitude_, amplitude_local_;

@@ -29,7 +29,7 @@ struct engine::layer_view {
     addends<float>        mid; // the stream between the halves
 
     layer_view(const engine &e, const journey &j_, int layer_)
-        : j(j_), layer(layer_), first(layer_ == e.plan_.lowest), last(layer_ == e.hp_.n_layer - 1), post_norms(e.hp_.fam->has(cft::post_norms)),
+        : j(j_), layer(layer_), first(layer_ == e.plan_.lowest && e.plan_.embedding.rank == 0), last(layer_ == e.hp_.n_layer - 1), post_norms(e.hp_.fam->has(cft::post_norms)),
           head_norms(e.hp_.fam->has(cft::head_norms)), gelu(e.hp_.fam->has(cft::gelu)), halves(e.hp_.fam->has(rope_halves)), t(j_.t),
           n(last ? j_.n : j_.t), d(e.hp_.n_embd), ff(e.hp_.n_ff), q_width(e.hp_.q_width()), kv_width(e.hp_.kv_width()),
           w(e.weights_.layers[size_t(layer_)]), groups(e.plan_.layers[size_t(layer_)]), a(e.layers_[size_t(layer_)]), drop(j_.drop),
@@ -269,8 +269,8 @@ void engine::qkv_into_stream(const layer_view &v, bool no_norm) {
     const activations &a = v.a;
     mark("backward: products qkv");
     if (!v.first) {
-        into_stream({a.x}, v.w.attn_norm, a.rstd, v.t, w_->d, plan_.layers[size_t(v.layer - 1)].of[kind_down].columns, no_norm ? a.norm : nullptr,
-                    v.ld(kind_qkv));
+        const int64_t below = v.layer > 0 ? plan_.layers[size_t(v.layer - 1)].of[kind_down].columns : 0;
+        into_stream({a.x}, v.w.attn_norm, a.rstd, v.t, w_->d, below, no_norm ? a.norm : nullptr, v.ld(kind_qkv));
     } else if (no_norm) {
         add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
     }

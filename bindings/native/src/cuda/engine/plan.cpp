@@ -104,7 +104,7 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
         bytes += size_t(4 * m.hp.n_embd + 2 * m.hp.head_dim + m.hp.q_width() + 2 * m.hp.kv_width()) * sizeof(float) + 16 * 256;
     }
     if (p.resident()) {
-        matrix(m.output, size_t(p.vocab8) * size_t(m.hp.n_embd) * sizeof(bf16), false);
+        matrix(m.output, size_t(p.vocab8) * size_t(p.head_ld()) * sizeof(bf16), false);
     } else if (!m.hp.tied_output) {
         matrix(m.output, 0, false);
     }
@@ -155,13 +155,17 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
         }
         keep.push_back(l < lowest ? keep_everything : keep_level((steps + l - lowest) / n_trained));
     }
+    const auto make_end = [](const adapter_module &a) { return a.rank > 0 ? end{a.rank, padded(a.rank), a.scale} : end{}; };
+    embedding = make_end(adapter.token_embd());
+    head      = make_end(adapter.output());
+    embedding.scale *= m.hp.embedding_scale;
     place_values();
     find_widest();
     plan_experts(*this);
     loss_rows = std::clamp<int64_t>(int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
     head_rows = std::min(vocab8, head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
-    staging_words    = size_t(2 * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t) + attention_lists::max_words(t, n)) + 256;
+    staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t) + attention_lists::max_words(t, n)) + 256;
     weight_bytes     = weights_of(*this, stage_bytes, streamed_bytes);
     adapter_bytes    = (size_t(n_values) * sizeof(float) + 255) / 256 * 256;
     carver counted(nullptr), space(nullptr), loss(nullptr);
@@ -187,14 +191,24 @@ void plan::place_values() {
         g.gain = n_gains;
         n_gains += dora && !g.parts.empty() ? g.outputs : 0;
     });
-    if (faster == 1) {
-        each([&](group &g) { place_a(g, n_values), place_b(g, dora, n_values); });
-        n_slow = n_values;
-    } else {
-        each([&](group &g) { place_a(g, n_values); });
-        n_slow = n_values;
+    const int64_t n_vocab = model->hp.n_vocab, d = model->hp.n_embd;
+    const auto    take    = [&](int64_t floats) { return n_values += floats, n_values - floats; };
+    const bool    together = faster == 1;
+    each([&](group &g) {
+        place_a(g, n_values);
+        if (together) {
+            place_b(g, dora, n_values);
+        }
+    });
+    embedding.a = take(n_vocab * embedding.rank8);
+    embedding.b = take(d * embedding.rank8);
+    head.a      = take(d * head.rank8);
+    n_slow      = n_values;
+    if (!together) {
         each([&](group &g) { place_b(g, dora, n_values); });
     }
+    head.b = take(n_vocab * head.rank8);
+    n_slow = together ? n_values : n_slow;
 }
 
 void plan::find_widest() {
@@ -336,7 +350,15 @@ workspace::workspace(const plan &p, carver &from) {
             copied += p.alike[kind] ? 0 : 2 * int64_t(l.of[kind].parts.size()); // zeros
         }
     }
+    copied += p.head.rank > 0 ? 1 + (p.vocab8 + p.head_rows - 1) / p.head_rows : 0;
     copies = from.take<adapter_copy>(copied);
+    const int64_t embedding8 = p.embedding.rank8, head8 = p.head.rank8;
+    head_x      = head8 > 0 ? from.take<bf16>(n * p.head_ld()) : d_norm;
+    head_a      = head8 > 0 ? from.take<bf16>(head8 * d) : nullptr;
+    head_u      = head8 > 0 ? from.take<bf16>(p.loss_rows * head8) : nullptr;
+    embedding_h = embedding8 > 0 ? from.take<bf16>(t * embedding8) : nullptr;
+    embedding_b = embedding8 > 0 ? from.take<bf16>(d * embedding8) : nullptr;
+    embedding_u = embedding8 > 0 ? from.take<float>(t * embedding8) : nullptr;
     for (int kind = 0; kind < kind_count; kind++) {
         scratch[kind] = p.resident() ? nullptr : from.take<bf16>((g.of[kind].outputs + g.of[kind].columns) * g.of[kind].ld());
     }
@@ -370,18 +392,15 @@ workspace::workspace(const plan &p, carver &from) {
 }
 
 loss_space::loss_space(const plan &p, carver &from) {
-    const int64_t d = p.model->hp.n_embd;
+    const int64_t d = p.head_ld();
     logits = from.take<float>(p.loss_rows * p.vocab8);
     dh     = from.take<float>(p.loss_rows * d);
     head   = p.resident() ? nullptr : from.take<bf16>(p.head_rows * d);
 }
 
-void check_model(const cft_model &model, const adapter_shape &adapter) {
+void check_model(const cft_model &model) {
     const hyperparameters &hp = model.hp;
     const auto refuse = [&](const std::string &what) { throw failure(CFT_ERR_UNSUPPORTED, "on a CUDA device " + what + "; device: cpu trains it"); };
-    if (adapter.token_embd().rank > 0 || adapter.output().rank > 0) {
-        refuse("adapters of token_embd and output are not trained");
-    }
     if (!can_attend(hp.head_dim)) {
         refuse("heads of size " + std::to_string(hp.head_dim) + " are not trained (64, 80, 96, 128 and 256 are)");
     }
@@ -404,7 +423,7 @@ void check_model(const cft_model &model, const adapter_shape &adapter) {
 
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
                  const std::string &device) {
-    check_model(model, adapter);
+    check_model(model);
     const int n_layer = std::max(int(model.layers.size()) - adapter.lowest(), 1); // that keep something
     const int first = params.keep_activations == CFT_KEEP_LAYERS ? keep_inputs * n_layer : 0;
     const int last  = (params.keep_activations == CFT_KEEP_ALL ? keep_products : keep_inputs) * n_layer;

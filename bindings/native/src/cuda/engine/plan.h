@@ -67,6 +67,13 @@ struct layer_groups {
     group of[kind_count];
 };
 
+// end is the adapter of the embedding, A [vocabulary][rank8] and B [n_embd][rank8], or of the head, A [rank8][n_embd] and B [vocabulary][rank8].
+struct end {
+    int64_t rank = 0, rank8 = 0; // 0: there is none
+    float   scale = 0;
+    int64_t a = 0, b = 0;
+};
+
 // Products of an expert's rows have a multiple of so many, so that there are few shapes. What they write behind the expert's rows belongs to
 // the next one, whose product comes later; behind the last one's there is room.
 constexpr int64_t expert_tile = 64;
@@ -113,6 +120,8 @@ struct plan {
     bool             embedding_stays; // on the host
     bool             resident() const { return place == weight_place::widened; }
     std::vector<layer_groups> layers;
+    end              embedding, head;
+    int64_t          head_ld() const { return model->hp.n_embd + head.rank8; } // of the head's rows and of what it sees: room for s B and h behind
     layer_groups     widest;          // of all layers: what they share has room for as many columns
     bool             alike[kind_count]; // all layers' adapters have the same shapes
     std::vector<keep_level>   keep; // of each layer
@@ -212,6 +221,9 @@ struct workspace {
     double *sums, *partials;      // [2], [norm_partials]
     void   *products;
     adapter_copy *copies; // of all layers' groups
+    bf16   *head_x, *head_a, *head_u;       // [n] of head_ld, which without an adapter of the head is d_norm; its A [rank8][n_embd], u [loss_rows][rank8]
+    bf16   *embedding_h, *embedding_b;      // [t][rank8], [n_embd][rank8] with an adapter of the embedding; otherwise NULL
+    float  *embedding_u;                    // [t][rank8]
     // With DoRA; otherwise NULL. Outputs before their gains come gain_columns at a time.
     float  *gains, *norms, *weight_norms; // [n_gains]
     float  *outputs;                      // [t][gain_columns]
@@ -228,8 +240,8 @@ struct workspace {
 // Buffers of the output head.
 struct loss_space {
     float *logits; // [loss_rows][vocab8]; the same bytes hold the gradient
-    float *dh;     // [loss_rows][n_embd]
-    bf16  *head;   // [head_rows][n_embd], where weights are not widened once
+    float *dh;     // [loss_rows] of head_ld
+    bf16  *head;   // [head_rows] of head_ld, where weights are not widened once
 
     loss_space(const plan &p, carver &from);
 };
@@ -238,7 +250,7 @@ struct loss_space {
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
                  const std::string &device);
 
-// Throws CFT_ERR_UNSUPPORTED for models and adapters that the device does not train.
-void check_model(const cft_model &model, const adapter_shape &adapter);
+// Throws CFT_ERR_UNSUPPORTED for models that the device does not train.
+void check_model(const cft_model &model);
 
 } // namespace cft::cuda

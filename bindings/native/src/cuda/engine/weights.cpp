@@ -39,10 +39,10 @@ weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(p.wei
         }
     }
     if (p.resident()) {
-        const int64_t d = m.hp.n_embd;
-        head            = from_.take<bf16>(p.vocab8 * d);
-        zero(head + m.output.rows * d, size_t(p.vocab8 - m.output.rows) * size_t(d) * sizeof(bf16), s.get());
-        widen(m.output, head, d, staging.data());
+        const int64_t ld = p.head_ld();
+        head             = from_.take<bf16>(p.vocab8 * ld);
+        zero(head + m.output.rows * ld, size_t(p.vocab8 - m.output.rows) * size_t(ld) * sizeof(bf16), s.get());
+        widen(m.output, head, ld, staging.data());
     } else {
         output = m.hp.tied_output ? token_embd : raw(m.output);
     }
