@@ -22,7 +22,8 @@ const dashboardLong = `Show runs as web pages: a list, each run's curves, runs b
 
 The pages are for browsers on this machine, at the address that is written to standard output; from another machine,
 ssh -L 8080:127.0.0.1:8080 HOST leads there. Ctrl-C ends it. Runs are only read, also while they train, here or on another machine
-over a shared folder. With --output, one page that needs nothing else is written instead.
+over a shared folder. With --output, one page that needs nothing else is written instead; without a run,
+that ends with exit code 4. Code 2: a folder is missing, or the address is taken.
 
 `
 

@@ -197,86 +197,105 @@ func (s *Server) asset(kind, text string) http.HandlerFunc {
 	}
 }
 
-// answer sends a page, unless the client has it. what names the page and the state of all that is on it: it is only made
-// where the client has another.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, what, name string, page func(tag string) any) {
-	sum := sha256.Sum256([]byte(s.instance + " " + what))
-	tag := `"` + hex.EncodeToString(sum[:12]) + `"`
-	w.Header().Set("ETag", tag)
-	if r.Header.Get("If-None-Match") == tag {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	s.send(w, http.StatusOK, name, page(tag))
+// view is a page that can be made. what tells the state of all that is on it: where the client has that, it is not made.
+type view struct {
+	what string
+	page func(tag string) any
 }
 
-func (s *Server) send(w http.ResponseWriter, status int, name string, page any) {
-	var b bytes.Buffer
-	if err := pages.ExecuteTemplate(&b, name, page); err != nil {
+// answer sends the page that look finds, unless the client has it. look is called while nobody else reads the index; where
+// it finds none, missing says so.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, name, missing string, look func(x *Index) *view) {
+	text, tag, err := s.render(name, r.Header.Get("If-None-Match"), look)
+	switch {
+	case err != nil:
 		http.Error(w, "the page cannot be made: "+err.Error(), http.StatusInternalServerError)
-		return
+	case tag == "":
+		s.problem(w, http.StatusNotFound, missing)
+	case text == nil:
+		w.Header().Set("ETag", tag)
+		w.WriteHeader(http.StatusNotModified)
+	default:
+		w.Header().Set("ETag", tag)
+		send(w, http.StatusOK, text)
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	// A client that went away is no error of this program.
-	_, _ = w.Write(b.Bytes())
 }
 
-func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+// render makes a page, and returns it with its tag: no text where the client has the page, no tag where there is none. The
+// page is sent after that, so that a client that is slow to take it keeps nobody waiting.
+func (s *Server) render(name, has string, look func(x *Index) *view) (text []byte, tag string, err error) {
 	x := s.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.refresh()
-	sort := r.URL.Query().Get("sort")
-	what := fmt.Sprintf("list %q %d", sort, x.version)
-	for _, run := range x.runs {
-		what += fmt.Sprintf(" %s.%d", run.id, run.version)
+	v := look(x)
+	if v == nil {
+		return nil, "", nil
 	}
-	s.answer(w, r, what, "list", func(tag string) any {
-		p := x.list(sort)
-		p.Tag = tag
-		return p
+	sum := sha256.Sum256([]byte(s.instance + " " + v.what))
+	tag = `"` + hex.EncodeToString(sum[:12]) + `"`
+	if has == tag {
+		return nil, tag, nil
+	}
+	var b bytes.Buffer
+	err = pages.ExecuteTemplate(&b, name, v.page(tag))
+	return b.Bytes(), tag, err
+}
+
+func send(w http.ResponseWriter, status int, text []byte) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	// A client that went away is no error of this program.
+	_, _ = w.Write(text)
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	sort := r.URL.Query().Get("sort")
+	s.answer(w, r, "list", "", func(x *Index) *view {
+		what := fmt.Sprintf("list %q %d", sort, x.version)
+		for _, run := range x.runs {
+			what += fmt.Sprintf(" %s.%d", run.id, run.version)
+		}
+		return &view{what, func(tag string) any {
+			p := x.list(sort)
+			p.Tag = tag
+			return p
+		}}
 	})
 }
 
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
-	x := s.index
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.refresh()
-	run := x.run(r.PathValue("id"))
-	if run == nil {
-		s.problem(w, http.StatusNotFound, "There is no such run; it may have been removed.")
-		return
-	}
-	s.answer(w, r, fmt.Sprintf("run %s.%d", run.id, run.version), "run", func(tag string) any {
-		p := run.page()
-		p.Tag = tag
-		return p
+	s.answer(w, r, "run", "There is no such run; it may have been removed.", func(x *Index) *view {
+		run := x.run(r.PathValue("id"))
+		if run == nil {
+			return nil
+		}
+		return &view{fmt.Sprintf("run %s.%d", run.id, run.version), func(tag string) any {
+			p := run.page()
+			p.Tag = tag
+			return p
+		}}
 	})
 }
 
 func (s *Server) compare(w http.ResponseWriter, r *http.Request) {
-	x := s.index
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.refresh()
-	var list []*run
-	what := "compare"
-	for _, id := range r.URL.Query()["run"] {
-		if run := x.run(id); run != nil && !slices.Contains(list, run) {
-			list = append(list, run)
-			what += fmt.Sprintf(" %s.%d", run.id, run.version)
+	s.answer(w, r, "compare", "Choose runs in the list, then compare them.", func(x *Index) *view {
+		var list []*run
+		what := "compare"
+		for _, id := range r.URL.Query()["run"] {
+			if run := x.run(id); run != nil && !slices.Contains(list, run) {
+				list = append(list, run)
+				what += fmt.Sprintf(" %s.%d", run.id, run.version)
+			}
 		}
-	}
-	if len(list) == 0 {
-		s.problem(w, http.StatusNotFound, "Choose runs in the list, then compare them.")
-		return
-	}
-	s.answer(w, r, what, "compare", func(tag string) any {
-		p := compare(list)
-		p.Tag = tag
-		return p
+		if len(list) == 0 {
+			return nil
+		}
+		return &view{what, func(tag string) any {
+			p := compare(list)
+			p.Tag = tag
+			return p
+		}}
 	})
 }
 
@@ -287,5 +306,10 @@ type problemPage struct {
 }
 
 func (s *Server) problem(w http.ResponseWriter, status int, text string) {
-	s.send(w, status, "problem", problemPage{common{Title: http.StatusText(status)}, text})
+	var b bytes.Buffer
+	if err := pages.ExecuteTemplate(&b, "problem", problemPage{common{Title: http.StatusText(status)}, text}); err != nil {
+		http.Error(w, text, status)
+		return
+	}
+	send(w, status, b.Bytes())
 }

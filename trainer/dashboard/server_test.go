@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -149,6 +150,34 @@ func TestMoreHosts(t *testing.T) {
 	assert.True(t, s.knows("proxy.example:443"))
 	assert.False(t, s.knows("other.example"))
 	assert.True(t, s.Loopback())
+}
+
+// stalled is a client that does not take what it is sent.
+type stalled struct {
+	*httptest.ResponseRecorder
+	began, goOn chan struct{}
+}
+
+func (w stalled) Write(p []byte) (int, error) {
+	close(w.began)
+	<-w.goOn
+	return len(p), nil
+}
+
+func TestASlowClientKeepsNobodyWaiting(t *testing.T) {
+	folder := t.TempDir()
+	begin(t, filepath.Join(folder, "run"), 10, nil).steps(1, 2)
+	s := open(t, folder)
+	w := stalled{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/", nil))
+	}()
+	<-w.began
+	assert.Contains(t, s.page("/"), "1 run", "the first has not got its page yet")
+	close(w.goOn)
+	<-ended
 }
 
 func TestHostsOfAServerForAll(t *testing.T) {
