@@ -68,10 +68,10 @@ func (r *run) lossNow() float64 {
 
 // header is a column of the list; its link sorts by it.
 type header struct {
-	Key, Title string
-	Numeric    bool
-	Sorted     string // ascending, descending or empty
-	Link       string
+	Title   string
+	Numeric bool
+	Sorted  string // ascending, descending or empty
+	Link    string
 }
 
 // order is a way to sort rows. Where most is wanted first, it is turned around.
@@ -113,7 +113,6 @@ type listPage struct {
 	Notes   []string
 	Headers []header
 	Rows    []row
-	Sort    string
 }
 
 // list makes the list page. sort is a key of orders, with a minus before it the other way around; anything else is "written".
@@ -121,9 +120,9 @@ func (x *Index) list(sort string) listPage {
 	key, turned := strings.CutPrefix(sort, "-")
 	at := slices.IndexFunc(orders, func(o order) bool { return o.key == key })
 	if at < 0 {
-		at, turned, sort = len(orders)-1, false, ""
+		at, turned = len(orders)-1, false
 	}
-	p := listPage{Folders: x.folders, Sort: sort}
+	p := listPage{Folders: x.folders}
 	for _, n := range x.notes {
 		p.Notes = append(p.Notes, discreet(n))
 	}
@@ -141,7 +140,7 @@ func (x *Index) list(sort string) listPage {
 		return n
 	})
 	for i, o := range orders {
-		h := header{Key: o.key, Title: o.title, Numeric: o.numeric, Link: o.key}
+		h := header{Title: o.title, Numeric: o.numeric, Link: o.key}
 		if i == at {
 			h.Sorted = map[bool]string{true: "descending", false: "ascending"}[descending]
 			if !turned {

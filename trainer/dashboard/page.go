@@ -71,9 +71,9 @@ type change struct {
 
 // numbersRow is a line of the table that says what the pictures show.
 type numbersRow struct {
-	Steps                                    string
-	Loss, Range, Validation, LR, Norm        string
-	TokensPerS, TargetsPerS, Memory, Targets string
+	Steps                             string
+	Loss, Range, Validation, LR, Norm string
+	TokensPerS, TargetsPerS, Memory   string
 }
 
 func (r *run) page() runPage {

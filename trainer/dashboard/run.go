@@ -186,7 +186,7 @@ func isThere(dir string, step int) bool {
 }
 
 func (r *run) decideState(f *found) {
-	p := runs.Progress{LastStep: r.series.last.Step, Skipped: r.series.skipped, Written: r.follower.Modified()}
+	p := runs.Progress{Skipped: r.series.skipped, Written: r.follower.Modified()}
 	if f.record != nil {
 		p.Steps = f.record.Plan.Steps
 	}

@@ -65,7 +65,6 @@ type stageStart struct{ step, stage int }
 type validations struct {
 	objective string
 	curve     curve
-	last      metrics.Validation
 }
 
 // series is all that is kept of a run's metrics. It is a metrics.Visitor.
@@ -156,7 +155,6 @@ func (s *series) Validation(v metrics.Validation) {
 		i = len(s.validations) - 1
 	}
 	of := s.validations[i]
-	of.last = v
 	of.curve.add(sample{step: v.Step, tokens: s.tokens, seconds: s.seconds, values: []float64{v.Loss}})
 }
 

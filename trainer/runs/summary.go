@@ -69,7 +69,7 @@ func Summarize(dir string) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	p := Progress{Steps: record.Plan.Steps, Checkpoints: steps, LastStep: m.LastStep, Skipped: m.Skipped}
+	p := Progress{Steps: record.Plan.Steps, Checkpoints: steps, Skipped: m.Skipped}
 	if info, err := os.Stat(path); err == nil {
 		p.Written = info.ModTime()
 	}
@@ -82,7 +82,6 @@ func Summarize(dir string) (Summary, error) {
 type Progress struct {
 	Steps       int // planned
 	Checkpoints []int
-	LastStep    int
 	Skipped     int64
 	Written     time.Time // the metrics, last
 }
