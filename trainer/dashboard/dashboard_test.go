@@ -161,7 +161,10 @@ func TestStates(t *testing.T) {
 	assert.Zero(t, r.left())
 
 	f.write(checkpoint.LockName, "pid 5 on another-machine\n")
-	assert.Equal(t, runs.Running, look(f.dir).state, "it was written to just now, and not from here")
+	assert.Equal(t, runs.Stopped, look(f.dir).state, "the file is young, its last step is not: it was copied")
+	f.time = time.Now()
+	f.replace(strings.TrimSuffix(f.read(), `{"step":5,"lo`) + line1(t, f.step(5)) + `{"step":6,`)
+	assert.Equal(t, runs.Running, look(f.dir).state, "a step was recorded just now, and not from here")
 	past := time.Now().Add(-time.Hour)
 	require.NoError(t, os.Chtimes(filepath.Join(f.dir, checkpoint.MetricsName), past, past))
 	assert.Equal(t, runs.Stopped, look(f.dir).state)

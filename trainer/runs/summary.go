@@ -1,6 +1,8 @@
 package runs
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -102,7 +104,7 @@ func (p Progress) done() bool {
 const farRunning = 5 * time.Minute
 
 // State decides whether a run trains, is done or has stopped. A run has a lock while it trains; where a shared folder does
-// not carry locks from machine to machine, one of another machine that was written to just now trains.
+// not carry locks from machine to machine, one of another machine that recorded something just now trains.
 func State(dir string, p Progress) string {
 	if _, held := checkpoint.Holder(dir); held {
 		return Running
@@ -110,10 +112,41 @@ func State(dir string, p Progress) string {
 	if p.done() {
 		return Done
 	}
-	if age := time.Since(p.Written); age < farRunning && elsewhere(checkpoint.LastHolder(dir)) {
-		return Running
+	if time.Since(p.Written) >= farRunning || !elsewhere(checkpoint.LastHolder(dir)) {
+		return Stopped
 	}
-	return Stopped
+	// The file may be young because it was copied here just now.
+	if at := lastRecord(filepath.Join(dir, checkpoint.MetricsName)); !at.IsZero() && time.Since(at) >= farRunning {
+		return Stopped
+	}
+	return Running
+}
+
+// tailBytes have the last record of any metrics, but for one with the names of very many examples.
+const tailBytes = 64 << 10
+
+// lastRecord is the time of a file's last whole record; zero if there is none, or it has none.
+func lastRecord(path string) time.Time {
+	f, err := os.Open(path)
+	if err != nil {
+		return time.Time{}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return time.Time{}
+	}
+	tail := make([]byte, min(info.Size(), tailBytes))
+	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+		return time.Time{}
+	}
+	tail = tail[:bytes.LastIndexByte(tail, '\n')+1]
+	lines := bytes.Split(bytes.TrimSuffix(tail, []byte("\n")), []byte("\n"))
+	var record struct{ Time time.Time }
+	if err := json.Unmarshal(lines[len(lines)-1], &record); err != nil {
+		return time.Time{}
+	}
+	return record.Time
 }
 
 // elsewhere reports whether a lock's holder ("pid 4711 on host") is of another machine.
