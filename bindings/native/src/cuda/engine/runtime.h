@@ -28,7 +28,7 @@ class memory {
     size_t size_ = 0;
 };
 
-// host_memory is memory of the host from which copies need not wait.
+// pinned is memory of the host from which copies need not wait.
 class pinned {
   public:
     explicit pinned(size_t bytes);

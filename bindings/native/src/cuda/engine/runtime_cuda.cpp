@@ -62,7 +62,9 @@ memory::~memory() { cudaFree(data_); }
 
 pinned::pinned(size_t bytes) {
     void *p = nullptr;
-    check(cudaMallocHost(&p, bytes), "allocating memory of the host");
+    if (bytes > 0) {
+        check(cudaMallocHost(&p, bytes), "allocating memory of the host");
+    }
     data_ = static_cast<char *>(p);
 }
 pinned::~pinned() { cudaFreeHost(data_); }
