@@ -161,7 +161,8 @@ class engine : public device_trainer {
     void choose(int layer, int64_t n);
     void each_run(int layer, const std::function<void(const expert_run &)> &body);
     void widen_experts(int layer, expert_run &r);
-    void multiply_each(const expert_run &r, product first, int64_t step);
+    void multiply_run(int layer, const expert_run &r, const product &p, int64_t step);
+    void multiply_each(int layer, const expert_run &r, product first, int64_t step);
     void gate_up_of_experts(int layer, const expert_run &r);
     // Leaves in delta what the half adds to the stream. again: the choice was made; only what gates and ups need is computed.
     void feed_experts(int layer, int64_t n, bool again);
@@ -185,6 +186,7 @@ class engine : public device_trainer {
     int64_t                         max_copy_ = 0;
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
+    const bool                      experts_in_one_; // CFT_CUDA_EXPERTS=one: an expert's products are not cuBLASLt's (experts_product.cu)
     int                             device_;
     float                           amplitude_, amplitude_local_;
     profile                         profile_;
