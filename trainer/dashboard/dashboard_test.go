@@ -115,6 +115,9 @@ func TestListAndRunPages(t *testing.T) {
 	} {
 		assert.Contains(t, page, want)
 	}
+	for _, mark := range []string{"changed by hand from step 25", "skipped before step 21"} {
+		assert.Equal(t, 2, strings.Count(page, "<title>"+mark), "%s: over the loss, and over the objectives", mark)
+	}
 	assert.Contains(t, s.page("/run/"+s.id("empty")), "None yet.", "a run without a step has a page")
 	compared := s.page("/compare?run=" + s.id("group/first") + "&run=" + s.id("second") + "&run=unknown&run=" + s.id("second"))
 	for _, want := range []string{"2 runs compared", "loss of the runs by step", "loss of the runs by tokens", "loss of the runs by time", "adapter.rank", "objective.stages"} {

@@ -45,6 +45,7 @@ type picture struct {
 	fromZero      bool
 	width, height float64
 	columns       int
+	marks         func(*chart.Chart) // drawn over the lines, if it is not nil
 }
 
 // bounds are the data's.
@@ -84,6 +85,9 @@ func (p picture) draw() template.HTML {
 		}
 		p.drawLine(c, l, buckets)
 		told = append(told, p.tell(l, buckets))
+	}
+	if p.marks != nil {
+		p.marks(c)
 	}
 	return c.HTML(p.label, "data-tips", tipsText(c, p.over, told))
 }

@@ -54,20 +54,7 @@ func (r *run) mixPicture() template.HTML {
 		c.TickY(v, fmt.Sprintf("%.0f%%", 100*v))
 	}
 	picture{over: overSteps, width: wide}.tickX(c)
-	for i, stage := range s.stages {
-		byHand := slices.ContainsFunc(r.changes, func(c objective.Change) bool { return c.Step == stage.step })
-		if i > 0 && !byHand {
-			c.Mark(float64(stage.step), "mark stage", fmt.Sprintf("from step %d: %s", stage.step, r.stageText(stage.stage)))
-		}
-	}
-	for _, change := range r.changes {
-		if change.Step <= s.last.Step {
-			c.Mark(float64(change.Step), "mark change", fmt.Sprintf("changed by hand from step %d: %s", change.Step, changeWords(change)))
-		}
-	}
-	for _, skip := range s.skips.list {
-		c.Mark(float64(skip.step), "mark skip", fmt.Sprintf("skipped before step %d: %s", skip.step, skip.text))
-	}
+	r.markChanges(c)
 	for _, k := range r.checkpoints {
 		kind, word := "mark kept", "checkpoint"
 		if r.best != nil && r.best.Step == k.Step {
@@ -78,6 +65,25 @@ func (r *run) mixPicture() template.HTML {
 		}
 	}
 	return c.HTML("objectives of the examples by step, with stages, changes, skipped steps and checkpoints")
+}
+
+// markChanges draws where stages begin, what was changed by hand, and what was skipped.
+func (r *run) markChanges(c *chart.Chart) {
+	s, mark := &r.series, func(step int, class, title string) { c.Mark(min(float64(step), c.Right), class, title) }
+	for i, stage := range s.stages {
+		byHand := slices.ContainsFunc(r.changes, func(c objective.Change) bool { return c.Step == stage.step })
+		if i > 0 && !byHand {
+			mark(stage.step, "mark stage", fmt.Sprintf("from step %d: %s", stage.step, r.stageText(stage.stage)))
+		}
+	}
+	for _, change := range r.changes {
+		if change.Step <= s.last.Step {
+			mark(change.Step, "mark change", fmt.Sprintf("changed by hand from step %d: %s", change.Step, changeWords(change)))
+		}
+	}
+	for _, skip := range s.skips.list {
+		mark(skip.step, "mark skip", fmt.Sprintf("skipped before step %d: %s", skip.step, skip.text))
+	}
 }
 
 func (r *run) drawShares(c *chart.Chart, buckets []bucket) {

@@ -186,8 +186,12 @@ func (r *run) figures() []figure {
 			list = append(list, f)
 		}
 	}
-	add(figure{Title: "Loss", Note: "faint: single steps; strong: smoothed", Wide: true,
-		Picture: picture{label: "loss by step", lines: []line{{curve: &s.steps, column: columnLoss, smooth: true}},
+	note := "faint: single steps; strong: smoothed"
+	if len(s.stages) > 1 || len(r.changes) > 0 || len(s.skips.list) > 0 {
+		note += "; lines: a new stage, dashed where it was changed by hand, red where steps were skipped"
+	}
+	add(figure{Title: "Loss", Note: note, Wide: true,
+		Picture: picture{label: "loss by step", lines: []line{{curve: &s.steps, column: columnLoss, smooth: true}}, marks: r.markChanges,
 			over: overSteps, text: number, width: wide, height: wideHeight, columns: wideColumns}.draw()})
 	add(r.validationFigure())
 	for _, q := range []struct {
