@@ -46,6 +46,18 @@ void test_adapters() {
     cft_trainer_params lengths = device_params();
     lengths.dora               = 1;
     compare(all.path, segments(n_vocab), lengths);
+    where = "experts, adapters of embedding and head";
+    const family_file apart(expert_family(), [&](gguf_context *g, ggml_context *ctx) { // a head of its own
+        all_experts(sizes)(g, ctx);
+        ggml_tensor *const head   = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, sizes.n_embd, sizes.n_vocab);
+        const auto         values = random_floats(size_t(ggml_nelements(head)), sizes.spread);
+        std::memcpy(head->data, values.data(), ggml_nbytes(head));
+        ggml_set_name(head, "output.weight");
+        gguf_add_tensor(g, head);
+    }, sizes);
+    cft_trainer_params ends = device_params();
+    ends.targets            = CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_OUTPUT | CFT_TARGET_TOKEN_EMBD | CFT_TARGET_OUTPUT;
+    compare(apart.path, segments(n_vocab), ends);
     where              = "experts, dropout, one layer";
     family_sizes single = sizes;
     single.n_layer      = 1;
