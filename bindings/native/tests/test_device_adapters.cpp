@@ -448,13 +448,53 @@ void test_lora_plus() {
     }
 }
 
+// A whole model of people's, where one is at hand: CFTUNE_MODEL.
+void test_real_model() {
+    const char *path = std::getenv("CFTUNE_MODEL");
+    if (!path) {
+        std::printf("test_device_adapters: SKIP the real model: CFTUNE_MODEL is not set\n");
+        return;
+    }
+    where = "real model, dora";
+    batch b;
+    b.add_segment(24, 1000, 0.6);
+    b.add_segment(40, 1000, 0.5);
+    cft_trainer_params p = device_params();
+    p.dora               = 1;
+    const modules_list modules = without_layers(0, 5);
+    const opened       on_cpu(path, "cpu"), on_device(path, "cuda");
+    trainer            cpu(on_cpu.handle, p, modules), device(on_device.handle, p, modules);
+    const gradients    first = cpu.read(CFT_SLOT_VALUE);
+    gradients          values = some_values(cpu);
+    for (auto &[name, v] : values) { // magnitudes within 1 % or so: the model stays one
+        for (size_t i = 0; i < v.size() && name.find("magnitude") != std::string::npos; i++) {
+            v[i] = first.at(name)[i] + 0.1f * (v[i] - first.at(name)[i]);
+        }
+    }
+    cpu.write(CFT_SLOT_VALUE, values), device.write(CFT_SLOT_VALUE, values);
+    const double want = cpu.accumulate(b);
+    CHECK_NEAR(device.accumulate(b), want, want, loss_tolerance);
+    // Each kind of tensor for itself.
+    const gradients g = cpu.read(CFT_SLOT_GRADIENT), d = device.read(CFT_SLOT_GRADIENT);
+    for (const char *kind : {"lora_a", "lora_b", "lora_magnitude"}) {
+        gradients got, expected;
+        for (const auto &[name, v] : g) {
+            if (name.find(kind) != std::string::npos) {
+                got[name] = d.at(name), expected[name] = v;
+            }
+        }
+        where = std::string("real model, dora, ") + kind;
+        compare_gradients(got, expected, near);
+    }
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}};
+    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             random_bits.seed(1); // the same models alone and with the others
