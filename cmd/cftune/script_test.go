@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"near":      scriptNear,
 			"hub":       scriptHub,
 			"ollama":    scriptOllama,
+			"othershim": scriptOtherShim,
 
 			"samereports": scriptSameReports,
 		},
@@ -70,6 +71,22 @@ func cudaShim() string {
 		panic(err)
 	}
 	return path
+}
+
+// scriptOtherShim writes that engine as it is after a build from other headers: othershim FILE
+func scriptOtherShim(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: othershim FILE")
+	}
+	digest, err := exec.Command(filepath.Join("..", "..", "scripts", "native-digest")).Output()
+	ts.Check(err)
+	library, err := os.ReadFile(cudaShim())
+	ts.Check(err)
+	mine := bytes.TrimSpace(digest)
+	if n := bytes.Count(library, mine); n == 0 {
+		ts.Fatalf("the digest %s is not in %s: was it built from other headers than those that are here?", mine, cudaShim())
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.ReplaceAll(library, mine, bytes.Repeat([]byte{'0'}, len(mine))), 0o700))
 }
 
 // scriptModel writes a tiny model: model FILE [nan] [f32] [untied] [architecture=NAME] [seed=N] [embd=N] [head_dim=N] [layers=N] [shards=N] [experts=N],

@@ -34,16 +34,15 @@ opened open_library() {
         }
         return {nullptr, why};
     }
-    const auto get = reinterpret_cast<cft_device_library_function *>(dlsym(handle, "cft_device_library"));
+    const auto get    = reinterpret_cast<cft_device_library_function *>(dlsym(handle, "cft_device_library"));
+    const auto digest = reinterpret_cast<cft_device_digest_function *>(dlsym(handle, "cft_device_digest"));
     if (!get) {
         return {nullptr, path + " has no cft_device_library"};
     }
-    const device_library *const library = get();
-    if (library->model_bytes != sizeof(cft_model) || library->params_bytes != sizeof(cft_trainer_params) ||
-        library->shape_bytes != sizeof(adapter_shape)) {
-        return {nullptr, path + " was built from other sources than libcftune: build both again"};
+    if (!digest || std::string(digest()) != CFT_NATIVE_DIGEST) {
+        return {nullptr, path + " was built from other sources than libcftune: build both again (make cuda)"};
     }
-    return {library, ""};
+    return {get(), ""};
 }
 
 } // namespace

@@ -44,11 +44,9 @@ class device_trainer {
     virtual void write_weight_norms(int, int, const float *) {}
 };
 
-// device_library is what the library's one symbol, cft_device_library, returns.
+// device_library is what the library's symbol cft_device_library returns. Before it is called, cft_device_digest tells whether the library
+// was built from the same headers (scripts/native-digest): with others, all that both sides know of each other may be wrong.
 struct device_library {
-    // Sizes of what both sides must see alike.
-    size_t model_bytes, params_bytes, shape_bytes;
-
     int (*count)();
     void (*describe)(int device, cft_device *out);
     // What a trainer takes. With must_fit, what does not fit the device throws CFT_ERR_NO_MEMORY and says what would.
@@ -72,3 +70,4 @@ const device_library *cuda_library(std::string &reason);
 } // namespace cft
 
 extern "C" typedef const cft::device_library *cft_device_library_function();
+extern "C" typedef const char *cft_device_digest_function();

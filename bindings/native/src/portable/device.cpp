@@ -180,7 +180,7 @@ ggml_backend_dev_t find_device(const std::string &name, int *index) {
 }
 
 const device_library *library() {
-    static const device_library table = {sizeof(cft_model), sizeof(cft_trainer_params), sizeof(adapter_shape), count, describe, estimate, make};
+    static const device_library table = {count, describe, estimate, make};
     return &table;
 }
 

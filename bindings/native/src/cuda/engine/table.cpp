@@ -36,8 +36,9 @@ device_trainer *make(const cft_model &model, const cft_trainer_params &params, c
 } // namespace
 } // namespace cft::cuda
 
+extern "C" __attribute__((visibility("default"))) const char *cft_device_digest() { return CFT_NATIVE_DIGEST; }
+
 extern "C" __attribute__((visibility("default"))) const cft::device_library *cft_device_library() {
-    static const cft::device_library library = {sizeof(cft_model),           sizeof(cft_trainer_params),  sizeof(cft::adapter_shape), cft::cuda::count_devices,
-                                                cft::cuda::describe_device, cft::cuda::estimate,        cft::cuda::make};
+    static const cft::device_library library = {cft::cuda::count_devices, cft::cuda::describe_device, cft::cuda::estimate, cft::cuda::make};
     return &library;
 }
