@@ -113,8 +113,10 @@ void engine::place_copies() {
     }
     n_copies_ = int(copies.size());
     place_head_copies(copies);
-    to_device(w_->copies, copies.data(), copies.size() * sizeof(adapter_copy), stream_.get());
-    stream_.wait();
+    if (!copies.empty()) { // of an adapter of the embedding alone there are none
+        to_device(w_->copies, copies.data(), copies.size() * sizeof(adapter_copy), stream_.get());
+        stream_.wait();
+    }
 }
 
 void engine::refresh_adapters() {
