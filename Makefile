@@ -32,7 +32,7 @@ deps: ## install what building and testing needs (Debian, Ubuntu)
 demo: deps build ## train CFT, SFT and mixed adapters on a small model and write a report (about 20 minutes)
 	model=$$(scripts/fetch-model) && build/bin/cftune demo --model "$$model" --output "$(OUTPUT)"
 
-test: deps ## build and run all tests (about 10 minutes on 2 cores)
+test: deps ## build and run all tests (about 20 minutes on 2 cores)
 	scripts/test
 
 sanitize: deps ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
