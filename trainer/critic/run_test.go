@@ -36,7 +36,9 @@ func TestFaultsOfEveryKind(t *testing.T) {
 		s := faultteacher.New(faultteacher.Options{Seed: 1, Faults: faults, Honour: true})
 		dir := t.TempDir()
 		teacher := Teacher{Name: "t", Backend: endpoint(t, s.URL, "", func(o *EndpointOptions) { o.Stream = stream }), Price: testPrice, Concurrency: 32}
-		result := work(t, t.Context(), paperPlan(t, problems(300), teacher), testOptions(dir))
+		o := testOptions(dir)
+		o.Attempts = 40 // of which nearly a half fail: with 12 attempts one run in twenty would give a request up
+		result := work(t, t.Context(), paperPlan(t, problems(300), teacher), o)
 		require.NoError(t, result.Stopped)
 		require.True(t, result.Complete())
 		requireOnce(t, readRows(t, dir), 300, 1)
