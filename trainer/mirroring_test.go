@@ -242,7 +242,7 @@ func notingIn(notes *[]string) func(*Options) {
 // A store that answers nothing takes no step's time: the run ends, and tells.
 func TestAMirrorThatHangsDoesNotHoldTheRunUp(t *testing.T) {
 	s := newSite(t)
-	s.run.Checkpoint.EverySteps, s.run.Checkpoint.MirrorWait = 1, "1ms"
+	s.run.Checkpoint.EverySteps, s.run.Checkpoint.MirrorWait = 1, "1m"
 	o := newObjects()
 	_, before := s.train(t, "begun", mirroredTo(o), stopAfter(1))
 	require.False(t, before.Mirror.Behind())
@@ -254,6 +254,7 @@ func TestAMirrorThatHangsDoesNotHoldTheRunUp(t *testing.T) {
 		return ctx.Err()
 	}
 	var notes []string
+	s.run.Checkpoint.MirrorWait = "1ms"
 	options := s.options()
 	mirroredTo(o)(&options)
 	notingIn(&notes)(&options)
@@ -275,6 +276,7 @@ func TestAMirrorThatHangsDoesNotHoldTheRunUp(t *testing.T) {
 
 	// The next resume has nothing to train, and brings the mirror up to date.
 	o.fault = nil
+	s.run.Checkpoint.MirrorWait = "1m"
 	again := s.options()
 	mirroredTo(o)(&again)
 	finished, err := Resume(t.Context(), s.run.Output, again)
