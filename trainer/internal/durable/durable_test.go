@@ -115,9 +115,13 @@ func TestLookersDoNotKeepALockFromItsTaker(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, nil, 0o644))
 	looker, err := os.Open(path)
 	require.NoError(t, err)
-	defer looker.Close()
 	require.NoError(t, unix.Flock(int(looker.Fd()), unix.LOCK_SH|unix.LOCK_NB))
-	time.AfterFunc(20*time.Millisecond, func() { _ = unix.Flock(int(looker.Fd()), unix.LOCK_UN) })
+	looked := make(chan struct{})
+	time.AfterFunc(20*time.Millisecond, func() {
+		defer close(looked)
+		_ = looker.Close() // and with it goes the lock
+	})
+	defer func() { <-looked }()
 	lock, err := durable.Acquire(path)
 	require.NoError(t, err)
 	_, held := durable.Held(path)
