@@ -15,31 +15,22 @@ import (
 	"cftune/trainer/metrics"
 )
 
-// spikeWindow is how many losses before a step's are what it is compared with.
-const spikeWindow = 20
-
 // spike looks at a step's loss before it is learned from. What is a spike is told, or is an error that wraps ErrSpike.
 func (t *Trainer) spike(step int, loss float64) error {
 	factor := t.run.Health.LossSpike
-	if factor == 0 || len(t.losses) < spikeWindow {
+	if factor == 0 || len(t.losses) < metrics.SpikeWindow {
 		return nil
 	}
-	median := medianOf(t.losses)
+	median := metrics.Median(t.losses)
 	if loss <= factor*median {
 		return nil
 	}
-	err := fmt.Errorf("the loss is %.4g, more than %g times the median of the last %d, %.4g: %w", loss, factor, spikeWindow, median, ErrSpike)
+	err := fmt.Errorf("the loss is %.4g, more than %g times the median of the last %d, %.4g: %w", loss, factor, metrics.SpikeWindow, median, ErrSpike)
 	if t.run.Health.OnSpike == "warn" {
 		t.progress.Note(fmt.Sprintf("warning: step %d: %v", step, err))
 		return nil
 	}
 	return err
-}
-
-func medianOf(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 // skip leaves the examples of a group out: the next step is made of those after them. It is counted, told and recorded,

@@ -135,7 +135,7 @@ func (t *Trainer) begin(engine Engine) error {
 	if err := metrics.Rewind(t.options.fs, path, metrics.Place{Step: t.done, Validated: t.validated, Skipped: t.counters.Skipped}); err != nil {
 		return err
 	}
-	if t.losses, err = metrics.Losses(path, spikeWindow); err != nil {
+	if t.losses, err = metrics.Losses(path, metrics.SpikeWindow); err != nil {
 		return err
 	}
 	if t.log, err = metrics.OpenLog(t.options.fs, path); err != nil {
@@ -359,7 +359,7 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 		return metrics.Step{}, &StepError{Step: g.step, Err: fmt.Errorf("optimizer step: %w", err), counted: len(g.batches)}
 	}
 	t.skips = nil
-	t.losses = append(t.losses[max(0, len(t.losses)+1-spikeWindow):], sum/float64(targets))
+	t.losses = append(t.losses[max(0, len(t.losses)+1-metrics.SpikeWindow):], sum/float64(targets))
 	t.done, t.cursor = g.step, g.end
 	t.counters.Examples += int64(g.examples)
 	t.counters.Tokens += int64(g.tokens)

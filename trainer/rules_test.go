@@ -71,17 +71,19 @@ var allowed = map[string][]string{
 	"trainer/hub": {"trainer/internal/*"},
 	// Reads committed checkpoints.
 	"trainer/export": {"trainer/gguf", "trainer/checkpoint", "trainer/internal/*"},
-	"trainer/launch": {"trainer/checkpoint", "trainer/config", "trainer/internal/*"},
+	"trainer/launch": {"trainer/checkpoint", "trainer/config", "trainer/internal/*", "internal/spell"},
 	// The one package that speaks to Kubernetes.
-	"trainer/launch/kube": {"trainer/config", "trainer/launch"},
+	"trainer/launch/kube": {"trainer/config", "trainer/launch", "internal/spell"},
 	// Run directories: where they are, how they stand; and as pages.
 	"trainer/runs":      {"trainer", "trainer/checkpoint", "trainer/config", "trainer/metrics", "trainer/mirror"},
-	"trainer/dashboard": {"trainer", "trainer/*"},
+	"trainer/dashboard": {"trainer", "trainer/*", "internal/spell"},
 
 	"trainer/internal/bucket":     {},
 	"trainer/internal/durable":    {},
 	"trainer/internal/crashpoint": {"trainer/internal/durable"},
 
+	// How values are written for people and shells.
+	"internal/spell": {},
 	// For the tests of every package; writes its files without the packages under test.
 	"internal/testmodel": {},
 	"internal/testlimit": {},
@@ -95,7 +97,7 @@ var allowed = map[string][]string{
 	"bindings/engine":        {},
 	"bindings/llama":         {"bindings/engine"},
 	"bindings/llama/example": {"bindings/llama"},
-	"cmd/cftune":             {"trainer", "trainer/*", "bindings/*"},
+	"cmd/cftune":             {"trainer", "trainer/*", "bindings/*", "internal/spell"},
 	"bench/prefix":           {"trainer/pack", "bindings/engine"},
 	"bench/merge":            {"internal/testmodel", "trainer/gguf"},
 	"bench/gpu/model":        {"internal/testmodel"},

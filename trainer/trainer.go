@@ -90,7 +90,7 @@ type Trainer struct {
 	saved     int // step of the newest checkpoint, -1 if there is none
 	savedDir  string
 
-	losses   []float64 // of the last steps, at most spikeWindow
+	losses   []float64 // of the last steps, at most metrics.SpikeWindow
 	watch    *watchdog
 	skips    []error // since the last step that was made
 	from     int     // done when this call of Run began

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/mirror"
 )
@@ -67,7 +68,7 @@ func checkMirror(ctx context.Context, url string, w io.Writer, asJSON bool) (pro
 }
 
 func printCheckpoint(w io.Writer, step int, bytes int64, problem string) {
-	state := "whole, " + bytesText(uint64(bytes))
+	state := "whole, " + spell.Size(uint64(bytes))
 	if problem != "" {
 		state = problem
 	}

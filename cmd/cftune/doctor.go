@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cftune/bindings/engine"
+	"cftune/internal/spell"
 	"cftune/trainer/config"
 )
 
@@ -87,7 +88,7 @@ the run would take of memory, part by part; if that does not fit, name settings 
 				return err
 			}
 			if r := report.Run; r != nil && !r.Fits {
-				return codedError{fmt.Errorf("doctor: %s: needs %s of buffers, available are %s", path, bytesText(r.Buffers), bytesText(r.Available)), codeDevice}
+				return codedError{fmt.Errorf("doctor: %s: needs %s of buffers, available are %s", path, spell.Size(r.Buffers), spell.Size(r.Available)), codeDevice}
 			}
 			return nil
 		},
@@ -166,8 +167,7 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 			return nil, err
 		}
 	} else if r.OnDevice && r.Memory.ComputedAgain > 0 && params.Keep == engine.KeepAuto {
-		packs := []saving{shorterPacks}
-		r.KeepsAll, err = turnDown(model, params, packs, need, func(e engine.MemoryEstimate) bool {
+		r.KeepsAll, err = turnDown(model, params, []saving{shorterPacks}, need, func(e engine.MemoryEstimate) bool {
 			return e.ComputedAgain == 0 && e.Streamed <= r.Memory.Streamed && need(e) <= r.Available
 		})
 		if err != nil {
@@ -302,7 +302,7 @@ func (r doctorReport) print(out io.Writer) error {
 		case d.CanTrain:
 			trains = "yes"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.Description, bytesText(d.MemoryFree), bytesText(d.MemoryTotal), trains)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.Name, d.Description, spell.Size(d.MemoryFree), spell.Size(d.MemoryTotal), trains)
 	}
 	fmt.Fprintf(w, "\nCUDA: %s\n", r.CUDA)
 	if slices.ContainsFunc(r.Devices, func(d engine.Device) bool { return d.Portable }) {
@@ -337,15 +337,15 @@ func (r runReport) print(w io.Writer) {
 		{"total", r.Memory.Total},
 		{whole, r.Buffers},
 	} {
-		fmt.Fprintf(w, "%s\t%s\n", part.name, bytesText(part.bytes))
+		fmt.Fprintf(w, "%s\t%s\n", part.name, spell.Size(part.bytes))
 	}
 	if r.Memory.Streamed > 0 {
-		fmt.Fprintf(w, "on the host\t%s of weights, copied to the device for each use\n", bytesText(r.Memory.Streamed))
+		fmt.Fprintf(w, "on the host\t%s of weights, copied to the device for each use\n", spell.Size(r.Memory.Streamed))
 	}
 	if r.Limited {
 		source = "limits.memory"
 	}
-	fmt.Fprintf(w, "%s\t%s\n", source, bytesText(r.Available))
+	fmt.Fprintf(w, "%s\t%s\n", source, spell.Size(r.Available))
 	switch {
 	case r.Fits:
 		fmt.Fprintln(w, "\nThe run fits.")
@@ -361,7 +361,7 @@ func (r runReport) print(w io.Writer) {
 			for _, s := range f.Settings {
 				fmt.Fprintf(w, " --set %s", s)
 			}
-			fmt.Fprintf(w, "\t%s\n", bytesText(f.Buffers))
+			fmt.Fprintf(w, "\t%s\n", spell.Size(f.Buffers))
 		}
 	}
 }
@@ -372,16 +372,4 @@ func keptText(m engine.MemoryEstimate) string {
 		return fmt.Sprintf("as fits, %.0f %% of the layers' products are computed again", 100*again)
 	}
 	return m.Keep.String()
-}
-
-// bytesText is a size for people.
-func bytesText(n uint64) string {
-	const mib = 1 << 20
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
-	case n >= mib:
-		return fmt.Sprintf("%.1f MiB", float64(n)/mib)
-	}
-	return fmt.Sprintf("%.1f KiB", float64(n)/1024)
 }

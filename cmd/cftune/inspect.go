@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 )
@@ -249,7 +250,7 @@ const maxShownText = 80
 
 func (x inspection) print(out io.Writer, tensors bool) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s\t%s\t%s\n", x.Path, x.Kind, bytesText(uint64(x.Bytes)))
+	fmt.Fprintf(w, "%s\t%s\t%s\n", x.Path, x.Kind, spell.Size(uint64(x.Bytes)))
 	if x.SHA256 != "" {
 		fmt.Fprintf(w, "sha256\t%s\t\n", x.SHA256)
 	}
@@ -269,7 +270,7 @@ func (x inspection) print(out io.Writer, tensors bool) error {
 	}
 	fmt.Fprintln(w)
 	for _, s := range x.Types {
-		fmt.Fprintf(w, "%d tensors\t%s\t%d parameters, %s\n", s.Tensors, s.Type, s.Parameters, bytesText(s.Bytes))
+		fmt.Fprintf(w, "%d tensors\t%s\t%d parameters, %s\n", s.Tensors, s.Type, s.Parameters, spell.Size(s.Bytes))
 	}
 	if tensors {
 		fmt.Fprintln(w)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/launch"
 	"cftune/trainer/launch/kube"
@@ -257,7 +258,7 @@ func (l launcher) podFit(r launch.Request) launch.Finding {
 	if err != nil {
 		return launch.Finding{Level: launch.LevelFail, What: "fit", Found: err.Error()}
 	}
-	f.Level, f.Found = launch.LevelOK, fmt.Sprintf("%s of buffers, a pod has %s", bytesText(report.Buffers), k.Memory)
+	f.Level, f.Found = launch.LevelOK, fmt.Sprintf("%s of buffers, a pod has %s", spell.Size(report.Buffers), k.Memory)
 	if !report.Fits {
 		f.Level = launch.LevelFail
 		for _, w := range report.WouldFit {

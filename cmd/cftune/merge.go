@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 )
@@ -125,7 +126,7 @@ func printMerged(out, notes io.Writer, m export.Merged, asJSON bool) error {
 	for _, name := range slices.Sorted(maps.Keys(m.Tensors)) {
 		types = append(types, fmt.Sprintf("%d %s", m.Tensors[name], name))
 	}
-	fmt.Fprintf(notes, "%s: %s, tensors: %s\n", m.Type, bytesText(uint64(m.Bytes)), strings.Join(types, ", "))
+	fmt.Fprintf(notes, "%s: %s, tensors: %s\n", m.Type, spell.Size(uint64(m.Bytes)), strings.Join(types, ", "))
 	_, err := fmt.Fprintln(out, m.Path)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer/config"
 	"cftune/trainer/gguf"
 	"cftune/trainer/hub"
@@ -70,7 +71,7 @@ func pull(ctx context.Context, name string, asJSON bool, out, notes io.Writer) e
 	if asJSON {
 		return json.NewEncoder(out).Encode(found)
 	}
-	fmt.Fprintf(notes, "%s: %s, %s downloaded\n", name, bytesText(uint64(found.Bytes)), bytesText(uint64(found.Downloaded)))
+	fmt.Fprintf(notes, "%s: %s, %s downloaded\n", name, spell.Size(uint64(found.Bytes)), spell.Size(uint64(found.Downloaded)))
 	if o := found.Ollama; o != nil {
 		for what, there := range map[string]bool{"a template": o.Template != "", "a system message": o.System != "", "parameters": len(o.Parameters) > 0, "licenses": len(o.Licenses) > 0} {
 			if there {
@@ -112,7 +113,7 @@ func downloadProgress(notes io.Writer) func(file string, done, total int64) {
 			return
 		}
 		last = time.Now()
-		fmt.Fprintf(notes, "%s: %s of %s%s", file, bytesText(uint64(done)), bytesText(uint64(total)), end)
+		fmt.Fprintf(notes, "%s: %s of %s%s", file, spell.Size(uint64(done)), spell.Size(uint64(total)), end)
 		if end == "\r" && done == total {
 			fmt.Fprintln(notes)
 		}

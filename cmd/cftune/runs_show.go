@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/runs"
 )
@@ -64,9 +65,9 @@ func printRun(out io.Writer, d runs.Details) error {
 		case c.Problem != "":
 			fmt.Fprintf(w, "checkpoint %d\tDAMAGED: %s\n", c.Step, c.Problem)
 		case c.Counters.Skipped > 0:
-			fmt.Fprintf(w, "checkpoint %d\t%s, %d examples seen, %d steps skipped\n", c.Step, bytesText(uint64(c.Bytes)), c.Counters.Examples, c.Counters.Skipped)
+			fmt.Fprintf(w, "checkpoint %d\t%s, %d examples seen, %d steps skipped\n", c.Step, spell.Size(uint64(c.Bytes)), c.Counters.Examples, c.Counters.Skipped)
 		default:
-			fmt.Fprintf(w, "checkpoint %d\t%s, %d examples seen\n", c.Step, bytesText(uint64(c.Bytes)), c.Counters.Examples)
+			fmt.Fprintf(w, "checkpoint %d\t%s, %d examples seen\n", c.Step, spell.Size(uint64(c.Bytes)), c.Counters.Examples)
 		}
 	}
 	return w.Flush()

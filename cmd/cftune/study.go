@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer/shard"
 	"cftune/trainer/study"
 )
@@ -187,6 +188,6 @@ func printPlan(out io.Writer, p study.Plan) error {
 	} else {
 		fmt.Fprintln(out, "time: not known for this device before a run is made")
 	}
-	_, err := fmt.Fprintf(out, "disk: about %s in %s\nclaims: %d, decided by the rule that cftune study --rule shows\n", bytesText(uint64(p.Bytes)), p.Output, p.Claims)
+	_, err := fmt.Fprintf(out, "disk: about %s in %s\nclaims: %d, decided by the rule that cftune study --rule shows\n", spell.Size(uint64(p.Bytes)), p.Output, p.Claims)
 	return err
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"cftune/bindings/engine"
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/config"
 	"cftune/trainer/metrics"
@@ -233,9 +234,9 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 	defer stop()
 	t.SaveOn(asked)
 	s.note("%s: %d steps over %d examples of %d tokens, %d of them targets; %s of memory, activations kept: %s",
-		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, bytesText(e.memory.Total), keptText(e.memory))
+		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, spell.Size(e.memory.Total), keptText(e.memory))
 	if e.memory.Streamed > 0 {
-		s.note("note: %s of weights do not fit the device beside the rest: they stay in the host's memory and are copied for each use, which is slower", bytesText(e.memory.Streamed))
+		s.note("note: %s of weights do not fit the device beside the rest: they stay in the host's memory and are copied for each use, which is slower", spell.Size(e.memory.Streamed))
 	}
 	return t.Run(ctx, trains)
 }

@@ -225,7 +225,7 @@ func TestFoldersThatAreMissing(t *testing.T) {
 
 func TestSpikesAreAboveTheMedian(t *testing.T) {
 	s := series{spikeFactor: 3}
-	for n := range spikeWindow {
+	for n := range metrics.SpikeWindow {
 		s.Step(metrics.Step{Step: n + 1, Loss: []float64{1, 4}[min(n, 1)]})
 	}
 	s.Step(metrics.Step{Step: 21, Loss: 11}) // above three times the least, not above three times the median

@@ -9,6 +9,7 @@ import (
 
 	"cftune/trainer/chart"
 	"cftune/trainer/config"
+	"cftune/trainer/metrics"
 	"cftune/trainer/runs"
 )
 
@@ -138,7 +139,7 @@ func (r *run) warnings() []warning {
 		add(counted(s.skipped, "step was skipped", "steps were skipped")+", with all examples", eventLines(s.skips)...)
 	}
 	if s.spikes.total > 0 {
-		add(counted(int64(s.spikes.total), "loss spike", "loss spikes")+fmt.Sprintf(": more than %g times the median of the %d steps before", s.spikeFactor, spikeWindow), eventLines(s.spikes)...)
+		add(counted(int64(s.spikes.total), "loss spike", "loss spikes")+fmt.Sprintf(": more than %g times the median of the %d steps before", s.spikeFactor, metrics.SpikeWindow), eventLines(s.spikes)...)
 	}
 	if r.record != nil {
 		if o := r.record.Plan.OverLong; o.Count > 0 {

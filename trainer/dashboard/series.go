@@ -24,8 +24,6 @@ const (
 	maxObjectives = 6
 	// maxEvents bounds lists of what happened in a run; more is counted.
 	maxEvents = 50
-	// spikeWindow is how many losses before a step's it is compared with, as trainer's health does.
-	spikeWindow = 20
 	// usualSpike is how many times their median is a spike, where the configuration does not say.
 	usualSpike = 3
 )
@@ -127,16 +125,15 @@ func (s *series) objectiveNumber(name string) int {
 }
 
 func (s *series) lookForSpike(step metrics.Step) {
-	if len(s.window) == spikeWindow {
+	if len(s.window) == metrics.SpikeWindow {
 		// The median is not below the least, so most steps need no sorting.
 		if factor := s.spikeFactor; step.Loss > factor*slices.Min(s.window) {
-			sorted := slices.Sorted(slices.Values(s.window))
-			if median := (sorted[spikeWindow/2-1] + sorted[spikeWindow/2]) / 2; step.Loss > factor*median {
+			if median := metrics.Median(s.window); step.Loss > factor*median {
 				s.spikes.add(event{step.Step, number(step.Loss) + ", the median of the 20 before is " + number(median), step.Time})
 			}
 		}
 		copy(s.window, s.window[1:])
-		s.window = s.window[:spikeWindow-1]
+		s.window = s.window[:metrics.SpikeWindow-1]
 	}
 	s.window = append(s.window, step.Loss)
 }

@@ -15,8 +15,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // ListenError says that the address cannot be listened on.
@@ -81,7 +82,7 @@ const (
 	writeTimeout   = 60 * time.Second
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
-	maxConnections = 128
+	maxConnections = 128 // more wait
 	closeTimeout   = 2 * time.Second
 )
 
@@ -92,7 +93,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(&bounded{s.listener, make(chan struct{}, maxConnections)}) }()
+	go func() { ended <- server.Serve(netutil.LimitListener(s.listener, maxConnections)) }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("dashboard: %w", err)
@@ -109,44 +110,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
-// bounded is a listener with so many connections at once at most.
-type bounded struct {
-	net.Listener
-	places chan struct{}
-}
-
-func (b *bounded) Accept() (net.Conn, error) {
-	c, err := b.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case b.places <- struct{}{}:
-		return &place{Conn: c, free: b.places}, nil
-	default:
-		c.Close()
-		return b.Accept()
-	}
-}
-
-type place struct {
-	net.Conn
-	free chan struct{}
-	once sync.Once
-}
-
-func (p *place) Close() error {
-	p.once.Do(func() { <-p.free })
-	return p.Conn.Close()
-}
-
 // policy lets a page use this server's style and script, and nothing else from anywhere.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 // Handler returns what answers requests.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { s.list(w, r) })
+	mux.HandleFunc("GET /{$}", s.list)
 	mux.HandleFunc("GET /run/{id}", s.run)
 	mux.HandleFunc("GET /compare", s.compare)
 	mux.HandleFunc("GET /style.css", s.asset("text/css; charset=utf-8", string(style())))

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cftune/internal/spell"
 )
 
 // number writes a number as people read it: four digits that count.
@@ -51,15 +53,10 @@ func short(v float64) string {
 
 // size writes a number of bytes.
 func size(n float64) string {
-	switch {
-	case n == 0:
+	if n == 0 {
 		return "0"
-	case n >= 1<<30:
-		return fmt.Sprintf("%.2f GiB", n/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", n/(1<<20))
 	}
-	return fmt.Sprintf("%.1f KiB", n/1024)
+	return spell.Size(n)
 }
 
 // sizeUnit is what sizes such as n are written in.
@@ -138,5 +135,5 @@ func word(text string) string {
 	if strings.HasPrefix(text, "-") {
 		text = "./" + text
 	}
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	return spell.Quote(text)
 }

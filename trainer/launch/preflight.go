@@ -9,6 +9,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"cftune/internal/spell"
 )
 
 // Levels of findings.
@@ -72,7 +74,7 @@ exit 0
 type look map[string]string
 
 func lookAt(ctx context.Context, h Host, root string) (look, error) {
-	out, err := h.Run(ctx, "set -- "+quote(root)+"\n"+lookScript, nil, nil)
+	out, err := h.Run(ctx, "set -- "+spell.Quote(root)+"\n"+lookScript, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("look at the host: %w", err)
 	}

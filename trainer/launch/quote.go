@@ -5,18 +5,15 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"cftune/internal/spell"
 )
 
-// quote makes one word of any text for a POSIX shell. Text with a NUL or a line break never comes here (checkPath).
-func quote(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
-
-// quoteAll makes a command line of words.
+// quoteAll makes a command line of words. Text with a NUL or a line break never comes here (checkPath).
 func quoteAll(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
-		quoted[i] = quote(w)
+		quoted[i] = spell.Quote(w)
 	}
 	return strings.Join(quoted, " ")
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cftune/internal/spell"
 )
 
 // Slurm are the resources that are asked for.
@@ -158,7 +160,7 @@ func (c *slurm) Script(jobs []Placed) (string, error) {
 	}
 	b.WriteString("#SBATCH --open-mode=append\n")
 	if len(jobs) == 1 {
-		fmt.Fprintf(&b, "umask 077\ndir=%s\nprogram=%s\n", quote(jobs[0].Dir), quote(jobs[0].Job.Program))
+		fmt.Fprintf(&b, "umask 077\ndir=%s\nprogram=%s\n", spell.Quote(jobs[0].Dir), spell.Quote(jobs[0].Job.Program))
 	} else {
 		spec := fmt.Sprintf("0-%d", len(jobs)-1)
 		if s.ArrayLimit > 0 {
@@ -167,7 +169,7 @@ func (c *slurm) Script(jobs []Placed) (string, error) {
 		option("array", spec)
 		b.WriteString("umask 077\ncase $SLURM_ARRAY_TASK_ID in\n")
 		for i, j := range jobs {
-			fmt.Fprintf(&b, "%d) dir=%s program=%s ;;\n", i, quote(j.Dir), quote(j.Job.Program))
+			fmt.Fprintf(&b, "%d) dir=%s program=%s ;;\n", i, spell.Quote(j.Dir), spell.Quote(j.Job.Program))
 		}
 		b.WriteString("*) echo \"no element $SLURM_ARRAY_TASK_ID\" >&2; exit 2 ;;\nesac\n")
 	}
@@ -237,7 +239,7 @@ func (c *slurm) Start(ctx context.Context, jobs []Placed, secrets map[string]str
 			element = fmt.Sprintf("_%d", i)
 		}
 		file := path.Join(j.Dir, slurmName)
-		fmt.Fprintf(&submit, "echo \"$id\"%s >%s && mv %s %s || exit\n", element, quote(file+".tmp"), quote(file+".tmp"), quote(file))
+		fmt.Fprintf(&submit, "echo \"$id\"%s >%s && mv %s %s || exit\n", element, spell.Quote(file+".tmp"), spell.Quote(file+".tmp"), spell.Quote(file))
 	}
 	submit.WriteString("echo \"$id\"\n")
 	if _, err := c.host.Run(ctx, submit.String(), nil, secrets); err != nil {
@@ -410,6 +412,6 @@ func (c *slurm) Remove(ctx context.Context, dir string) error {
 	if _, err := c.job(dir); err != nil {
 		return fmt.Errorf("%s holds no job: %w", dir, err)
 	}
-	_, err = c.host.Run(ctx, "rm -rf -- "+quote(dir), nil, nil)
+	_, err = c.host.Run(ctx, "rm -rf -- "+spell.Quote(dir), nil, nil)
 	return err
 }

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"cftune/internal/spell"
 )
 
 const (
@@ -285,5 +287,5 @@ func knownHostsHint(known, address string) string {
 	if err != nil {
 		host, port = address, strconv.Itoa(sshPort)
 	}
-	return fmt.Sprintf("compare the fingerprint with what the host's owner says, then: ssh-keyscan -p %s %s >> %s", port, quote(host), quote(filepath.Clean(known)))
+	return fmt.Sprintf("compare the fingerprint with what the host's owner says, then: ssh-keyscan -p %s %s >> %s", port, spell.Quote(host), spell.Quote(filepath.Clean(known)))
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
+
+	"cftune/internal/spell"
 )
 
 // sshHost is a machine that is reached by ssh; its files by SFTP.
@@ -59,7 +61,7 @@ func (h *sshHost) Run(ctx context.Context, script string, input []byte, env map[
 	session.Stdout, session.Stderr = out, errs
 	script, input = withEnvironment(script, input, env)
 	session.Stdin = bytes.NewReader(input)
-	if err := session.Start("exec /bin/sh -c " + quote(script)); err != nil {
+	if err := session.Start("exec /bin/sh -c " + spell.Quote(script)); err != nil {
 		return nil, fmt.Errorf("on %s: %w", h.name, err)
 	}
 	done := make(chan error, 1)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"cftune/internal/spell"
 	"cftune/trainer/internal/durable"
 )
 
@@ -27,7 +28,7 @@ var hexDigest = regexp.MustCompile(`^[0-9a-f]{64}`)
 
 // hostDigest returns the SHA-256 of a host's file.
 func hostDigest(ctx context.Context, h Host, path string) (string, error) {
-	out, err := h.Run(ctx, digestScript+quote(path), nil, nil)
+	out, err := h.Run(ctx, digestScript+spell.Quote(path), nil, nil)
 	if err != nil {
 		return "", fmt.Errorf("checksum of %s: %w", path, err)
 	}

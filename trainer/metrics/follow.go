@@ -3,7 +3,6 @@ package metrics
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -163,24 +162,18 @@ func (f *Follower) visit(line []byte, v Visitor) bool {
 		f.damage(fmt.Errorf("it is longer than %d bytes", maxLineBytes))
 		return true
 	}
-	e, err := parseEntry(line[:len(line)-1])
+	record, err := parseRecord(line[:len(line)-1])
 	if err != nil {
 		f.damage(err)
 		return true
 	}
-	switch {
-	case e.Skipped != nil:
-		skip := Skip{Step: e.Step.Step, Skipped: *e.Skipped, Reason: e.Reason, Time: e.Step.Time}
-		if err := json.Unmarshal(e.Examples, &skip.Examples); err != nil {
-			f.damage(err)
-			return true
-		}
-		v.Skip(skip)
-	case e.ValidationLoss != nil:
-		v.Validation(Validation{Step: e.Step.Step, Loss: *e.ValidationLoss, Targets: e.ValidationTargets, Objective: e.ValidationObjective,
-			Time: e.Step.Time, Seconds: e.Seconds})
-	default:
-		return f.visitStep(e.Step, v)
+	switch r := record.(type) {
+	case Step:
+		return f.visitStep(r, v)
+	case Validation:
+		v.Validation(r)
+	case Skip:
+		v.Skip(r)
 	}
 	return true
 }

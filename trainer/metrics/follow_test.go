@@ -191,12 +191,15 @@ func oddLines() []string {
 		`{"step":1,"loss":1,"objective":{"a\u0041":1}}`, `{"step":1,"loss":1,"time":"yesterday"}`, `{"step":1,"loss":1,"other":2}`, `{}`, ``)
 }
 
-func FuzzParseEntry(f *testing.F) {
+func FuzzParseRecord(f *testing.F) {
 	for _, text := range oddLines() {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		var quick, thorough Step
+		if record, err := parseRecord([]byte(text)); (record == nil) == (err == nil) {
+			t.Fatalf("%q: %v and %v", text, record, err)
+		}
 		if parsePlain([]byte(text), &quick) {
 			if err := json.Unmarshal([]byte(text), &thorough); err != nil {
 				t.Fatalf("%q was taken, but %v", text, err)

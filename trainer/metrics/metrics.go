@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"cftune/trainer/internal/durable"
@@ -100,6 +101,8 @@ func (l *Log) Close() error { return l.f.Close() }
 // ErrCorrupt is wrapped by errors about lines that are no records.
 var ErrCorrupt = errors.New("damaged")
 
+var errNoStep = errors.New("it has no step")
+
 // line is what every record has.
 type line struct {
 	Step    *int     `json:"step"`
@@ -118,7 +121,7 @@ func scan(text []byte, visit func(line line, end int) error) error {
 		var l line
 		err := json.Unmarshal(text[at:at+n], &l)
 		if err == nil && l.Step == nil {
-			err = errors.New("it has no step")
+			err = errNoStep
 		}
 		if err != nil {
 			return fmt.Errorf("line %d: %w: %w", number, ErrCorrupt, err)
@@ -235,4 +238,14 @@ func Losses(path string, n int) ([]float64, error) {
 		return nil, fmt.Errorf("read metrics: %s: %w", path, err)
 	}
 	return losses[max(0, len(losses)-n):], nil
+}
+
+// SpikeWindow is how many losses before a step's are what it is compared with.
+const SpikeWindow = 20
+
+// Median of a list that is not empty.
+func Median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }

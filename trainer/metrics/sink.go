@@ -49,10 +49,11 @@ func Read(path string, visit func(Record)) (torn bool, err error) {
 	err = scan(text, func(l line, end int) error {
 		r, err := l.record(text[at:end])
 		at = end
-		if err == nil {
-			visit(r)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
-		return err
+		visit(r)
+		return nil
 	})
 	if err != nil {
 		return false, fmt.Errorf("read metrics: %s: %w", path, err)
@@ -74,7 +75,7 @@ func (l line) record(text []byte) (Record, error) {
 func decode[R Record](text []byte) (Record, error) {
 	var r R
 	if err := json.Unmarshal(bytes.TrimSpace(text), &r); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, err
 	}
 	return r, nil
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	kexec "k8s.io/client-go/util/exec"
 
+	"cftune/internal/spell"
 	"cftune/trainer/launch"
 )
 
@@ -89,9 +90,6 @@ func (h podHost) Run(ctx context.Context, script string, input []byte, _ map[str
 	return out.Bytes(), nil
 }
 
-// quote makes one word of a shell of any text.
-func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
-
 // fileInfo is what stat says of a file.
 type fileInfo struct {
 	name string
@@ -149,7 +147,7 @@ func (h podHost) ask(op, file, script string) (string, error) {
 }
 
 func (h podHost) Stat(file string) (fs.FileInfo, error) {
-	q := quote(file)
+	q := spell.Quote(file)
 	out, err := h.ask("stat", file, fmt.Sprintf("[ -e %s ] || exit %d; %s%s", q, notThere, statFormat, q))
 	if err != nil {
 		return nil, err
@@ -158,7 +156,7 @@ func (h podHost) Stat(file string) (fs.FileInfo, error) {
 }
 
 func (h podHost) ReadDir(dir string) ([]fs.FileInfo, error) {
-	out, err := h.ask("readdir", dir, fmt.Sprintf("cd -- %s 2>/dev/null || exit %d; for f in *; do [ ! -e \"$f\" ] || %s\"$f\" || exit; done", quote(dir), notThere, statFormat))
+	out, err := h.ask("readdir", dir, fmt.Sprintf("cd -- %s 2>/dev/null || exit %d; for f in *; do [ ! -e \"$f\" ] || %s\"$f\" || exit; done", spell.Quote(dir), notThere, statFormat))
 	if err != nil {
 		return nil, err
 	}

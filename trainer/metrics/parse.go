@@ -4,57 +4,34 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 )
 
-// entry is a line of any kind.
-type entry struct {
-	Step
-	Examples            json.RawMessage `json:"examples"` // a number or names
-	ValidationLoss      *float64        `json:"validation_loss"`
-	ValidationTargets   int             `json:"validation_targets"`
-	ValidationObjective string          `json:"validation_objective"`
-	Skipped             *int64          `json:"skipped"`
-	Reason              string          `json:"reason"`
-}
-
-// parseEntry reads a line. Most are of steps as this package writes them, and are read by parsePlain, several times faster:
-// the lines of a long run must be read while somebody waits.
-func parseEntry(line []byte) (entry, error) {
-	var e entry
-	if parsePlain(line, &e.Step) {
-		return e, nil
+// parseRecord reads a line of which nothing is known yet. Most are of steps as this package writes them, and are read by
+// parsePlain, several times faster: the lines of a long run must be read while somebody waits.
+func parseRecord(text []byte) (Record, error) {
+	var s Step
+	if parsePlain(text, &s) {
+		return s, nil
 	}
-	e = entry{}
-	has := struct {
-		*entry
-		Number *int     `json:"step"`
-		Loss   *float64 `json:"loss"`
-	}{entry: &e}
-	if err := json.Unmarshal(line, &has); err != nil {
-		return entry{}, err
+	var l struct {
+		line
+		ValidationLoss *float64        `json:"validation_loss"`
+		Examples       json.RawMessage `json:"examples"` // a number or names
 	}
-	if has.Number == nil {
-		return entry{}, errors.New("it has no step")
-	}
-	e.Step.Step = *has.Number
-	if has.Loss != nil {
-		e.Loss = *has.Loss
+	if err := json.Unmarshal(text, &l); err != nil {
+		return nil, err
 	}
 	switch {
-	case e.Skipped != nil || e.ValidationLoss != nil:
-		return e, nil
-	case has.Loss == nil:
-		return entry{}, errors.New("it has no loss")
+	case l.Step == nil:
+		return nil, errNoStep
+	case l.Skipped == nil && l.Loss == nil && l.ValidationLoss == nil:
+		return nil, errors.New("it has no loss")
+	case l.Skipped != nil && len(l.Examples) == 0:
+		return nil, errors.New("it has no examples")
 	}
-	if len(e.Examples) > 0 {
-		if err := json.Unmarshal(e.Examples, &e.Step.Examples); err != nil {
-			return entry{}, fmt.Errorf("examples: %w", err)
-		}
-	}
-	return e, nil
+	return l.record(text)
 }
 
 // parsePlain reads the JSON of a step that has no spaces, no escapes, and each key once. It returns false for all else.

@@ -1,0 +1,25 @@
+// Package spell writes values as people and shells read them.
+package spell
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Size is a number of bytes for people.
+func Size[N uint64 | float64](bytes N) string {
+	const mib, gib = 1 << 20, 1 << 30
+	n := float64(bytes)
+	switch {
+	case n >= gib:
+		return fmt.Sprintf("%.2f GiB", n/gib)
+	case n >= mib:
+		return fmt.Sprintf("%.1f MiB", n/mib)
+	}
+	return fmt.Sprintf("%.1f KiB", n/1024)
+}
+
+// Quote makes one word of any text for a POSIX shell; a shell takes no NUL, whatever is around it.
+func Quote(text string) string {
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}

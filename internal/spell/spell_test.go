@@ -1,0 +1,26 @@
+package spell_test
+
+import (
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"cftune/internal/spell"
+)
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0.0 KiB", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 3 << 29: "1.50 GiB"} {
+		assert.Equal(t, want, spell.Size(n))
+	}
+}
+
+// What is quoted comes out of a shell as it was, and does nothing there.
+func TestQuotedWordsPassAShell(t *testing.T) {
+	for _, word := range []string{"plain", "two words", `it's "both"`, "$(touch pwned)", "`touch pwned`", "a;touch pwned", "-n", "", `back\slash`, "*", "~", "é", "two\nlines"} {
+		out, err := exec.Command("/bin/sh", "-c", "printf %s "+spell.Quote(word)).Output()
+		require.NoError(t, err)
+		assert.Equal(t, word, string(out))
+	}
+}
