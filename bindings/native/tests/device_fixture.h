@@ -119,6 +119,22 @@ inline batch tree(int n_vocab) {
     return b;
 }
 
+// A whole model of people's, where one is at hand (CFTUNE_MODEL); NULL otherwise, which is said.
+inline const char *real_model(const char *program) {
+    const char *const path = std::getenv("CFTUNE_MODEL");
+    if (!path) {
+        std::printf("%s: SKIP the real model: CFTUNE_MODEL is not set\n", program);
+    }
+    return path;
+}
+
+inline batch real_pack() {
+    batch b;
+    b.add_segment(24, 1000, 0.6);
+    b.add_segment(40, 1000, 0.5);
+    return b;
+}
+
 inline cft_trainer_params device_params() {
     cft_trainer_params p = some_params();
     p.rank = 8, p.alpha = 12; // the host's rank is the device's

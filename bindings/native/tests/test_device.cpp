@@ -1,6 +1,7 @@
 // test_device.cpp - training on a CUDA device against the CPU engine, through cft.h: losses, gradients, logits, optimizer steps,
 // state and refusals, of every family and type. CFT_CUDA_LIBRARY names the library under test: without a device it is
 // the engine over the shim (a test double of CUDA that runs on the CPU), on a device the real one.
+#include "device_cuda.h"
 #include "device_plans.h"
 #include "family_file.h"
 
@@ -8,12 +9,6 @@ using namespace checks;
 using namespace tiny;
 
 namespace {
-
-// bf16 rounds each activation to 8 bits. The tiny models' activations are as rough as it gets: nothing averages out.
-constexpr double   norm_tolerance = 0.01, loss_tolerance = 5e-3, logit_tolerance = 0.03;
-constexpr nearness near = {0.999, 0.985, norm_tolerance, loss_tolerance};
-
-void compare(const std::string &path, const batch &b, const cft_trainer_params &p) { compare_on("cuda", path, b, p, near); }
 
 void test_llama() {
     const model m(device_sizes(), "device.gguf");
@@ -149,82 +144,19 @@ void test_streams() {
     where     = "streams";
     options o = device_sizes();
     o.type = GGML_TYPE_Q8_0, o.n_layer = 7;
-    const model        m(o, "device-streams.gguf");
-    const opened       on_device(m.path, "cuda");
-    cft_trainer_params p = device_params();
-    const batch        b = segments(o.n_vocab), other = tree(o.n_vocab);
-    gradients          values, want;
-    double             loss = 0;
-    for (const char *late : {"nothing", "work", "copies"}) {
-        for (const bool stream : {false, true}) {
-            where = std::string("streams, late: ") + late + (stream ? ", from the host" : "");
-            setenv("CFT_SHIM_LATE", late, 1);
-            cft_memory_estimate e{};
-            p.memory_limit = 0;
-            OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
-            for (int i = 0; stream && e.streamed == 0 && i < 1000; i++) {
-                p.memory_limit = e.total - 1;
-                OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
-            }
-            CHECK((e.streamed > 0) == stream);
-            trainer t(on_device.handle, p);
-            values = values.empty() ? some_values(t) : values;
-            t.write(CFT_SLOT_VALUE, values);
-            t.evaluate(other); // ends at the last layer; the next pack begins at the first
-            const double l = t.accumulate(b);
-            t.accumulate(other);
-            const gradients g = t.read(CFT_SLOT_GRADIENT);
-            if (want.empty()) {
-                want = g, loss = l;
-                CHECK(norm(flat(g)) > 0);
-            }
-            CHECK(l == loss && worst_tensor(g, want) == 0);
-        }
-    }
-    unsetenv("CFT_SHIM_LATE");
+    const model m(o, "device-streams.gguf");
+    const batch b = segments(o.n_vocab), other = tree(o.n_vocab);
+    compare_streams(m.path, b, other);
 }
 
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.
 void test_steps() {
     where = "steps";
-    const model  m(device_sizes(), "device-steps.gguf");
-    const opened on_cpu(m.path, "cpu"), on_device(m.path, "cuda");
+    const model        m(device_sizes(), "device-steps.gguf");
     cft_trainer_params p = device_params();
     p.dropout = 0.1f, p.weight_decay = 0.01f, p.rank = 5;
-    trainer            cpu(on_cpu.handle, p), device(on_device.handle, p), again(on_device.handle, p);
-    const batch        b = segments(m.o.n_vocab), other = tree(m.o.n_vocab);
-    const auto         step = [&](trainer &t) {
-        double length = NAN;
-        t.accumulate(b), t.accumulate(other);
-        OK(cft_trainer_apply(t.handle, 1e-3f, 1.0f, 40, &length, &err));
-        return length;
-    };
-    // B begins at 0, so the first gradient of A is 0 and its moments are rounding errors' size: compare after some steps.
-    for (int i = 0; i < 4; i++) {
-        const double want = step(cpu);
-        CHECK_NEAR(step(device), want, want, norm_tolerance * 2);
-    }
-    const double want = cpu.evaluate(b);
-    CHECK_NEAR(device.evaluate(b), want, want, loss_tolerance);
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        again.write(slot, device.read(slot));
-    }
-    uint64_t steps = 0, micro_batches = 0;
-    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
-    CHECK(steps == 4 && micro_batches == 8);
-    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
-    for (int i = 0; i < 2; i++) {
-        CHECK(step(device) == step(again));
-    }
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        const gradients a = device.read(slot), c = again.read(slot);
-        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
-    }
-    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
-    device.accumulate(b);
-    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) > 0);
-    cft_trainer_discard(device.handle);
-    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+    const batch b = segments(m.o.n_vocab), other = tree(m.o.n_vocab);
+    compare_steps(m.path, p, 1e-3f, b, other);
 }
 
 // auto takes the device where there is one: its sums, not the CPU's.
@@ -293,16 +225,12 @@ void test_devices() {
 
 // A whole model of people's, where one is at hand: CFTUNE_MODEL.
 void test_real_model() {
-    const char *path = std::getenv("CFTUNE_MODEL");
+    const char *const path = real_model("test_device");
     if (!path) {
-        std::printf("test_device: SKIP the real model: CFTUNE_MODEL is not set\n");
         return;
     }
     where = "real model";
-    batch b;
-    b.add_segment(24, 1000, 0.6);
-    b.add_segment(40, 1000, 0.5);
-    compare(path, b, device_params());
+    compare(path, real_pack(), device_params());
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 // test_device_adapters.cpp - adapters that are more than one rank and scale for all, on a CUDA device against the CPU engine: ranks and
 // scales by module and layer, a choice of layers, learning rates by LoRA+, DoRA,
 // adapters of the embedding and the head. What test_device.cpp says of the library under test holds here.
+#include "device_cuda.h"
 #include "device_plans.h"
 #include "family_file.h"
 
@@ -9,14 +10,7 @@ using namespace tiny;
 
 namespace {
 
-constexpr double   norm_tolerance = 0.01, loss_tolerance = 5e-3;
-constexpr nearness near = {0.999, 0.985, norm_tolerance, loss_tolerance};
-
 using modules_list = std::vector<cft_module>;
-
-void compare(const std::string &path, const batch &b, const cft_trainer_params &p, const modules_list &modules) {
-    compare_on("cuda", path, b, p, near, modules);
-}
 
 // No adapter in layers [first, end).
 modules_list without_layers(int first, int end) {
@@ -342,37 +336,6 @@ void test_plans() {
     }
 }
 
-// Steps as the CPU takes them, with all that makes them differ; and a run that goes on from written state to the same bits.
-void compare_steps(const std::string &path, const cft_trainer_params &p, float lr, const modules_list &modules, const batch &b, const batch &other) {
-    const opened on_cpu(path, "cpu"), on_device(path, "cuda");
-    trainer      cpu(on_cpu.handle, p, modules), device(on_device.handle, p, modules), again(on_device.handle, p, modules);
-    const auto   step = [&](trainer &t) {
-        double length = NAN;
-        t.accumulate(b), t.accumulate(other);
-        OK(cft_trainer_apply(t.handle, lr, 1.0f, 40, &length, &err));
-        return length;
-    };
-    for (int i = 0; i < 4; i++) {
-        const double want = step(cpu);
-        CHECK_NEAR(step(device), want, want, norm_tolerance * 2);
-    }
-    const double want = cpu.evaluate(b);
-    CHECK_NEAR(device.evaluate(b), want, want, loss_tolerance);
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        again.write(slot, device.read(slot));
-    }
-    uint64_t steps = 0, micro_batches = 0;
-    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
-    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
-    for (int i = 0; i < 2; i++) {
-        CHECK(step(device) == step(again));
-    }
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        const gradients a = device.read(slot), c = again.read(slot);
-        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
-    }
-}
-
 void test_steps() {
     options o = device_sizes();
     const model        m(o, "device-adapter-steps.gguf");
@@ -380,22 +343,22 @@ void test_steps() {
     cft_trainer_params p = device_params();
     p.weight_decay       = 0.01f;
     where                = "steps with ranks";
-    compare_steps(m.path, p, 1e-3f, uneven, b, other);
+    compare_steps(m.path, p, 1e-3f, b, other, uneven);
     where             = "steps with LoRA+";
     p.lora_plus_ratio = 16;
-    compare_steps(m.path, p, 1e-4f, {}, b, other);
+    compare_steps(m.path, p, 1e-4f, b, other);
     where     = "steps with all of it but dora";
     p.dropout = 0.1f;
-    compare_steps(m.path, p, 1e-4f, uneven, b, other);
+    compare_steps(m.path, p, 1e-4f, b, other, uneven);
     where     = "steps with all of it but dropout";
     p.dropout = 0, p.dora = 1;
-    compare_steps(m.path, p, 1e-4f, uneven, b, other);
+    compare_steps(m.path, p, 1e-4f, b, other, uneven);
     where = "steps with embedding and head";
     p.dora = 0, p.targets |= ends;
     options apart = o;
     apart.tied    = false;
     const model untied(apart, "device-ends-steps.gguf");
-    compare_steps(untied.path, p, 1e-4f, {}, b, other);
+    compare_steps(untied.path, p, 1e-4f, b, other);
 }
 
 // At step 1 AdamW moves every element by its learning rate, and decays it by that times the weight decay: as the CPU does, to the bit where the
@@ -450,15 +413,12 @@ void test_lora_plus() {
 
 // A whole model of people's, where one is at hand: CFTUNE_MODEL.
 void test_real_model() {
-    const char *path = std::getenv("CFTUNE_MODEL");
+    const char *const path = real_model("test_device_adapters");
     if (!path) {
-        std::printf("test_device_adapters: SKIP the real model: CFTUNE_MODEL is not set\n");
         return;
     }
     where = "real model, dora";
-    batch b;
-    b.add_segment(24, 1000, 0.6);
-    b.add_segment(40, 1000, 0.5);
+    const batch b = real_pack();
     cft_trainer_params p = device_params();
     p.dora               = 1;
     const modules_list modules = without_layers(0, 5);

@@ -1,5 +1,6 @@
 // test_device_experts.cpp - mixtures of experts on a CUDA device against the CPU engine. What test_device.cpp says of the library under test
 // holds here; where choices matter, the model's are clear ones (device_experts.h).
+#include "device_cuda.h"
 #include "device_experts.h"
 #include "device_plans.h"
 
@@ -8,14 +9,7 @@ using namespace tiny;
 
 namespace {
 
-constexpr double   norm_tolerance = 0.01, loss_tolerance = 5e-3, logit_tolerance = 0.03;
-constexpr nearness near = {0.999, 0.985, norm_tolerance, loss_tolerance};
-
 const int n_vocab = family_sizes().n_vocab;
-
-void compare(const std::string &path, const batch &b, const cft_trainer_params &p, const std::vector<cft_module> &modules = {}) {
-    compare_on("cuda", path, b, p, near, modules);
-}
 
 void test_experts() {
     const family_sizes sizes = expert_sizes();
@@ -132,66 +126,20 @@ void test_steps() {
     where = "experts, steps";
     const family_sizes sizes = expert_sizes();
     const family_file  file(expert_family(), clear_choices(3, sizes), sizes);
-    const opened       on_cpu(file.path, "cpu"), on_device(file.path, "cuda");
     cft_trainer_params p = device_params();
     p.dropout = 0.1f, p.weight_decay = 0.01f;
-    trainer     cpu(on_cpu.handle, p), device(on_device.handle, p), again(on_device.handle, p);
     const batch b = segments(n_vocab), other = tree(n_vocab);
-    const auto  step = [&](trainer &t) {
-        double length = NAN;
-        t.accumulate(b), t.accumulate(other);
-        OK(cft_trainer_apply(t.handle, 1e-3f, 1.0f, 40, &length, &err));
-        return length;
-    };
-    for (int i = 0; i < 4; i++) {
-        const double want = step(cpu);
-        CHECK_NEAR(step(device), want, want, norm_tolerance * 2);
-    }
-    const double want = cpu.evaluate(b);
-    CHECK_NEAR(device.evaluate(b), want, want, loss_tolerance);
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        again.write(slot, device.read(slot));
-    }
-    OK(cft_trainer_set_counters(again.handle, 4, 8, &err));
-    for (int i = 0; i < 2; i++) {
-        CHECK(step(device) == step(again));
-    }
-    CHECK(worst_tensor(device.read(CFT_SLOT_VALUE), again.read(CFT_SLOT_VALUE)) == 0);
+    compare_steps(file.path, p, 1e-3f, b, other);
 }
 
-// Work, and copies of weights, as late as they may be: the same bits. The host's reading of the numbers of rows is one of the waits. Over the shim only.
+// The host's reading of the numbers of rows is one of the waits.
 void test_streams() {
+    where = "experts";
     family_sizes sizes = expert_sizes();
     sizes.n_layer = 5, sizes.type = GGML_TYPE_Q8_0;
-    const family_file  file(expert_family(), nullptr, sizes);
-    const opened       on_device(file.path, "cuda");
-    cft_trainer_params p = device_params();
-    const batch        b = segments(n_vocab), other = tree(n_vocab);
-    gradients          values, want;
-    for (const char *late : {"nothing", "work", "copies"}) {
-        for (const bool stream : {false, true}) {
-            where = std::string("experts, late: ") + late + (stream ? ", from the host" : "");
-            setenv("CFT_SHIM_LATE", late, 1);
-            cft_memory_estimate e{};
-            p.memory_limit = 0;
-            OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
-            for (int i = 0; stream && e.streamed == 0 && i < 1000; i++) {
-                p.memory_limit = e.total - 1;
-                OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
-            }
-            CHECK((e.streamed > 0) == stream);
-            trainer t(on_device.handle, p);
-            values = values.empty() ? some_values(t) : values;
-            t.write(CFT_SLOT_VALUE, values);
-            t.evaluate(other);
-            t.accumulate(b);
-            t.accumulate(other);
-            const gradients g = t.read(CFT_SLOT_GRADIENT);
-            want              = want.empty() ? g : want;
-            CHECK(worst_tensor(g, want) == 0 && norm(flat(g)) > 0);
-        }
-    }
-    unsetenv("CFT_SHIM_LATE");
+    const family_file file(expert_family(), nullptr, sizes);
+    const batch       b = segments(n_vocab), other = tree(n_vocab);
+    compare_streams(file.path, b, other);
 }
 
 // What is not a number chooses experts too, and is found in the loss.

@@ -293,16 +293,12 @@ void test_devices() {
 
 // A whole model of people's, where one is at hand: CFTUNE_MODEL.
 void test_real_model() {
-    const char *path = std::getenv("CFTUNE_MODEL");
+    const char *const path = real_model("test_portable");
     if (!path) {
-        std::printf("test_portable: SKIP the real model: CFTUNE_MODEL is not set\n");
         return;
     }
     where = "real model";
-    batch b;
-    b.add_segment(24, 1000, 0.6);
-    b.add_segment(40, 1000, 0.5);
-    compare(path, b, params());
+    compare(path, real_pack(), params());
 }
 
 } // namespace
