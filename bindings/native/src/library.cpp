@@ -9,12 +9,10 @@
 
 #include <dlfcn.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <fstream>
 #include <mutex>
 
 #if defined(__GLIBC__)
@@ -161,13 +159,6 @@ void copy_text(char *dst, size_t size, const char *src) {
     std::snprintf(dst, size, "%s", src ? src : "");
 }
 
-// read_number returns the number that a file starts with, or fallback.
-uint64_t read_number(const char *path, uint64_t fallback) {
-    std::ifstream file(path);
-    uint64_t      value = 0;
-    return file >> value ? value : fallback;
-}
-
 } // namespace
 
 void log_line(const std::string &line) { ring().push(line); }
@@ -209,25 +200,6 @@ std::string log_capture::errors() const {
         all += (all.empty() ? "" : "; ") + line;
     }
     return all;
-}
-
-memory_sizes host_memory() {
-    memory_sizes  m{uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGE_SIZE)), 0};
-    std::ifstream meminfo("/proc/meminfo");
-    std::string   key, unit;
-    uint64_t      kib = 0;
-    m.free            = m.total; // where the system does not tell
-    while (meminfo >> key >> kib && std::getline(meminfo, unit)) {
-        if (key == "MemAvailable:") {
-            m.free = kib * 1024;
-        }
-    }
-    // A container's limit (cgroup v2) may lie far below the machine's memory. Page cache counts as used there, though it
-    // can be had back, so only the limit itself is compared.
-    const uint64_t limit = read_number("/sys/fs/cgroup/memory.max", m.total);
-    m.total              = std::min(m.total, limit);
-    m.free               = std::min(m.free, m.total);
-    return m;
 }
 
 ggml_backend_dev_t cpu_device() {
