@@ -75,6 +75,11 @@ __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16 *tile, int s
     const int lane = int(threadIdx.x) % lanes;
     load_matrices<false>(a, tile + (row + lane % 16) * stride + k + lane / 16 * 8);
 }
+// A of the transpose of a tile: its columns [row, row + 16) are A's rows, its rows [k, k + 16) A's columns.
+__device__ __forceinline__ void load_a_of_columns(uint32_t (&a)[4], const bf16 *tile, int stride, int row, int k) {
+    const int lane = int(threadIdx.x) % lanes;
+    load_matrices<true>(a, tile + (k + lane / 16 * 8 + lane % 8) * stride + row + lane / 8 % 2 * 8);
+}
 // Two B's side by side, columns [n, n + 16) and rows [k, k + 16), of the transpose of a tile: its rows are B's columns.
 __device__ __forceinline__ void load_b_of_rows(uint32_t (&b)[4], const bf16 *tile, int stride, int n, int k) {
     const int lane = int(threadIdx.x) % lanes;

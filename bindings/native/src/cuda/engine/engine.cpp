@@ -11,16 +11,17 @@ namespace cft::cuda {
 
 namespace {
 
-bool wants_experts_in_one() {
-    const char *const how = std::getenv("CFT_CUDA_EXPERTS");
-    return how && std::strcmp(how, "one") == 0;
+bool is_set_to(const char *variable, const char *value) {
+    const char *const is = std::getenv(variable);
+    return is && std::strcmp(is, value) == 0;
 }
 
 } // namespace
 
 engine::engine(const plan &p, int device)
     : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
-      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(wants_experts_in_one()), device_(device) {
+      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(is_set_to("CFT_CUDA_EXPERTS", "one")),
+      adapters_fused_(is_set_to("CFT_CUDA_ADAPTERS", "fused")), device_(device) {
     carver from(memory_.data());
     layers_   = place_activations(plan_, from);
     w_        = std::make_unique<workspace>(plan_, from);

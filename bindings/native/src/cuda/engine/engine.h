@@ -127,8 +127,10 @@ class engine : public device_trainer {
     void        forward_with_gains(const linear &l, bf16 *y, int64_t ld_y);
     void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
+    bool        in_one_pass(const group &g) const;
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
-    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy);
+    void        adapter_pass(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
+    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
     // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again.
@@ -187,6 +189,7 @@ class engine : public device_trainer {
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     const bool                      experts_in_one_; // CFT_CUDA_EXPERTS=one: an expert's products are not cuBLASLt's (experts_product.cu)
+    const bool                      adapters_fused_; // CFT_CUDA_ADAPTERS=fused: nor are an adapter's that read dy (adapter_product.cu)
     int                             device_;
     float                           amplitude_, amplitude_local_;
     profile                         profile_;

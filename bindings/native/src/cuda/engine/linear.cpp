@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include "../../failure.h"
+#include "../adapter_product.h"
 
 #include <algorithm>
 
@@ -85,8 +86,31 @@ void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     }
 }
 
-// Adds to the gradients of A and B, from x and h, dy and u.
-void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy) {
+// Whether a group's products that read dy are one pass over it: where CFT_CUDA_ADAPTERS=fused asks for it and its ranks allow it. Of all uses
+// of the group, then, so that the bits do not depend on what is kept.
+bool engine::in_one_pass(const group &g) const {
+    return adapters_fused_ && std::all_of(g.parts.begin(), g.parts.end(), [](const part &p) { return p.rank8 <= widest_adapter_product; });
+}
+
+// u behind each row of dy, and with_b what dy and h add to the gradient of B; or, without u, only that.
+void engine::adapter_pass(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
+    const group    &g = plan_.layers[size_t(l.layer)].of[l.kind];
+    adapter_product p{};
+    p.n = l.n, p.dy = dy, p.ld_dy = ld_dy, p.ld_b = p.ld_h = g.ld();
+    const bf16 *const w = group_weights(l.layer, l.kind);
+    for (const part &x : g.parts) { // those that these outputs have no part in as well: their u is 0
+        const int64_t begin = std::max(l.begin, x.row), rows = std::max(std::min(l.end, x.row + x.rows) - begin, int64_t(0));
+        p.maps[p.n_maps++] = {rows > 0 ? begin - l.begin : 0, rows, x.rank8, x.scale, w + (rows > 0 ? begin : 0) * g.ld() + g.inputs + x.column,
+                              with_b ? l.x + g.inputs + x.column : nullptr, with_u ? dy + (l.end - l.begin) + x.column : nullptr,
+                              gradient_ + x.b + (rows > 0 ? begin - x.row : 0) * x.rank8};
+    }
+    if (p.n_maps > 0) {
+        multiply_adapters(p, w_->products, products_workspace_bytes, stream_.get());
+    }
+}
+
+// Adds to the gradients of A and B, from x and h, dy and u; only_a: B's has it already.
+void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a) {
     const group  &g  = plan_.layers[size_t(l.layer)].of[l.kind];
     const int64_t ld = g.ld();
     const bf16   *u  = dy + (l.end - l.begin);
@@ -102,8 +126,10 @@ void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const b
         }
         first = std::min(first, p.column);
         last  = std::max(last, p.column + p.rank8);
-        multiply({end - begin, p.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
-                  gradient_ + p.b + (begin - p.row) * p.rank8, p.rank8, true, p.scale, 1});
+        if (!only_a) {
+            multiply({end - begin, p.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
+                      gradient_ + p.b + (begin - p.row) * p.rank8, p.rank8, true, p.scale, 1});
+        }
         if (drop.probability > 0) {
             dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
             gradient_a(p.column, p.rank8, p.a, w_->masked, g.inputs);
@@ -135,11 +161,16 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
 
 void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
                              const std::function<void()> &onward) {
+    const bool one_pass = in_one_pass(plan_.layers[size_t(l.layer)].of[l.kind]);
     gains_backward(l, dy, ld_dy);
-    adapter_outputs(l, dy, ld_dy);
-    mark("adapters: u");
+    if (one_pass) {
+        adapter_pass(l, dy, ld_dy, true, !no_x);
+    } else {
+        adapter_outputs(l, dy, ld_dy);
+    }
+    mark(one_pass && !no_x ? "adapters: u, gradient of B" : "adapters: u");
     if (!no_x) {
-        adapter_gradient(l, drop, dy, ld_dy);
+        adapter_gradient(l, drop, dy, ld_dy, one_pass);
         mark("adapters: gradient");
     }
     if (dx) {
@@ -151,7 +182,10 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
     if (no_x) {
         adapter_inputs(l, drop);
         mark("adapters: h");
-        adapter_gradient(l, drop, dy, ld_dy);
+        if (one_pass) {
+            adapter_pass(l, dy, ld_dy, false, true);
+        }
+        adapter_gradient(l, drop, dy, ld_dy, one_pass);
         mark("adapters: gradient");
     }
 }
