@@ -8,13 +8,18 @@ OUTPUT ?= demo
 export MODEL JOBS CFTUNE_CACHE LLAMA_CPP_DIR
 
 .DEFAULT_GOAL := build
-.PHONY: help build native cuda vulkan deps demo test sanitize soak bench clean
+.PHONY: help build native cuda vulkan metal deps demo test sanitize soak bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Go takes no @loader_path in cgo's lines, where Linux's $$ORIGIN is.
+ifeq ($(shell uname -s),Darwin)
+RPATHS = -extldflags '-Wl,-rpath,@loader_path/../lib -Wl,-rpath,@loader_path/../native/lib'
+endif
 
 build: native ## build the native libraries and build/bin/cftune (default)
-	$(GO) build -ldflags "-X main.revision=$$(git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null)" -o build/bin/cftune ./cmd/cftune
+	$(GO) build -ldflags "-X main.revision=$$(git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null) $(RPATHS)" -o build/bin/cftune ./cmd/cftune
 
 native: ## build build/native/lib: ggml, libllama and libcftune
 	scripts/build-native
@@ -26,7 +31,11 @@ vulkan: ## build ggml's Vulkan backend too, and test the portable path on the fi
 	scripts/build-native --vulkan --tests
 	ctest --test-dir build/native/obj -L vulkan --output-on-failure --no-tests=error
 
-deps: ## install what building and testing needs (Debian, Ubuntu)
+metal: ## on a Mac: test the portable path on its GPU (its backend is always built there)
+	scripts/build-native --tests
+	ctest --test-dir build/native/obj -L metal --output-on-failure --no-tests=error
+
+deps: ## install what building and testing needs (Debian, Ubuntu; on a Mac: say what is missing)
 	scripts/install-deps
 
 demo: deps build ## train CFT, SFT and mixed adapters on a small model and write a report (about 20 minutes)

@@ -101,6 +101,7 @@ var allowed = map[string][]string{
 	"bench/prefix":           {"trainer/pack", "bindings/engine"},
 	"bench/merge":            {"internal/testmodel", "trainer/gguf"},
 	"bench/gpu/model":        {"internal/testmodel"},
+	"scripts/machocheck":     {},
 }
 
 // goFile is one parsed Go file of this module.
@@ -249,7 +250,7 @@ func TestOnePackageHasCgo(t *testing.T) {
 func TestOnlyCommandsHaveFlagsSignalsAndExits(t *testing.T) {
 	reserved := []string{"flag", "os/signal", "github.com/spf13/cobra", "github.com/spf13/pflag"}
 	exits := map[string][]string{"os": {"Exit"}, "log": {"Fatal", "Fatalf", "Fatalln"}}
-	programs := []string{"cmd/", "bench/", "bindings/llama/example"}
+	programs := []string{"cmd/", "bench/", "scripts/", "bindings/llama/example"}
 	for _, f := range goFiles(t) {
 		if f.test || slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(f.dir, p) }) {
 			continue

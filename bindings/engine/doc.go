@@ -12,7 +12,8 @@ package engine
 /*
 #cgo CFLAGS: -I${SRCDIR}/../native/include
 #cgo LDFLAGS: -L${SRCDIR}/../../build/native/lib -lcftune
-#cgo LDFLAGS: -Wl,-rpath,$ORIGIN/../lib -Wl,-rpath,$ORIGIN/../native/lib -Wl,-rpath,${SRCDIR}/../../build/native/lib
-#cgo LDFLAGS: -Wl,-rpath-link,${SRCDIR}/../../build/native/lib
+#cgo !darwin LDFLAGS: -Wl,-rpath,$ORIGIN/../lib -Wl,-rpath,$ORIGIN/../native/lib
+#cgo LDFLAGS: -Wl,-rpath,${SRCDIR}/../../build/native/lib
+#cgo !darwin LDFLAGS: -Wl,-rpath-link,${SRCDIR}/../../build/native/lib
 */
 import "C"

@@ -3,13 +3,13 @@ package launch
 import (
 	"crypto/sha256"
 	"debug/elf"
+	"debug/macho"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"cftune/trainer/internal/durable"
@@ -123,10 +123,7 @@ func architecture(program string) (string, error) {
 	var format *elf.FormatError
 	switch {
 	case errors.As(err, &format):
-		if runtime.GOOS == "linux" {
-			return "", fmt.Errorf("%s is no program: %w", program, err)
-		}
-		return runtime.GOOS + " " + runtime.GOARCH, nil // matches no Linux host, and is refused with its name
+		return architectureOnMac(program, err)
 	case err != nil:
 		return "", err
 	}
@@ -136,4 +133,21 @@ func architecture(program string) (string, error) {
 		name = f.Machine.String()
 	}
 	return "Linux " + name, nil
+}
+
+// macUnameOf are macOS's.
+var macUnameOf = map[macho.Cpu]string{macho.CpuArm64: "arm64", macho.CpuAmd64: "x86_64"}
+
+// architectureOnMac tells it of a program for macOS; notELF is what it is otherwise.
+func architectureOnMac(program string, notELF error) (string, error) {
+	f, err := macho.Open(program)
+	if err != nil {
+		return "", fmt.Errorf("%s is no program: %w", program, notELF)
+	}
+	defer f.Close()
+	name, known := macUnameOf[f.Cpu]
+	if !known {
+		name = f.Cpu.String()
+	}
+	return "Darwin " + name, nil
 }

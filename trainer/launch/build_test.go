@@ -1,6 +1,8 @@
 package launch
 
 import (
+	"debug/macho"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -38,4 +40,24 @@ func TestABuildHasTheLibrariesOfDevices(t *testing.T) {
 	assert.Equal(t, []string{"bin/cftune", "native/lib/libcftune.so", "native/lib/devices/libggml-vulkan.so"}, names)
 	assert.NotEqual(t, plain.Digest, b.Digest)
 	assert.Equal(t, plain.Bytes+int64(len("native/lib/devices/libggml-vulkan.so")), b.Bytes)
+}
+
+func TestABuildSaysWhatItIsFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cftune")
+	for _, c := range []struct {
+		cpu  macho.Cpu
+		want string
+	}{{macho.CpuArm64, "Darwin arm64"}, {macho.CpuAmd64, "Darwin x86_64"}} {
+		header := make([]byte, 32)
+		binary.LittleEndian.PutUint32(header, macho.Magic64)
+		binary.LittleEndian.PutUint32(header[4:], uint32(c.cpu))
+		binary.LittleEndian.PutUint32(header[12:], uint32(macho.TypeExec))
+		require.NoError(t, os.WriteFile(path, header, 0o600))
+		got, err := architecture(path)
+		require.NoError(t, err)
+		assert.Equal(t, c.want, got)
+	}
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\necho neither of both, but long enough\n"), 0o600))
+	_, err := architecture(path)
+	assert.ErrorContains(t, err, "is no program")
 }

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"cftune/trainer/internal/durable"
@@ -42,7 +40,7 @@ type State struct {
 	// The supervisor, known beyond a reused process number by when it began and on which boot of which host.
 	Host  string `json:"host"`
 	Pid   int    `json:"pid"`
-	Began string `json:"began"` // ticks since boot
+	Began string `json:"began"` // ticks since boot, or on macOS seconds
 	Boot  string `json:"boot"`
 	// SlurmJob is the job that it runs in.
 	SlurmJob string `json:"slurm_job,omitempty"`
@@ -115,30 +113,4 @@ func (s *State) identify() error {
 // alive reports whether the supervisor runs, on this machine.
 func (s *State) alive() bool {
 	return s.Pid > 0 && s.Boot == bootID() && s.Began != "" && s.Began == processBegan(s.Pid)
-}
-
-// bootID names this boot of this machine; empty where it cannot be told.
-func bootID() string {
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(text))
-}
-
-// processBegan returns when a process began, in ticks since boot; empty if there is no such process, or only what is left
-// of one.
-func processBegan(pid int) string {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return ""
-	}
-	// The name in parentheses may hold anything; the fields behind it are counted.
-	_, rest, ok := strings.Cut(string(text[strings.LastIndexByte(string(text), '(')+1:]), ")")
-	fields := strings.Fields(rest)
-	const state, began = 0, 19
-	if !ok || len(fields) <= began || fields[state] == "Z" {
-		return ""
-	}
-	return fields[began]
 }

@@ -1,20 +1,17 @@
 // cft.cpp - the door: every function of cft.h that concerns models and trainers.
 #include "cft.h"
 
+#include "blas.h"
 #include "cpu/linear.h"
 #include "device_trainer.h"
 #include "failure.h"
 #include "pool.h"
 #include "trainer.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <memory>
-
-extern "C" void openblas_set_num_threads(int);
 
 using namespace cft;
 
@@ -257,7 +254,7 @@ cft_status cft_bench_sgemm(int32_t m, int32_t n, int32_t k, int32_t n_threads, d
         if (m < 1 || n < 1 || k < 1 || int64_t(m) * n > (1 << 28) || int64_t(m) * k > (1 << 28) || int64_t(n) * k > (1 << 28)) {
             throw failure(CFT_ERR_INVALID_ARGUMENT, "matrix sizes out of range");
         }
-        openblas_set_num_threads(1); // our pool is the only team
+        blas_without_threads(); // our pool is the only team
         thread_pool pool(resolve_threads(n_threads));
         buffer      a(size_t(m) * size_t(k)), b(size_t(k) * size_t(n)), c(size_t(m) * size_t(n));
         std::fill(a.data(), a.data() + a.size(), 0.5f);

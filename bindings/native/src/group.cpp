@@ -3,6 +3,7 @@
 
 #include "failure.h"
 #include "group.h"
+#include "library.h"
 #include "processors.h"
 
 #include <cstdlib>
@@ -16,15 +17,14 @@ struct cft_group {
 namespace cft {
 namespace {
 
-constexpr const char *library_name = "libcftune-mpi.so";
 
 const group_functions *load_mpi() {
     Dl_info     info;
-    std::string path = library_name;
+    std::string name = std::string("libcftune-mpi") + library_ending, path = name;
     if (dladdr(reinterpret_cast<const void *>(&cft_group_join), &info) && info.dli_fname) {
         const std::string here = info.dli_fname;
         if (const size_t slash = here.rfind('/'); slash != std::string::npos) {
-            path = here.substr(0, slash + 1) + library_name;
+            path = here.substr(0, slash + 1) + name;
         }
     }
     // Open MPI opens modules of its own, which look for its symbols among the global ones.

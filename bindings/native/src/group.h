@@ -1,4 +1,4 @@
-// group.h - what libcftune-mpi.so offers to libcftune: plain functions over one communicator. They return 0, or put words into
+// group.h - what libcftune-mpi offers to libcftune: plain functions over one communicator. They return 0, or put words into
 // `why` and return another number.
 #pragma once
 

@@ -6,6 +6,28 @@
 #include <algorithm>
 #include <fstream>
 
+#if defined(__APPLE__)
+
+#include <mach/mach.h>
+
+namespace cft {
+
+memory_sizes host_memory() {
+    const uint64_t         page = uint64_t(sysconf(_SC_PAGESIZE));
+    memory_sizes           m{uint64_t(sysconf(_SC_PHYS_PAGES)) * page, 0};
+    vm_statistics64_data_t pages{};
+    mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
+    m.free                       = m.total; // where the system does not tell
+    if (host_statistics64(mach_host_self(), HOST_VM_INFO64, reinterpret_cast<host_info64_t>(&pages), &count) == KERN_SUCCESS) {
+        m.free = std::min(m.total, (uint64_t(pages.free_count) + pages.inactive_count) * page); // inactive: mostly files, had back at once
+    }
+    return m;
+}
+
+} // namespace cft
+
+#else
+
 namespace cft {
 namespace {
 
@@ -38,3 +60,5 @@ memory_sizes host_memory() {
 }
 
 } // namespace cft
+
+#endif

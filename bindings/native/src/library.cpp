@@ -212,8 +212,10 @@ ggml_backend_dev_t cpu_device() {
 
 } // namespace cft
 
+#if !defined(__APPLE__)
 // Other CBLAS libraries have no such function.
 extern "C" char *openblas_get_config(void) __attribute__((weak));
+#endif
 
 using namespace cft;
 
@@ -314,9 +316,13 @@ const char *cft_cpu_features(void) {
 const char *cft_library_versions(void) {
     static const std::string *versions = [] {
         std::string v = std::string("ggml and libllama ") + ggml_version() + " (" + ggml_commit() + ")";
+#if defined(__APPLE__)
+        v += "\nApple Accelerate";
+#else
         if (openblas_get_config) {
             v += std::string("\n") + openblas_get_config();
         }
+#endif
         return new std::string(v); // never destroyed: callers keep the pointer
     }();
     return versions->c_str();

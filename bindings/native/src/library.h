@@ -14,6 +14,12 @@ void log_line(const std::string &line);
 
 std::string library_folder(); // where libcftune lies
 
+#if defined(__APPLE__)
+constexpr const char *library_ending = ".dylib";
+#else
+constexpr const char *library_ending = ".so";
+#endif
+
 // log_capture collects the warnings and errors that ggml and libllama log on this thread while it lives, so that the
 // reason behind a NULL from libllama reaches the caller. Captures nest; the innermost one gets the lines.
 class log_capture {

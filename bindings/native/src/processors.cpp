@@ -12,6 +12,9 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace cft {
 
@@ -54,6 +57,14 @@ int affinity() {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) {
         return CPU_COUNT(&set);
+    }
+#endif
+#if defined(__APPLE__)
+    // The fast ones: work is divided evenly, and all would wait for those that save power.
+    int    fast = 0;
+    size_t size = sizeof fast;
+    if (sysctlbyname("hw.perflevel0.logicalcpu", &fast, &size, nullptr, 0) == 0 && fast > 0) {
+        return fast;
     }
 #endif
     return int(std::thread::hardware_concurrency());

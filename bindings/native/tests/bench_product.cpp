@@ -1,15 +1,13 @@
 // bench_product.cpp - how fast the product kernels are beside the BLAS, on one thread, in the shapes of a 135M model's
 // training steps: GFLOP per second of the thread's own time, so that other processes disturb little.
+#include "blas.h"
 #include "cpu/product.h"
 
-#include <cblas.h>
 #include <time.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <vector>
-
-extern "C" void openblas_set_num_threads(int);
 
 using namespace cft::cpu;
 
@@ -45,7 +43,7 @@ template <typename Run> double best_rate(const shape &s, const Run &run) {
 } // namespace
 
 int main() {
-    openblas_set_num_threads(1);
+    cft::blas_without_threads();
     std::printf("%-16s %8s", "GFLOP/s", "BLAS");
     for (const char *name : {"generic", "avx2", "avx512"}) {
         std::printf(" %8s", name);

@@ -9,6 +9,7 @@
 #include "portable/compose.h"
 #include "portable/device.h"
 #include "portable/graph.h"
+#include "portable/products.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -395,6 +396,40 @@ void test_add_to_rows() {
     CHECK(got[0] == want);
 }
 
+// The device that tests run on keeps F32 products; one that rounds operands is found out.
+void test_operands_kept() {
+    where = "operands kept";
+    check_products(device());
+    const auto to_half = [](float x) { return ggml_fp16_to_fp32(ggml_fp32_to_fp16(x)); };
+    const auto to_bf16 = [](float x) { return ggml_bf16_to_fp32(ggml_fp32_to_bf16(x)); };
+    const auto to_tf32 = [](float x) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, sizeof x);
+        bits = (bits + 0x1000u) & ~0x1fffu;
+        std::memcpy(&x, &bits, sizeof x);
+        return x;
+    };
+    const product_probe probe(4);
+    const auto          error_rounded = [&](const std::function<float(float)> &left, const std::function<float(float)> &right) {
+        floats y(size_t(probe.n * probe.m));
+        for (int64_t column = 0; column < probe.n; column++) {
+            for (int64_t row = 0; row < probe.m; row++) {
+                float &sum = y[size_t(column * probe.m + row)];
+                for (int64_t i = 0; i < probe.k; i++) {
+                    sum += left(probe.a[size_t(row * probe.k + i)]) * right(probe.b[size_t(column * probe.k + i)]);
+                }
+            }
+        }
+        return error_of(probe, y.data());
+    };
+    const std::function<float(float)> as_is = [](float x) { return x; };
+    CHECK(error_rounded(as_is, as_is) < 2e-6);
+    for (const std::function<float(float)> &rounded : {std::function<float(float)>(to_half), std::function<float(float)>(to_bf16), std::function<float(float)>(to_tf32)}) {
+        CHECK(error_rounded(rounded, as_is) > 2e-4);
+        CHECK(error_rounded(as_is, rounded) > 2e-4);
+    }
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -411,7 +446,7 @@ int main(int argc, char **argv) {
         void (*run)();
     } tests[] = {{"rmsnorm", test_rmsnorm}, {"gated", test_gated}, {"rotate", test_rotate}, {"attention", test_attention}, {"loss", test_cross_entropy},
                  {"spread", test_spread}, {"widen", test_widen}, {"over_rows", test_product_over_rows}, {"lengths", test_lengths}, {"add", test_add_to_rows},
-                 {"products", test_small_products}};
+                 {"products", test_small_products}, {"kept", test_operands_kept}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             t.run();

@@ -144,6 +144,7 @@ void load_devices() {
     // ggml's Vulkan backend rounds operands of F32 products to halves on devices that compute with halves: gradients in F32 then
     // are right to 3 digits, those of small numbers to none. It asks this variable when it opens a device.
     setenv("GGML_VK_DISABLE_F16", "1", 0);
+    setenv("GGML_METAL_TENSOR_DISABLE", "1", 0); // the tensor units of newer Apple GPUs, which take halves
     const std::string folder = devices_folder();
     struct stat       st;
     if (stat(folder.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) {

@@ -1,5 +1,6 @@
 // engine.cpp - see engine.h: what a trainer holds, and a pack's way.
 #include "journey.h"
+#include "products.h"
 
 #include "../cpu/rows.h"
 #include "../failure.h"
@@ -61,6 +62,7 @@ engine::engine(const cft_model &model, const cft_trainer_params &params, const a
     place_buffers();
     allocate(only_measure);
     if (!only_measure) {
+        check_products(device);
         upload();
         value_.resize(n_values_), gradient_.resize(n_values_), moment1_.resize(n_values_), moment2_.resize(n_values_);
         machine_.way = course::reserve;

@@ -1,9 +1,8 @@
 // gemm_cpu.cpp - gemm.h for the shim: operands widened to F32, the system's BLAS, results rounded.
 #include "gemm.h"
 
+#include "../../blas.h"
 #include "../shim/cuda_shim.h"
-
-#include <cblas.h>
 
 #include <cstring>
 #include <vector>
