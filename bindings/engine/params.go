@@ -145,7 +145,8 @@ type MemoryEstimate struct {
 	Total       uint64 `json:"total"`
 	Streamed    uint64 `json:"streamed"` // of weights that stay in the host's memory and come to the device for each use
 	Keep        Keep   `json:"-"`        // what KeepAuto chose
-	// ComputedAgain is, on a CUDA device, how much of the products of the forward pass the backward pass computes again: from 0 to 1.
+	// ComputedAgain is, on a CUDA device, how much of the products of the forward pass the backward pass computes again: 1 is all of them. DoRA
+	// has a part in it that nothing saves; with Keep all, it is the whole.
 	ComputedAgain float64 `json:"computed_again"`
 }
 

@@ -211,6 +211,18 @@ func (t *Trainer) Memory() (MemoryEstimate, error) {
 	return goEstimate(e), nil
 }
 
+// Remark is what a user should know of how the trainer's device does its work, such as what makes it slower than it could be; often "".
+func (t *Trainer) Remark() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.c == nil {
+		return ""
+	}
+	var text [512]C.char
+	C.cft_trainer_remark(t.c, &text[0], C.size_t(len(text)))
+	return fromChars(text[:])
+}
+
 // Logits runs forward and returns the logits of the given rows, [len(rows)][vocab]. Targets and weights are not looked at.
 func (t *Trainer) Logits(b Batch, rows []int32) ([]float32, error) {
 	n := len(b.Tokens)

@@ -166,9 +166,9 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 		if r.WouldFit, err = whatWouldFit(model, params, r.Available, need); err != nil {
 			return nil, err
 		}
-	} else if r.OnDevice && r.Memory.ComputedAgain > 0 && params.Keep == engine.KeepAuto {
+	} else if r.OnDevice && r.Memory.ComputedAgain > 0 && r.Memory.Keep != engine.KeepAll && params.Keep == engine.KeepAuto {
 		r.KeepsAll, err = turnDown(model, params, []saving{shorterPacks}, need, func(e engine.MemoryEstimate) bool {
-			return e.ComputedAgain == 0 && e.Streamed <= r.Memory.Streamed && need(e) <= r.Available
+			return e.Keep == engine.KeepAll && e.Streamed <= r.Memory.Streamed && need(e) <= r.Available
 		})
 		if err != nil {
 			return nil, err
@@ -350,7 +350,11 @@ func (r runReport) print(w io.Writer) {
 	case r.Fits:
 		fmt.Fprintln(w, "\nThe run fits.")
 		if r.KeepsAll != nil {
-			fmt.Fprintf(w, "With --set %s nothing is computed again; the same examples are in more packs then. That may be faster.\n", r.KeepsAll.Settings[0])
+			nothing := "nothing"
+			if r.fromConfig.Adapter.DoRA {
+				nothing = "nothing but DoRA's part"
+			}
+			fmt.Fprintf(w, "With --set %s %s is computed again; the same examples are in more packs then. That may be faster.\n", r.KeepsAll.Settings[0], nothing)
 		}
 	case len(r.WouldFit) == 0:
 		fmt.Fprintln(w, "\nThe run does not fit, with any setting.")
@@ -368,8 +372,12 @@ func (r runReport) print(w io.Writer) {
 
 // keptText tells which activations are kept; on a CUDA device also what the others cost.
 func keptText(m engine.MemoryEstimate) string {
-	if again := m.ComputedAgain; again > 0 {
-		return fmt.Sprintf("as fits, %.0f %% of the layers' products are computed again", 100*again)
+	switch again := 100 * m.ComputedAgain; {
+	case again == 0:
+		return m.Keep.String()
+	case m.Keep == engine.KeepAll:
+		return fmt.Sprintf("all; DoRA computes %.0f %% of the layers' products again", again)
+	default:
+		return fmt.Sprintf("as fits, %.0f %% of the layers' products are computed again", again)
 	}
-	return m.Keep.String()
 }

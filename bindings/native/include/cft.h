@@ -173,8 +173,8 @@ typedef struct cft_memory_estimate {
     uint64_t workspace;       // one layer's forward and backward, attention, dequantized tiles
     uint64_t loss;            // the logits chunk
     uint64_t total;           // all of the above
-    int32_t  keep_activations;// what AUTO chose: CFT_KEEP_ALL, or CFT_KEEP_LAYERS if any product is computed again
-    float    computed_again;  // on a CUDA device, how much of the products in the layers' forward pass, by FLOPs: from 0 to 1
+    int32_t  keep_activations;// what AUTO chose: CFT_KEEP_ALL, or CFT_KEEP_LAYERS if any product is computed again since it is not kept
+    float    computed_again;  // on a CUDA device, how much of the products in the layers' forward pass, by FLOPs: 1 is all of them; DoRA's, which nothing saves, too
     uint64_t streamed;        // bytes of weights that stay in the host's memory and come to the device layer by layer for each use; else 0
 } cft_memory_estimate;
 
@@ -189,6 +189,10 @@ CFT_API cft_status cft_trainer_new(const cft_model *model, const cft_trainer_par
                                    size_t n_modules, cft_trainer **out, cft_error *err);
 CFT_API void       cft_trainer_free(cft_trainer *trainer);
 CFT_API cft_status cft_trainer_get_memory(const cft_trainer *trainer, cft_memory_estimate *out, cft_error *err);
+
+// cft_trainer_remark writes, as text with a final NUL and cut where it is longer, what a user should know of how the trainer's device does
+// its work, such as what makes it slower than it could be; "" where there is nothing to say.
+CFT_API void cft_trainer_remark(const cft_trainer *trainer, char *buf, size_t capacity);
 
 // cft_trainer_accumulate runs forward and backward on one pack and adds the gradient of
 //     loss_sum = sum over positions i with a target of weights[i] * -log P(targets[i] | tokens up to i that i sees).

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 
@@ -137,6 +138,15 @@ cft_status cft_trainer_get_memory(const cft_trainer *trainer, cft_memory_estimat
     return guard(err, [&] {
         const cft_trainer &t = need(trainer, "trainer");
         need(out, "out")     = t.plan.estimate(t.model);
+    });
+}
+
+void cft_trainer_remark(const cft_trainer *trainer, char *buf, size_t capacity) {
+    guard(nullptr, [&] {
+        const std::string text = trainer && trainer->device ? trainer->device->remark() : "";
+        if (buf && capacity > 0) {
+            std::snprintf(buf, capacity, "%s", text.c_str());
+        }
     });
 }
 

@@ -40,8 +40,23 @@ class device_trainer {
     virtual void read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) = 0;
     virtual void write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) = 0;
 
+    // What a user should know of how it does its work, or "".
+    virtual std::string remark() const { return ""; }
+
     // With DoRA, before the first pack: the lengths of the base weight's rows, for a device that does not compute them itself.
     virtual void write_weight_norms(int, int, const float *) {}
+};
+
+// loss_tiles is how many rows of logits, and of the output head where it is widened in parts, there are at a time; 0: what the device takes of itself. Tests
+// have small models go through loss and head in several tiles by it.
+struct loss_tiles {
+    int64_t rows = 0, head_rows = 0;
+};
+
+// trainer_setup is what a trainer is made with beside what a user asks for.
+struct trainer_setup {
+    loss_tiles tiles;
+    uint64_t   lockable = 0; // bytes of the host's memory that may be locked, where weights stay there
 };
 
 // device_library is what the library's symbol cft_device_library returns. Before it is called, cft_device_digest tells whether the library
@@ -50,8 +65,9 @@ struct device_library {
     int (*count)();
     void (*describe)(int device, cft_device *out);
     // What a trainer takes. With must_fit, what does not fit the device throws CFT_ERR_NO_MEMORY and says what would.
-    cft_memory_estimate (*estimate)(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit);
-    device_trainer *(*make)(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device);
+    cft_memory_estimate (*estimate)(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit,
+                                    loss_tiles tiles);
+    device_trainer *(*make)(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, const trainer_setup &setup);
 };
 
 // device_choice is where a model is trained: on the CPU where library is NULL.

@@ -79,7 +79,7 @@ namespace {
 layout device_layout(const cft_model &model, const cft_trainer_params &p, const adapter_shape &adapter, bool must_fit) {
     layout l(model, p, adapter, false);
     l.on_device   = true;
-    l.device      = model.device->estimate(model, p, adapter, model.device_index, must_fit);
+    l.device      = model.device->estimate(model, p, adapter, model.device_index, must_fit, {});
     l.keep_all    = l.device.keep_activations == CFT_KEEP_ALL;
     l.activations = l.workspace = l.loss = l.inputs = l.kept = l.scratch_bytes = 0;
     l.threads     = adapter.dora() ? l.threads : 1; // the CPU makes first values only; DoRA's are lengths of all rows

@@ -3,6 +3,7 @@
 
 #include "cpu/ops.h"
 #include "failure.h"
+#include "library.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +11,8 @@
 using namespace cft;
 
 namespace {
+
+constexpr double lockable_memory = 0.8; // of what the machine has free, which what is cached of files counts to
 
 [[noreturn]] void refuse(const std::string &what) { throw failure(CFT_ERR_INVALID_ARGUMENT, what); }
 
@@ -74,7 +77,9 @@ cft_trainer::cft_trainer(const cft_model &m, const cft_trainer_params &p, const 
     init_values();
     init_magnitudes();
     if (plan.on_device) {
-        device.reset(model.device->make(model, params, adapter, model.device_index));
+        trainer_setup setup;
+        setup.lockable = uint64_t(double(host_memory().free) * lockable_memory);
+        device.reset(model.device->make(model, params, adapter, model.device_index, setup));
         for (const tensor &t : tensors) {
             const float *const first = value.data() + t.offset;
             device->write(t.layer, t.module, t.kind, CFT_SLOT_VALUE, first);

@@ -54,6 +54,18 @@ inline void compare_steps(const std::string &path, const cft_trainer_params &p, 
     CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
 }
 
+// The most memory with which a trainer's weights stay on the host.
+inline uint64_t limit_from_host(const opened &on_device, cft_trainer_params p) {
+    cft_memory_estimate e{};
+    p.memory_limit = 0;
+    for (int i = 0; e.streamed == 0 && i < 1000; i++) {
+        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &checks::err));
+        p.memory_limit = e.streamed == 0 ? e.total - 1 : p.memory_limit;
+    }
+    CHECK(e.streamed > 0);
+    return p.memory_limit;
+}
+
 // Work, and copies of weights, as late as the waits between streams allow: the same bits, with weights on the device and from the host, whose
 // copies come while other work goes on. Over the shim only, which can make them late; a device does what it does.
 inline void compare_streams(const std::string &path, const batch &b, const batch &other) {
@@ -67,14 +79,7 @@ inline void compare_streams(const std::string &path, const batch &b, const batch
         for (const bool stream : {false, true}) {
             where = outer + ", late: " + late + (stream ? ", from the host" : "");
             setenv("CFT_SHIM_LATE", late, 1);
-            cft_memory_estimate e{};
-            p.memory_limit = 0;
-            OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
-            for (int i = 0; stream && e.streamed == 0 && i < 1000; i++) {
-                p.memory_limit = e.total - 1;
-                OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
-            }
-            CHECK((e.streamed > 0) == stream);
+            p.memory_limit = stream ? limit_from_host(on_device, p) : 0;
             trainer t(on_device.handle, p);
             values = values.empty() ? some_values(t) : values;
             t.write(CFT_SLOT_VALUE, values);

@@ -3,6 +3,7 @@
 
 #include "engine_fixture.h"
 #include "family_file.h"
+#include "trainer.h"
 
 #include <cstring>
 
@@ -78,11 +79,35 @@ inline gradients some_values(const trainer &t) {
     return values;
 }
 
+// tiling is how a trainer goes through loss and head in tiles: with a memory limit of its own, since it needs less than without.
+struct tiling {
+    cft::loss_tiles tiles;
+    uint64_t        memory_limit = 0;
+};
+
+// Has a trainer that was made just now work in tiles: on a device of its own, with the values that it has.
+inline void in_tiles(trainer &t, const tiling &how) {
+    cft_trainer       &inside = *t.handle;
+    const gradients    values = t.read(CFT_SLOT_VALUE);
+    cft_trainer_params p      = inside.params;
+    p.memory_limit            = how.memory_limit;
+    inside.device.reset(inside.model.device->make(inside.model, p, inside.adapter, inside.model.device_index, {how.tiles, 0}));
+    for (const cft_trainer::tensor &of : inside.tensors) {
+        if (of.kind == cft::magnitude) { // as long as nothing has been trained
+            inside.device->write_weight_norms(of.layer, of.module, values.at(of.name).data());
+        }
+    }
+    t.write(CFT_SLOT_VALUE, values);
+}
+
 // One pack on both, from the same adapter.
 inline void compare_on(const std::string &name, const std::string &path, const batch &b, const cft_trainer_params &p, const nearness &near,
-                       const std::vector<cft_module> &modules = {}) {
+                       const std::vector<cft_module> &modules = {}, const tiling &how = {}) {
     const opened on_cpu(path, "cpu"), on_device(path, name);
     trainer      cpu(on_cpu.handle, p, modules), device(on_device.handle, p, modules);
+    if (how.tiles.rows > 0) {
+        in_tiles(device, how);
+    }
     cpu.write(CFT_SLOT_VALUE, some_values(cpu));
     device.write(CFT_SLOT_VALUE, cpu.read(CFT_SLOT_VALUE));
     CHECK(worst_tensor(device.read(CFT_SLOT_VALUE), cpu.read(CFT_SLOT_VALUE)) == 0);
@@ -133,6 +158,22 @@ inline batch real_pack() {
     b.add_segment(24, 1000, 0.6);
     b.add_segment(40, 1000, 0.5);
     return b;
+}
+
+// Log-probabilities of a pack's targets, from the rows of logits.
+inline std::vector<float> log_probabilities(const trainer &t, const batch &b, int n_vocab) {
+    const std::vector<int32_t> rows = b.rows();
+    std::vector<float>         logits(rows.size() * size_t(n_vocab)), p;
+    OK(cft_trainer_logits(t.handle, b.tokens.data(), b.positions.data(), b.visible_until.data(), b.size(), rows.data(), rows.size(), logits.data(), &checks::err));
+    for (size_t i = 0; i < rows.size(); i++) {
+        const float *const row = logits.data() + i * size_t(n_vocab);
+        double             sum = 0;
+        for (int j = 0; j < n_vocab; j++) {
+            sum += std::exp(double(row[j]));
+        }
+        p.push_back(float(double(row[b.targets[size_t(rows[i])]]) - std::log(sum)));
+    }
+    return p;
 }
 
 inline cft_trainer_params device_params() {

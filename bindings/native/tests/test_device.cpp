@@ -5,6 +5,8 @@
 #include "device_plans.h"
 #include "family_file.h"
 
+#include <dlfcn.h>
+
 using namespace checks;
 using namespace tiny;
 
@@ -149,6 +151,73 @@ void test_streams() {
     compare_streams(m.path, b, other);
 }
 
+std::string remark_of(const trainer &t) {
+    char text[512];
+    cft_trainer_remark(t.handle, text, sizeof text);
+    return text;
+}
+
+// Weights that stay on the host are locked there while a trainer lives, once for all trainers of a model, and only where they do stay there.
+// Where locking is refused, for all of them or in the middle, or not wanted, a trainer says so and comes to the same bits.
+void test_locks() {
+    where     = "locks";
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 7, o.n_head = 1, o.n_ff = 64;
+    o.n_embd = 2048; // whole pages of norms lie between the layers' matrices, so that each layer is a range
+    const model m(o, "device-locks.gguf");
+    const batch b = segments(o.n_vocab);
+    // Of the shim; a device's library has no such count.
+    void *const library = dlopen(std::getenv("CFT_CUDA_LIBRARY"), RTLD_LAZY);
+    const auto  count   = reinterpret_cast<size_t (*)()>(library ? dlsym(library, "cft_shim_locked") : nullptr);
+    const auto  locked  = [&](size_t otherwise) { return count ? count() : otherwise; };
+    const opened       on_device(m.path, "cuda"), again(m.path, "cuda");
+    cft_trainer_params p = device_params(), host = p;
+    host.memory_limit    = limit_from_host(on_device, p);
+    gradients values, want;
+    const auto same = [&](trainer &t) {
+        values = values.empty() ? some_values(t) : values;
+        t.write(CFT_SLOT_VALUE, values);
+        const gradients g = t.gradient(b);
+        want              = want.empty() ? g : want;
+        return norm(flat(g)) > 0 && worst_tensor(g, want) == 0;
+    };
+    {
+        trainer t(on_device.handle, p);
+        CHECK(same(t) && locked(0) == 0 && remark_of(t).empty());
+    }
+    {
+        cft_memory_estimate e{};
+        auto                first = std::make_unique<trainer>(on_device.handle, host);
+        const size_t        bytes = locked(1);
+        OK(cft_trainer_get_memory(first->handle, &e, &err));
+        CHECK(same(*first) && remark_of(*first).empty());
+        CHECK(!count || (bytes >= e.streamed && bytes < e.streamed + (size_t(o.n_layer) << 16)));
+        trainer second(on_device.handle, host), other(again.handle, host); // of the same model, and of another one
+        CHECK(locked(2 * bytes) == 2 * bytes);
+        first.reset();
+        CHECK(locked(2 * bytes) == 2 * bytes && same(second) && same(other));
+    }
+    CHECK(locked(0) == 0);
+    setenv("CFT_CUDA_PAGE_LOCKS", "0", 1);
+    {
+        trainer t(on_device.handle, host);
+        CHECK(same(t) && locked(0) == 0 && remark_of(t).find("each copy waits for the host (CFT_CUDA_PAGE_LOCKS=0)") != std::string::npos);
+    }
+    unsetenv("CFT_CUDA_PAGE_LOCKS");
+    setenv("CFT_SHIM_LOCKS", "10", 1);
+    if (count) {
+        trainer      first(on_device.handle, host);
+        const size_t bytes = count();
+        trainer      refused(again.handle, host); // at its fourth layer
+        CHECK(bytes > 0 && count() == bytes && remark_of(first).empty() && same(first));
+        CHECK(remark_of(refused).find("the shim was told to refuse") != std::string::npos && same(refused));
+    }
+    unsetenv("CFT_SHIM_LOCKS");
+    trainer small(on_device.handle, host);
+    in_tiles(small, {{}, host.memory_limit}); // with nothing that may be locked
+    CHECK(remark_of(small).find("at most 0 MiB can be locked now") != std::string::npos && same(small) && locked(0) == 0);
+}
+
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.
 void test_steps() {
     where = "steps";
@@ -239,7 +308,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"keep", test_keep}, {"streams", test_streams},
+    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"keep", test_keep}, {"streams", test_streams}, {"locks", test_locks},
                  {"steps", test_steps}, {"refusals", test_refusals}, {"auto", test_auto}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {

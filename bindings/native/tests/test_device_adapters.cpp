@@ -140,6 +140,31 @@ void test_dora() {
     compare_families("cuda", 96, 64, p, near);
 }
 
+// What DoRA computes again is told, by the sizes of the maps that it lies over, though all is kept.
+void test_dora_counted() {
+    where = "dora, computed again";
+    const model        m(device_sizes(), "device-dora-counted.gguf");
+    const opened       on_device(m.path, "cuda");
+    cft_trainer_params p = device_params();
+    p.dora               = 1;
+    const auto again     = [&](const modules_list &modules) {
+        cft_memory_estimate e{};
+        OK(cft_memory_estimate_get(on_device.handle, &p, modules.data(), modules.size(), &e, &err));
+        CHECK(e.keep_activations == CFT_KEEP_ALL);
+        return double(e.computed_again);
+    };
+    CHECK_NEAR(again({}), 1.0, 1.0, 1e-6); // all maps, each once more
+    // Layers without adapters have no columns of their own.
+    constexpr double qkv = 256 * (64 + 24), output = 64 * (128 + 8), gate_up = 192 * (64 + 16), down = 64 * (96 + 8), all = qkv + output + gate_up + down;
+    constexpr double bare = 256 * 64 + 64 * 128 + 192 * 64 + 64 * 96;
+    CHECK_NEAR(again(without_layers(0, 1)), 2 * all / (2 * all + bare), 1.0, 1e-6);
+    p.targets = CFT_TARGET_ATTN_Q | CFT_TARGET_ATTN_V | CFT_TARGET_FFN_UP;
+    constexpr double some_qkv = 64 + 16, some_gate_up = 64 + 8; // columns
+    CHECK_NEAR(again({}), (192 * some_qkv + 96 * some_gate_up) / (256 * some_qkv + 64 * 128 + 192 * some_gate_up + 64 * 96), 1.0, 1e-6);
+    p.dora = 0;
+    CHECK(again({}) == 0);
+}
+
 // Steps move magnitudes by less than bf16 can tell apart; their effect on the loss must not be lost. Each goes down its slope by 0.15 %.
 void test_dora_small_steps() {
     where     = "dora, small steps of magnitudes";
@@ -503,7 +528,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}, {"pass", test_one_pass}, {"real", test_real_model}};
+    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"counted", test_dora_counted}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}, {"pass", test_one_pass}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             random_bits.seed(1); // the same models alone and with the others

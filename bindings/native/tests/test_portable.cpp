@@ -1,6 +1,7 @@
 // test_portable.cpp - training by ggml's ops on one of ggml's devices against the CPU engine, through cft.h: losses, gradients,
 // logits, optimizer steps, state, memory and refusals, of every family and type. See portable_fixture.h.
 #include "portable_fixture.h"
+#include "device_tiles.h"
 
 using namespace checks;
 using namespace tiny;
@@ -67,6 +68,16 @@ void test_logits() {
         OK(cft_trainer_logits(t->handle, b.tokens.data(), b.positions.data(), b.visible_until.data(), b.size(), rows.data(), rows.size(), out->data(), &err));
     }
     CHECK(worst(got, want) < logit_tolerance);
+}
+
+// Loss and head in several tiles: the last one full, and not.
+void test_tiles() {
+    constexpr nearness near_whole = {1 - 1e-7, 1 - 1e-6, 1e-5, 1e-6};
+    size_t             i = 0;
+    for (const tiles_case &c : tiles_cases("portable-tiles", params())) {
+        where = "tiles, " + c.name;
+        compare_tiles(device_name(), c, {std::vector<cft::loss_tiles>{{5, 64}, {1, 128}, {11, 192}}[i++ % 3], 0}, near, logit_tolerance, near_whole);
+    }
 }
 
 // A target whose probability is smaller than any float: its loss is that of its logits.
@@ -305,7 +316,7 @@ void test_real_model() {
 
 int main(int argc, char **argv) {
     return run_tests("test_portable", {
-        {"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"unlikely", test_unlikely_target},
+        {"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"tiles", test_tiles}, {"unlikely", test_unlikely_target},
         {"memory", test_memory}, {"long", test_long_packs}, {"steps", test_steps}, {"refusals", test_refusals}, {"placement", test_placement},
         {"devices", test_devices}, {"real", test_real_model},
     }, argc, argv);

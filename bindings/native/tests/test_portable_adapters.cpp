@@ -108,7 +108,7 @@ void test_ends() {
     compare(m.path, b, p);
 }
 
-// A vocabulary whose logits exist for some rows at a time, and whose head is widened in parts.
+// A vocabulary whose head is widened in parts, as the engine chooses them; test_portable has small tiles, also of rows.
 void test_parts() {
     where     = "a large vocabulary";
     options o = device_sizes();

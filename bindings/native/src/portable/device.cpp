@@ -75,8 +75,9 @@ size_t memory_for(const cft_trainer_params &p, ggml_backend_dev_t device) {
     return p.memory_limit ? std::min<size_t>(free, p.memory_limit) : free;
 }
 
-cft_memory_estimate measure(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, ggml_backend_dev_t device) {
-    return engine(model, params, adapter, device, true).estimate();
+cft_memory_estimate measure(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, ggml_backend_dev_t device,
+                            loss_tiles tiles = {}) {
+    return engine(model, params, adapter, device, true, tiles).estimate();
 }
 
 [[noreturn]] void refuse(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, ggml_backend_dev_t device,
@@ -116,9 +117,10 @@ void describe(int index, cft_device *out) {
     *out           = d;
 }
 
-cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index, bool must_fit) {
+cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index, bool must_fit,
+                             loss_tiles tiles) {
     ggml_backend_dev_t        device = device_at(index);
-    const cft_memory_estimate e      = measure(model, params, adapter, device);
+    const cft_memory_estimate e      = measure(model, params, adapter, device, tiles);
     if (must_fit) {
         if (const size_t memory = memory_for(params, device); e.total > memory) {
             refuse(model, params, adapter, device, e, memory);
@@ -127,8 +129,8 @@ cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &p
     return e;
 }
 
-device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index) {
-    return new engine(model, params, adapter, device_at(index), false);
+device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int index, const trainer_setup &setup) {
+    return new engine(model, params, adapter, device_at(index), false, setup.tiles);
 }
 
 } // namespace

@@ -48,15 +48,15 @@ void check_supported(const cft_model &model, const cft_trainer_params &params) {
     }
 }
 
-engine::engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure)
+engine::engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure, loss_tiles tiles)
     : model_(model), hp_(model.hp), params_(params), shape_(shape), lowest_(shape.lowest()), max_t_(params.max_tokens),
       max_n_(std::min<int64_t>(max_t_, params.max_targets > 0 ? params.max_targets : max_t_)), machine_(device, resolve_threads(params.n_threads), only_measure),
       weights_(fixed_tensors + (tensors_per_layer + tensors_per_expert * hp_.n_expert) * hp_.n_layer),
       values_(fixed_tensors + tensors_per_adapter * hp_.n_layer), gradients_(fixed_tensors + tensors_per_adapter * hp_.n_layer), lengths_(tensors_per_adapter * hp_.n_layer),
       inputs_(fixed_tensors), space_(fixed_tensors + hp_.n_layer), loss_(fixed_tensors), dropout_(fixed_tensors), experts_(fixed_tensors) {
     check_supported(model, params);
-    loss_rows_  = rows_within(tile_bytes, hp_.n_vocab, max_n_);
-    vocab_rows_ = rows_within(widened_bytes, hp_.n_embd, hp_.n_vocab);
+    loss_rows_  = tiles.rows > 0 ? std::min(tiles.rows, max_n_) : rows_within(tile_bytes, hp_.n_vocab, max_n_);
+    vocab_rows_ = tiles.head_rows > 0 ? std::min<int64_t>(tiles.head_rows, hp_.n_vocab) : rows_within(widened_bytes, hp_.n_embd, hp_.n_vocab);
     place_weights();
     place_adapters();
     place_buffers();

@@ -51,7 +51,8 @@ struct mixture {
 class engine final : public device_trainer {
   public:
     // With only_measure nothing runs, and no memory is taken: for estimate().
-    engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure);
+    engine(const cft_model &model, const cft_trainer_params &params, const adapter_shape &shape, ggml_backend_dev_t device, bool only_measure,
+           loss_tiles tiles = {});
 
     double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) override;
     void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) override;

@@ -18,7 +18,7 @@ bool is_set_to(const char *variable, const char *value) {
 
 } // namespace
 
-engine::engine(const plan &p, int device)
+engine::engine(const plan &p, int device, uint64_t lockable)
     : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
       expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(is_set_to("CFT_CUDA_EXPERTS", "one")),
       adapters_fused_(is_set_to("CFT_CUDA_ADAPTERS", "fused")), device_(device) {
@@ -59,6 +59,7 @@ engine::engine(const plan &p, int device)
                 }
             }
         }
+        stage_->lock(lockable);
     }
     const rope_sets &rope   = p.model->rope;
     const rope_set  &global = rope.global_for(int(plan_.t));
@@ -69,6 +70,10 @@ engine::engine(const plan &p, int device)
     amplitude_       = global.amplitude;
     amplitude_local_ = rope.local.amplitude;
     stream_.wait();
+}
+
+std::string engine::remark() const {
+    return stage_ && !stage_->not_locked().empty() ? "the weights on the host are not locked in its memory, so that each copy waits for the host (" + stage_->not_locked() + ")" : "";
 }
 
 size_t engine::arena_bytes() const {

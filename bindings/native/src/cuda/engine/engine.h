@@ -67,7 +67,7 @@ void widen_halves(const matrix &m, int64_t first, int64_t n, int64_t n_expert, b
 
 class engine : public device_trainer {
   public:
-    engine(const plan &p, int device);
+    engine(const plan &p, int device, uint64_t lockable);
 
     double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) override;
     void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) override;
@@ -77,6 +77,7 @@ class engine : public device_trainer {
     void   read(int layer, int module, adapter_tensor kind, cft_slot slot, float *out) override;
     void   write(int layer, int module, adapter_tensor kind, cft_slot slot, const float *data) override;
     void   write_weight_norms(int layer, int module, const float *norms) override;
+    std::string remark() const override;
 
   private:
     // linear is one use of a group: rows [begin, end) of its w, on n rows of x.

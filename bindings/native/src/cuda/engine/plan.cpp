@@ -118,6 +118,18 @@ double products_of(const plan &p, const layer_groups &g, keep_level level) {
            (level >= keep_inputs ? of(kind_qkv) + of(kind_output) + (p.model->hp.fam->has(post_norms) ? of(kind_down) : 0) : 0);
 }
 
+// What DoRA computes again of a layer for each token, whatever is kept: the outputs of adapted maps before their gains, for the magnitudes' gradients.
+work gains_of(const plan &p, const layer_groups &l) {
+    work w;
+    for (const group &g : l.of) {
+        for (const part &x : g.parts) {
+            w.flops += p.dora ? 2.0 * double(x.rows) * double(g.ld()) : 0;
+            w.bytes += p.dora ? 2.0 * sizeof(bf16) * double(x.rows) : 0; // written and read
+        }
+    }
+    return w;
+}
+
 // What a token costs in a layer where all above a level is left out. Products are counted as 2 m n k, attention as over one segment of all
 // tokens; bytes are those that are written and read because a thing is made again.
 work again_of(const plan &p, const layer_groups &g, keep_level level) {
@@ -143,7 +155,7 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
-plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at)
+plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles)
     : model(&m), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
       dropout(params.dropout > 0), dora(adapter.dora()), place(at.layers), embedding_stays(at.embedding_stays),
       faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
@@ -162,8 +174,8 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     place_values();
     find_widest();
     plan_experts(*this);
-    loss_rows = std::clamp<int64_t>(int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
-    head_rows = std::min(vocab8, head_tile);
+    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
+    head_rows = std::min(vocab8, tiles.head_rows > 0 ? tiles.head_rows : head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
     staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t) + attention_lists::max_words(t, n)) + 256;
     weight_bytes     = weights_of(*this, stage_bytes, streamed_bytes);
@@ -226,9 +238,10 @@ void plan::count_work() {
     const double tokens = double(t);
     const int    n_layer = int(layers.size());
     for (size_t l = 0; l < layers.size(); l++) {
-        const work w = again_of(*this, layers[l], missing(l));
-        again.flops += tokens * w.flops;
-        again.bytes += tokens * w.bytes;
+        for (const work &w : {again_of(*this, layers[l], missing(l)), gains_of(*this, layers[l])}) {
+            again.flops += tokens * w.flops;
+            again.bytes += tokens * w.bytes;
+        }
         for (int kind = 0; kind < kind_count; kind++) {
             const group &g = layers[l].of[kind];
             forward_flops += 2 * tokens * double(g.outputs) * double(g.ld());
@@ -253,17 +266,17 @@ cft_memory_estimate plan::estimate() const {
     e.workspace        = workspace_bytes;
     e.loss             = loss_bytes;
     e.total            = total();
-    e.computed_again   = float(products_again());
-    e.keep_activations = e.computed_again > 0 ? CFT_KEEP_LAYERS : CFT_KEEP_ALL;
+    e.computed_again   = float(products_again(false) + products_again(true));
+    e.keep_activations = products_again(false) > 0 ? CFT_KEEP_LAYERS : CFT_KEEP_ALL;
     e.streamed         = streamed_bytes;
     return e;
 }
 
-// The part of the forward pass's products that is done again.
-double plan::products_again() const {
+// The part of the forward pass's products that is done again: since they were not kept, and for DoRA.
+double plan::products_again(bool for_dora) const {
     double flops = 0;
     for (size_t l = 0; l < layers.size(); l++) {
-        flops += double(t) * products_of(*this, layers[l], missing(l));
+        flops += double(t) * (for_dora ? gains_of(*this, layers[l]).flops : products_of(*this, layers[l], missing(l)));
     }
     return flops / forward_flops;
 }
@@ -422,7 +435,7 @@ void check_model(const cft_model &model) {
 }
 
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
-                 const std::string &device) {
+                 const std::string &device, loss_tiles tiles) {
     check_model(model);
     const int n_layer = std::max(int(model.layers.size()) - adapter.lowest(), 1); // that keep something
     const int first = params.keep_activations == CFT_KEEP_LAYERS ? keep_inputs * n_layer : 0;
@@ -437,7 +450,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, const
     std::optional<plan> best;
     for (const placement &at : placements) {
         for (int steps = first; steps <= last; steps++) { // each takes less memory than the one before, and costs more
-            plan p(model, params, adapter, steps, at);
+            plan p(model, params, adapter, steps, at, tiles);
             if (p.total() <= memory) {
                 if (!best || p.cost() < best->cost()) {
                     best.emplace(std::move(p));
@@ -449,7 +462,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, const
     if (best) {
         return std::move(*best);
     }
-    plan least(model, params, adapter, last, placements.back());
+    plan least(model, params, adapter, last, placements.back(), tiles);
     if (!must_fit) {
         return least;
     }
@@ -459,7 +472,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, const
         cft_trainer_params shorter = params;
         shorter.max_tokens         = low + (high - low) / 2;
         shorter.max_targets        = std::min(params.max_targets, shorter.max_tokens);
-        if (plan(model, shorter, adapter, last, placements.back()).total() <= memory) {
+        if (plan(model, shorter, adapter, last, placements.back(), tiles).total() <= memory) {
             fits = shorter.max_tokens;
             low  = shorter.max_tokens + 1;
         } else {
@@ -474,7 +487,7 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, const
     }
     cft_trainer_params one = params;
     one.max_tokens = 1, one.max_targets = std::min(params.max_targets, 1);
-    const plan shortest(model, one, adapter, last, placements.back());
+    const plan shortest(model, one, adapter, last, placements.back(), tiles);
     throw failure(CFT_ERR_NO_MEMORY, needs + "; no pack fits: what does not depend on its length takes " +
                                              std::to_string(int64_t(shortest.total()) / mib) + " MiB (adapter.rank has a part in it)");
 }

@@ -110,7 +110,7 @@ struct placement {
 struct plan {
     // Each step takes one layer one level down: the last layer first, since what it leaves out is still there when the backward pass
     // begins; then the others, and then the next level in the same order. n_layer steps are one level for all.
-    plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at);
+    plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles = {});
 
     const cft_model *model;
     int64_t          t, n;        // most tokens, most targets
@@ -146,7 +146,7 @@ struct plan {
     // What must be computed again before a layer's backward pass: what its level leaves out.
     size_t embedding_bytes() const { return embedding_stays ? size_t(t) * model->token_embd.row_bytes : 0; } // of a pack
     keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
-    double     products_again() const; // as a part of the forward pass's
+    double     products_again(bool for_dora) const; // as a part of the forward pass's
     double     cost() const;           // of `again`, in bytes that are moved
 
   private:
@@ -248,7 +248,7 @@ struct loss_space {
 
 // The plan that computes, moves and copies the least again, of those within so much memory. With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
-                 const std::string &device);
+                 const std::string &device, loss_tiles tiles = {});
 
 // Throws CFT_ERR_UNSUPPORTED for models that the device does not train.
 void check_model(const cft_model &model);

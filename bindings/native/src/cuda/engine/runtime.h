@@ -3,6 +3,8 @@
 
 #include "../kernels.h"
 
+#include <string>
+
 struct CUevent_st;
 typedef CUevent_st *cudaEvent_t;
 
@@ -41,6 +43,10 @@ class pinned {
     char *data_ = nullptr;
 };
 
+// Locks memory that is mapped already, in whole pages, for reading by the device; false, with the driver's words, where it refuses.
+bool lock_pages(const void *at, size_t bytes, std::string &why);
+void unlock_pages(const void *at);
+
 class stream;
 
 // event is a point in a stream's work.
@@ -75,6 +81,8 @@ class stream {
 };
 
 void to_device(void *to, const void *from, size_t bytes, cudaStream_t stream);
+// From locked memory, which must stay so until the copy is done: the host does not wait.
+void to_device_from_locked(void *to, const void *from, size_t bytes, cudaStream_t stream);
 void to_host(void *to, const void *from, size_t bytes, cudaStream_t stream);
 // Rows of `width` bytes, from and to rows that are so many bytes apart.
 void to_device_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, cudaStream_t stream);

@@ -1,6 +1,8 @@
 // runtime_cpu.cpp - runtime.h for the shim: one device, which is the host. CFT_SHIM_MEMORY is how much memory it says to have free,
 // in bytes, so that plans for small devices can be tested. With CFT_SHIM_LATE=work or CFT_SHIM_LATE=copies, what is put on the stream of that
-// name happens no sooner than somebody waits for it, and all else at once.
+// name happens no sooner than somebody waits for it, and all else at once. Memory of the host that is locked is kept count of: locked twice,
+// given back unlocked, left locked when the process ends, or copied from when it is not locked, it is an error. With CFT_SHIM_LOCKS=N all but the
+// first N ranges are refused.
 #include "runtime.h"
 
 #include "../../failure.h"
@@ -9,6 +11,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <unistd.h>
 
 struct CUevent_st {
     CUstream_st *of     = nullptr;
@@ -46,6 +50,53 @@ memory::~memory() { std::free(data_); }
 pinned::pinned(size_t bytes) : data_(static_cast<char *>(std::malloc(bytes))) {}
 pinned::~pinned() { std::free(data_); }
 
+namespace {
+
+struct locks {
+    std::map<const char *, size_t> ranges;
+
+    ~locks() {
+        if (!ranges.empty()) {
+            fail("memory is locked when the process ends");
+        }
+    }
+    [[noreturn]] static void fail(const char *what) {
+        std::fprintf(stderr, "CUDA shim: %s\n", what);
+        std::_Exit(1);
+    }
+    // The range that holds the byte, or NULL.
+    const std::pair<const char *const, size_t> *of(const char *at) const {
+        auto r = ranges.upper_bound(at);
+        return r != ranges.begin() && at < (--r)->first + r->second ? &*r : nullptr;
+    }
+};
+locks locked;
+
+} // namespace
+
+bool lock_pages(const void *at, size_t bytes, std::string &why) {
+    const char *const first = static_cast<const char *>(at), *const most = std::getenv("CFT_SHIM_LOCKS");
+    if (bytes == 0 || uintptr_t(at) % size_t(sysconf(_SC_PAGESIZE)) != 0 || bytes % size_t(sysconf(_SC_PAGESIZE)) != 0) {
+        locks::fail("locked memory is not in whole pages");
+    }
+    const auto next = locked.ranges.lower_bound(first);
+    if (locked.of(first) || (next != locked.ranges.end() && next->first < first + bytes)) {
+        locks::fail("memory is locked twice");
+    }
+    if (most && locked.ranges.size() >= std::strtoull(most, nullptr, 10)) {
+        why = "the shim was told to refuse";
+        return false;
+    }
+    locked.ranges[first] = bytes;
+    return true;
+}
+
+void unlock_pages(const void *at) {
+    if (locked.ranges.erase(static_cast<const char *>(at)) == 0) {
+        locks::fail("memory is given back that is not locked");
+    }
+}
+
 stream::stream(stream_use use) : stream_(new CUstream_st) {
     const char *late = std::getenv("CFT_SHIM_LATE");
     stream_->late    = late && std::string(late) == (use == stream_use::work ? "work" : "copies");
@@ -74,6 +125,15 @@ void copy_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, s
 } // namespace
 
 void to_device(void *to, const void *from, size_t bytes, cudaStream_t s) { copy_rows(to, 0, from, 0, bytes, 1, s); }
+void to_device_from_locked(void *to, const void *from, size_t bytes, cudaStream_t s) {
+    shim::put(s, [=] { // when the copy happens, it must still be locked
+        const auto *const r = locked.of(static_cast<const char *>(from));
+        if (!r || static_cast<const char *>(from) + bytes > r->first + r->second) {
+            locks::fail("a copy from memory that is not locked");
+        }
+        std::memcpy(to, from, bytes);
+    });
+}
 void to_host(void *to, const void *from, size_t bytes, cudaStream_t s) { copy_rows(to, 0, from, 0, bytes, 1, s); }
 void to_device_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t rows, cudaStream_t s) {
     copy_rows(to, to_pitch, from, from_pitch, width, rows, s);
@@ -83,3 +143,12 @@ void to_host_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch
 }
 
 } // namespace cft::cuda
+
+// For tests: bytes of the host's memory that are locked.
+extern "C" __attribute__((visibility("default"))) size_t cft_shim_locked() {
+    size_t bytes = 0;
+    for (const auto &range : cft::cuda::locked.ranges) {
+        bytes += range.second;
+    }
+    return bytes;
+}

@@ -69,6 +69,17 @@ pinned::pinned(size_t bytes) {
 }
 pinned::~pinned() { cudaFreeHost(data_); }
 
+bool lock_pages(const void *at, size_t bytes, std::string &why) {
+    // Portable: for all devices. Read-only: the file is mapped so, and the driver refuses to lock it otherwise.
+    const cudaError_t e = cudaHostRegister(const_cast<void *>(at), bytes, cudaHostRegisterPortable | cudaHostRegisterReadOnly);
+    if (e != cudaSuccess) {
+        (void)cudaGetLastError(); // it is no error of what comes next
+        why = std::string("cudaHostRegister: ") + cudaGetErrorString(e);
+    }
+    return e == cudaSuccess;
+}
+void unlock_pages(const void *at) { cudaHostUnregister(const_cast<void *>(at)); }
+
 stream::stream(stream_use) { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
 stream::~stream() { cudaStreamDestroy(stream_); }
 void stream::wait_for(const event &e) const { check(cudaStreamWaitEvent(stream_, e.event_, 0), "waiting for an event"); }
@@ -82,6 +93,7 @@ void stream::wait() const { check(cudaStreamSynchronize(stream_), "waiting for t
 void to_device(void *to, const void *from, size_t bytes, cudaStream_t s) {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, s), "copy to the device");
 }
+void to_device_from_locked(void *to, const void *from, size_t bytes, cudaStream_t s) { to_device(to, from, bytes, s); } // CUDA knows locked memory
 void to_host(void *to, const void *from, size_t bytes, cudaStream_t s) {
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s), "copy from the device");
 }

@@ -1,6 +1,8 @@
 // stage.cpp - see stage.h.
 #include "stage.h"
 
+#include "../../failure.h"
+
 namespace cft::cuda {
 
 stage::stage(const plan &p, char *const places[2]) : layers_(p.layers.size()) {
@@ -14,6 +16,23 @@ void stage::add(size_t layer, const matrix &source) {
     all.push_back({source, staged(end)});
 }
 
+void stage::lock(uint64_t lockable) {
+    std::vector<page_locks::range> ranges;
+    for (const auto &layer : layers_) {
+        for (const entry &e : layer) {
+            ranges.push_back({e.source.data, e.source.data + e.source.row_bytes * size_t(e.source.rows)});
+        }
+    }
+    locks_ = std::make_unique<page_locks>(ranges, lockable);
+}
+
+stage::~stage() {
+    try {
+        copies_.wait(); // from pages that are unlocked next
+    } catch (const failure &) { // told by whoever waits for the work; nothing is under way any more
+    }
+}
+
 void stage::fetch(int layer) {
     place &p = place_of(layer);
     if (p.layer == layer) {
@@ -21,7 +40,8 @@ void stage::fetch(int layer) {
     }
     copies_.wait_for(p.released); // the work that read the layer which is there
     for (const entry &e : layers_[size_t(layer)]) {
-        to_device(p.data + e.at, e.source.data, e.source.row_bytes * size_t(e.source.rows), copies_.get());
+        const auto copy = locks_->held() ? to_device_from_locked : to_device;
+        copy(p.data + e.at, e.source.data, e.source.row_bytes * size_t(e.source.rows), copies_.get());
     }
     p.arrived.record(copies_);
     p.layer = layer;

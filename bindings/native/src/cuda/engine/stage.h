@@ -2,8 +2,11 @@
 // that comes after it: that one is copied, on a stream of its own, while work goes on with the first.
 #pragma once
 
+#include "page_locks.h"
 #include "plan.h"
 #include "runtime.h"
+
+#include <memory>
 
 namespace cft::cuda {
 
@@ -20,9 +23,14 @@ class stage {
     // sources: each layer's matrices on the host, group by group. places: device memory of p.stage_bytes each.
     stage(const plan &p, char *const places[2]);
 
-    void add(size_t layer, const matrix &source); // in order
+    ~stage();
 
-    // Begins to copy a layer, if it is not there. The host waits where the copy of pageable memory makes it, so work on the layer
+    void add(size_t layer, const matrix &source); // in order
+    // After the last matrix: locks all of them in the host's memory, if they are at most so many bytes.
+    void               lock(uint64_t lockable);
+    const std::string &not_locked() const { return locks_->refusal(); } // why, or ""
+
+    // Begins to copy a layer, if it is not there. Where weights are not locked the host waits until it is there, so work on the layer
     // before should be on its stream already.
     void fetch(int layer);
     // Where the layer's matrix i is, for work that is put on the stream from now on; until release.
@@ -42,6 +50,7 @@ class stage {
     place &place_of(int layer) { return places_[layer % 2]; }
 
     std::vector<std::vector<entry>> layers_;
+    std::unique_ptr<page_locks>     locks_;
     place                           places_[2];
     stream                          copies_{stream_use::copies};
 };

@@ -15,22 +15,23 @@ size_t memory_for(const cft_trainer_params &p, int device) {
     return p.memory_limit ? std::min<size_t>(free, p.memory_limit) : free;
 }
 
-plan plan_for(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit) {
-    return choose_plan(model, params, adapter, memory_for(params, device), must_fit, "CUDA" + std::to_string(device));
+plan plan_for(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit, loss_tiles tiles) {
+    return choose_plan(model, params, adapter, memory_for(params, device), must_fit, "CUDA" + std::to_string(device), tiles);
 }
 
-cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit) {
-    return plan_for(model, params, adapter, device, must_fit).estimate();
+cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit,
+                             loss_tiles tiles) {
+    return plan_for(model, params, adapter, device, must_fit, tiles).estimate();
 }
 
-device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device) {
+device_trainer *make(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, const trainer_setup &setup) {
     cft_device d;
     describe_device(device, &d);
     if (!d.can_train) {
         throw failure(CFT_ERR_DEVICE, std::string(d.name) + " (" + d.description + ") has no tensor cores for bf16; devices from compute capability 8.0 on train");
     }
     use_device(device);
-    return new engine(plan_for(model, params, adapter, device, true), device);
+    return new engine(plan_for(model, params, adapter, device, true, setup.tiles), device, setup.lockable);
 }
 
 } // namespace
