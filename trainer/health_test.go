@@ -219,7 +219,7 @@ func TestEarlyStop(t *testing.T) {
 	said := &notes{}
 	first, err := life(t, s, "run", newFakeEngine(), listen(said))
 	require.NoError(t, err)
-	require.Equal(t, "early_stop", first.Stopped)
+	require.Equal(t, EndPatience, first.Stopped)
 	require.NotNil(t, first.Best)
 	assert.Equal(t, first.Step, first.Best.Step+2)
 	assert.Equal(t, 2, first.Best.Stale)
@@ -227,7 +227,7 @@ func TestEarlyStop(t *testing.T) {
 	again, err := life(t, s, "run", newFakeEngine())
 	require.NoError(t, err)
 	assert.Equal(t, first.Step, again.Step, "it stops at once")
-	assert.Equal(t, "early_stop", again.Stopped)
+	assert.Equal(t, EndPatience, again.Stopped)
 	on, err := life(t, s, "run", newFakeEngine(), func(o *Options) { o.Config.Data.Validation.Patience = 0 })
 	require.NoError(t, err)
 	assert.Greater(t, on.Step, first.Step)

@@ -27,7 +27,7 @@ type Result struct {
 	Best       *checkpoint.Best `json:"best,omitempty"`
 	Targets    int64            `json:"targets"` // trained on since the run began
 	Seconds    float64          `json:"seconds"` // of this call
-	// Stopped says why the run ended before its last step (max_time, stop_after); empty if it did not.
+	// Stopped says why the run ended before its last step (EndPatience, EndMaxTime, EndStopAfter); empty if it did not.
 	Stopped string `json:"stopped,omitempty"`
 	// Mirror tells how the mirror stands; missing where there is none.
 	Mirror *mirror.Report `json:"mirror,omitempty"`
@@ -79,6 +79,7 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 		err = errors.Join(err, t.dir.Clear()) // nothing came of it: the folder can be used again
 	}
 	t.watch.stop()
+	t.keepEnd(result.Stopped, err)
 	wait := ctx
 	if ctx.Err() != nil {
 		// The interrupt that ended the run is all the more a reason to wait for the copy; a second one ends the process.
@@ -152,7 +153,7 @@ func (t *Trainer) begin(engine Engine) error {
 	return nil
 }
 
-// beginJournal writes the changes that a new run was given, and removes requests that nobody waits for.
+// beginJournal writes the changes that a new run was given, and removes requests that nobody waits for, and what was said of an earlier end.
 func (t *Trainer) beginJournal() error {
 	if t.resumed == nil {
 		for _, change := range t.options.Changes {
@@ -161,8 +162,10 @@ func (t *Trainer) beginJournal() error {
 			}
 		}
 	}
-	if err := t.options.fs.RemoveAll(filepath.Join(t.dir.Dir(), checkpoint.ControlName)); err != nil {
-		return fmt.Errorf("clear requests: %w", err)
+	for _, name := range []string{checkpoint.ControlName, checkpoint.EndName} {
+		if err := t.options.fs.RemoveAll(filepath.Join(t.dir.Dir(), name)); err != nil {
+			return fmt.Errorf("clear %s: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -171,9 +174,9 @@ func (t *Trainer) beginJournal() error {
 func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
 	switch patience := t.run.Data.Validation.Patience; {
 	case limit > 0 && time.Since(began) >= limit:
-		return "max_time"
+		return EndMaxTime
 	case patience > 0 && t.best != nil && t.best.Stale >= patience:
-		return "early_stop"
+		return EndPatience
 	}
 	return ""
 }
@@ -241,7 +244,7 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 		return err
 	}
 	if !ends && t.options.StopAfter > 0 && t.done == t.from+t.options.StopAfter && !t.Finished() {
-		result.Stopped = "stop_after"
+		result.Stopped = EndStopAfter
 	}
 	return t.save(engine)
 }

@@ -225,25 +225,9 @@ func TestProcessesThatWereNotToldToWorkTogetherRefuse(t *testing.T) {
 // rankOf finds a rank's process among mpirun's children.
 func rankOf(t *testing.T, mpirun, rank int) int {
 	t.Helper()
-	found, err := filepath.Glob("/proc/[0-9]*/environ")
-	require.NoError(t, err)
-	for _, path := range found {
-		environ, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(environ, []byte(fmt.Sprintf("\x00OMPI_COMM_WORLD_RANK=%d\x00", rank))) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		require.NoError(t, err)
-		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
-			continue
-		}
-		var parent int
-		var state string
-		_, after, _ := strings.Cut(string(stat), ") ")
-		_, err = fmt.Sscan(after, &state, &parent)
-		require.NoError(t, err)
-		if parent == mpirun {
+	for _, pid := range childrenOf(t, mpirun) {
+		environ, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+		if err == nil && bytes.Contains(environ, []byte(fmt.Sprintf("\x00OMPI_COMM_WORLD_RANK=%d\x00", rank))) {
 			return pid
 		}
 	}

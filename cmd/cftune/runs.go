@@ -41,7 +41,7 @@ func newRunsCommand() *cobra.Command {
 				if r.Step > 0 {
 					loss = fmt.Sprintf("%.4f", r.Loss)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%d/%d\t%s\t%d\n", r.Run, r.State, r.Step, r.Steps, loss, r.Checkpoint)
+				fmt.Fprintf(w, "%s\t%s\t%d/%d\t%s\t%d\n", r.Run, r.Standing, r.Step, r.Steps, loss, r.Checkpoint)
 			}
 			return w.Flush()
 		},

@@ -38,7 +38,11 @@ func newRunsShowCommand() *cobra.Command {
 
 func printRun(out io.Writer, d runs.Details) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "run\t%s\nstate\t%s\nmodel\t%s\n", d.Run, d.State, d.Model)
+	fmt.Fprintf(w, "run\t%s\nstate\t%s\n", d.Run, d.Standing)
+	if d.Error != "" {
+		fmt.Fprintf(w, "error\t%s\n", strings.ReplaceAll(d.Error, "\n", "; "))
+	}
+	fmt.Fprintf(w, "model\t%s\n", d.Model)
 	fmt.Fprintf(w, "step\t%d of %d\n", d.Step, d.Steps)
 	if d.Step > 0 {
 		fmt.Fprintf(w, "loss\t%.4f\n", d.Loss)

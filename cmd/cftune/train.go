@@ -267,9 +267,21 @@ func hasSize(f *os.File) bool {
 	return err == nil && width > 0 && height > 0
 }
 
+func validations(n int) string {
+	if n == 1 {
+		return "one validation"
+	}
+	return fmt.Sprintf("%d validations", n)
+}
+
 // print writes the result: the checkpoint's path, or all of it as JSON.
 func (s session) print(r trainer.Result, asJSON bool) error {
-	if r.Stopped != "" {
+	switch r.Stopped {
+	case "":
+	case trainer.EndPatience:
+		s.note("ended after step %d of %d: the validation loss has not fallen for %s (data.validation.patience), and was lowest after step %d; "+
+			"cftune resume %s --set data.validation.patience=0 goes on all the same", r.Step, r.Steps, validations(r.Best.Stale), r.Best.Step, r.Run)
+	default:
 		s.note("stopped after step %d of %d (%s); cftune resume %s goes on", r.Step, r.Steps, r.Stopped, r.Run)
 	}
 	var err error

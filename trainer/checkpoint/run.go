@@ -16,6 +16,7 @@ const (
 	MetricsName     = "metrics.jsonl"
 	JournalName     = "journal.jsonl"
 	ControlName     = "control"
+	EndName         = "end.json"
 	LockName        = "LOCK"
 	TensorBoardName = "tensorboard"
 	checkpointsName = "checkpoints"

@@ -40,7 +40,7 @@ func compare(list []*run) comparePage {
 	for i, r := range list {
 		p.Rows = append(p.Rows, r.row())
 		p.Keys = append(p.Keys, key{r.name, i})
-		p.Live = p.Live || r.state == runs.Running
+		p.Live = p.Live || r.standing.State == runs.Running
 		losses = append(losses, line{name: r.name, curve: &r.series.steps, column: columnLoss, number: i, smooth: true})
 		for _, v := range r.series.validations {
 			if v.objective == "" {

@@ -147,30 +147,50 @@ func TestSorting(t *testing.T) {
 func TestStates(t *testing.T) {
 	folder := t.TempDir()
 	f := begin(t, filepath.Join(folder, "run"), 10, nil).steps(1, 4)
-	assert.Equal(t, runs.Stopped, look(f.dir).state)
+	assert.Equal(t, runs.Stopped, look(f.dir).standing.State)
 
 	lock, err := checkpoint.OpenRun(nil, f.dir)
 	require.NoError(t, err)
 	r := look(f.dir)
-	assert.Equal(t, runs.Running, r.state)
+	assert.Equal(t, runs.Running, r.standing.State)
 	assert.Contains(t, r.holder, fmt.Sprintf("pid %d on ", os.Getpid()))
 	assert.Equal(t, 12*time.Second, r.left(), "six steps of two seconds")
 	f.add(`{"step":5,"lo`)
 	assert.Empty(t, look(f.dir).torn, "it is being written")
 	require.NoError(t, lock.Close())
 	r = look(f.dir)
-	assert.Equal(t, runs.Stopped, r.state)
+	assert.Equal(t, runs.Stopped, r.standing.State)
 	assert.Equal(t, []string{checkpoint.MetricsName}, r.torn)
 	assert.Zero(t, r.left())
 
 	f.write(checkpoint.LockName, "pid 5 on another-machine\n")
-	assert.Equal(t, runs.Stopped, look(f.dir).state, "the file is young, its last step is not: it was copied")
+	assert.Equal(t, runs.Stopped, look(f.dir).standing.State, "the file is young, its last step is not: it was copied")
 	f.time = time.Now()
 	f.replace(strings.TrimSuffix(f.read(), `{"step":5,"lo`) + line1(t, f.step(5)) + `{"step":6,`)
-	assert.Equal(t, runs.Running, look(f.dir).state, "a step was recorded just now, and not from here")
+	assert.Equal(t, runs.Running, look(f.dir).standing.State, "a step was recorded just now, and not from here")
 	past := time.Now().Add(-time.Hour)
 	require.NoError(t, os.Chtimes(filepath.Join(f.dir, checkpoint.MetricsName), past, past))
-	assert.Equal(t, runs.Stopped, look(f.dir).state)
+	assert.Equal(t, runs.Stopped, look(f.dir).standing.State)
+}
+
+// Why a run ended is said wherever its state is; one that ended by patience is not to be resumed.
+func TestEnds(t *testing.T) {
+	folder := t.TempDir()
+	f := begin(t, filepath.Join(folder, "run"), 10, nil).steps(1, 4)
+	f.checkpoint(4, nil)
+	s := open(t, folder)
+	page := func() string { return s.page("/run/" + s.id("run")) }
+	assert.Contains(t, page(), "cftune resume")
+	f.write(checkpoint.EndName, `{"step":4,"checkpoint":4,"reason":"max_time"}`)
+	assert.Contains(t, page(), `<span class="state stopped">stopped: max_time</span>`)
+	assert.Contains(t, page(), "cftune resume")
+	f.write(checkpoint.EndName, `{"step":4,"checkpoint":4,"reason":"patience"}`)
+	assert.Contains(t, page(), `<span class="state ended">ended: patience</span>`)
+	assert.Contains(t, s.page("/"), `<span class="state ended">ended: patience</span>`)
+	assert.NotContains(t, page(), "cftune resume")
+	f.write(checkpoint.EndName, `{"step":4,"checkpoint":4,"reason":"error","error":"step 5: <b> is not finite"}`)
+	assert.Contains(t, page(), "stopped: error")
+	assert.Contains(t, page(), "step 5: &lt;b&gt; is not finite")
 }
 
 func TestDamagedRuns(t *testing.T) {

@@ -13,15 +13,16 @@ import (
 
 // row is a line of the list.
 type row struct {
-	ID, Name, State, Stage, Model, Adapter string
-	Step, Steps                            int
-	Left                                   string
-	Loss, Best                             string
-	BestStep                               int
-	Speed                                  string
-	Spark                                  template.HTML
-	Written                                time.Time
-	Problem                                string
+	ID, Name, Stage, Model, Adapter string
+	Standing                        runs.Standing
+	Step, Steps                     int
+	Left                            string
+	Loss, Best                      string
+	BestStep                        int
+	Speed                           string
+	Spark                           template.HTML
+	Written                         time.Time
+	Problem                         string
 
 	loss, best, speed float64
 }
@@ -37,7 +38,7 @@ func (r row) Percent() int {
 func (r *run) row() row {
 	s := &r.series
 	w := row{
-		ID: r.id, Name: r.name, State: r.state, Step: s.last.Step, Steps: r.steps(), Loss: "–", Best: "–", Speed: "–",
+		ID: r.id, Name: r.name, Standing: r.standing, Step: s.last.Step, Steps: r.steps(), Loss: "–", Best: "–", Speed: "–",
 		Spark: spark(&s.steps, columnLoss), Written: r.written(),
 	}
 	if len(r.problems) > 0 {
@@ -83,7 +84,7 @@ type order struct {
 
 var orders = []order{
 	{"name", "run", false, false, func(a, b row) int { return strings.Compare(a.Name, b.Name) }},
-	{"state", "state", false, false, func(a, b row) int { return cmp.Compare(stateOrder(a.State), stateOrder(b.State)) }},
+	{"state", "state", false, false, func(a, b row) int { return cmp.Compare(stateOrder(a.Standing.State), stateOrder(b.Standing.State)) }},
 	{"step", "step", false, true, func(a, b row) int { return cmp.Compare(a.Step, b.Step) }},
 	{"loss", "loss", true, false, func(a, b row) int { return cmp.Compare(last(a.loss), last(b.loss)) }},
 	{"best", "best validation", true, false, func(a, b row) int { return cmp.Compare(last(a.best), last(b.best)) }},
@@ -95,7 +96,7 @@ var orders = []order{
 }
 
 func stateOrder(state string) int {
-	return slices.Index([]string{runs.Running, runs.Damaged, runs.Stopped, runs.Done}, state)
+	return slices.Index([]string{runs.Running, runs.Damaged, runs.Stopped, runs.Ended, runs.Done}, state)
 }
 
 // last sorts what is not known behind all that is.
@@ -128,7 +129,7 @@ func (x *Index) list(sort string) listPage {
 	}
 	for _, r := range x.runs {
 		p.Rows = append(p.Rows, r.row())
-		p.Live = p.Live || r.state == runs.Running
+		p.Live = p.Live || r.standing.State == runs.Running
 	}
 	by := orders[at]
 	descending := by.most != turned

@@ -79,7 +79,7 @@ type numbersRow struct {
 
 func (r *run) page() runPage {
 	p := runPage{row: r.row(), Dir: r.dir}
-	p.Title, p.Live = r.name, r.state == runs.Running
+	p.Title, p.Live = r.name, r.standing.State == runs.Running
 	p.Facts, p.Warnings, p.Figures = r.facts(), r.warnings(), r.figures()
 	p.Checkpoints, p.Commands = r.checkpointRows(), r.commands()
 	p.Numbers, p.Validates = r.numbers(), len(r.series.validations) > 0
@@ -97,6 +97,9 @@ func (r *run) facts() []fact {
 	}
 	if r.holder != "" {
 		add("trained by", "%s", r.holder)
+	}
+	if r.standing.Error != "" {
+		add("ended with", "%s", discreet(r.standing.Error))
 	}
 	if s.last.Step > 0 {
 		add("trained on", "%s tokens, %s of them targets, %.2f epochs, in %s", short(float64(s.tokens)), short(float64(s.targets)), s.last.Epoch, seconds(s.seconds))
@@ -260,14 +263,14 @@ func (r *run) checkpointRows() []checkpointRow {
 func (r *run) commands() []command {
 	dir := word(r.dir)
 	var list []command
-	if r.state == runs.Stopped {
+	if r.standing.State == runs.Stopped {
 		list = append(list, command{"go on with the run", "cftune resume " + dir})
 	}
-	if r.state == runs.Damaged {
+	if r.standing.State == runs.Damaged {
 		list = append(list, command{"see what is damaged", "cftune check " + dir})
 		list = append(list, command{"go on from the newest checkpoint that is whole", "cftune resume " + dir + " --older"})
 	}
-	if r.state == runs.Running {
+	if r.standing.State == runs.Running {
 		list = append(list, command{"change what it learns while it trains", "cftune runs set " + dir + " objective=cft"})
 	}
 	if len(r.checkpoints) > 0 {

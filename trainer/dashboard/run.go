@@ -36,7 +36,7 @@ type run struct {
 // found is what a look at a run's small files finds.
 type found struct {
 	record      *trainer.Record // nil if it cannot be read
-	state       string
+	standing    runs.Standing
 	holder      string
 	problems    []string // damage, in words
 	changes     []objective.Change
@@ -196,8 +196,8 @@ func (r *run) decideState(f *found) {
 	if lines, problem := r.follower.Damaged(); lines > 0 {
 		f.problems = append(f.problems, fmt.Sprintf("%s: %s: %s", checkpoint.MetricsName, counted(int64(lines), "damaged line", "damaged lines, the first is"), problem))
 	}
-	f.state = runs.State(r.dir, p)
-	if f.state == runs.Running {
+	f.standing = runs.Stand(r.dir, p)
+	if f.standing.State == runs.Running {
 		f.holder, _ = checkpoint.Holder(r.dir)
 		if f.holder == "" {
 			f.holder = checkpoint.LastHolder(r.dir)
@@ -208,7 +208,7 @@ func (r *run) decideState(f *found) {
 		f.torn = append(f.torn, checkpoint.MetricsName)
 	}
 	if len(f.problems) > 0 {
-		f.state = runs.Damaged
+		f.standing = runs.Standing{State: runs.Damaged}
 	}
 }
 
@@ -223,7 +223,7 @@ func (r *run) steps() int {
 // left is the time to the last step; 0 if it is unknown or the run does not train.
 func (r *run) left() time.Duration {
 	perStep := r.follower.SecondsPerStep()
-	if r.state != runs.Running || perStep == 0 || r.steps() <= r.series.last.Step {
+	if r.standing.State != runs.Running || perStep == 0 || r.steps() <= r.series.last.Step {
 		return 0
 	}
 	return time.Duration(perStep * float64(r.steps()-r.series.last.Step) * float64(time.Second)).Round(time.Second)

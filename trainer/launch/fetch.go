@@ -13,18 +13,20 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/spell"
 	"cftune/trainer/internal/durable"
 )
 
 // Names in run directories, as package checkpoint has them.
 const (
 	runConfig      = "config.json"
+	runEnd         = "end.json"
 	runCheckpoints = "checkpoints"
 	stepPrefix     = "step-"
 )
 
 // runFiles are fetched beside the checkpoints, where they are.
-var runFiles = []string{"metrics.jsonl", "journal.jsonl", "mirror-state.json"}
+var runFiles = []string{"metrics.jsonl", "journal.jsonl", "mirror-state.json", runEnd}
 
 // Fetch brings a run directory from a target to dir: its record and metrics, and its newest checkpoint or all. What is here
 // already is not fetched again; a folder of another run is refused. It returns the steps that are here then. The caller
@@ -71,13 +73,28 @@ func FetchRun(ctx context.Context, h Host, name, run, dir string, all bool, say 
 		}
 	}
 	// After the checkpoints: metrics may have more steps than they, never fewer.
-	for _, file := range append([]string{runConfig}, runFiles...) {
-		err := fetchGrowing(h, path.Join(run, file), filepath.Join(dir, file))
-		if err != nil && (file == runConfig || !errors.Is(err, fs.ErrNotExist)) {
-			return nil, fmt.Errorf("fetch %s: %w", file, err)
-		}
+	if err := fetchFiles(h, run, dir, true); err != nil {
+		return nil, err
 	}
 	return steps, nil
+}
+
+// fetchFiles brings what lies beside a run's checkpoints. Where the run has no end, since it has gone on, an earlier one goes here too.
+func fetchFiles(h Host, run, dir string, begun bool) error {
+	for _, file := range append([]string{runConfig}, runFiles...) {
+		local := filepath.Join(dir, file)
+		err := fetchInto(h, path.Join(run, file), local)
+		missing := errors.Is(err, fs.ErrNotExist)
+		if missing && file == runEnd {
+			if err := os.Remove(local); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if err != nil && (!missing || begun && file == runConfig) {
+			return fmt.Errorf("fetch %s: %w", file, err)
+		}
+	}
+	return nil
 }
 
 // sameRun refuses a folder that holds another run.
@@ -152,7 +169,7 @@ func fetchStep(ctx context.Context, h Host, run, dir, step string, say func(form
 		if !info.Mode().IsRegular() {
 			continue
 		}
-		say("fetching %s/%s (%s)", step, info.Name(), sizeText(uint64(info.Size())))
+		say("fetching %s/%s (%s)", step, info.Name(), spell.Size(uint64(info.Size())))
 		if err := get(ctx, h, path.Join(from, info.Name()), filepath.Join(temp, filepath.Base(info.Name()))); err != nil {
 			return err
 		}

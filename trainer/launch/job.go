@@ -112,28 +112,17 @@ func shipConfig(run config.Run, t TargetConfig, root, output string, here bool) 
 
 // Relocate returns a configuration whose paths are what place makes of them. All problems are told at once.
 func Relocate(run config.Run, place func(key, path string) (string, error)) (config.Run, error) {
-	var problems []error
-	move := func(key string, p *string) {
-		if *p == "" {
-			return
-		}
-		to, err := place(key, *p)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", key, err))
-			return
-		}
-		*p = to
-	}
+	paths := config.Relocation{Place: place}
 	run.Data.Sources = slices.Clone(run.Data.Sources)
-	move("model", &run.Model)
+	paths.Move("model", &run.Model)
 	for i := range run.Data.Sources {
-		move(fmt.Sprintf("data.sources[%d].path", i), &run.Data.Sources[i].Path)
+		paths.Move(fmt.Sprintf("data.sources[%d].path", i), &run.Data.Sources[i].Path)
 	}
-	move("data.validation.path", &run.Data.Validation.Path)
-	move("chat.template_file", &run.Chat.TemplateFile)
-	move("adapter.init_from", &run.Adapter.InitFrom)
-	if len(problems) > 0 {
-		return run, &UsageError{errors.Join(problems...)}
+	paths.Move("data.validation.path", &run.Data.Validation.Path)
+	paths.Move("chat.template_file", &run.Chat.TemplateFile)
+	paths.Move("adapter.init_from", &run.Adapter.InitFrom)
+	if err := paths.Err(); err != nil {
+		return run, &UsageError{err}
 	}
 	return run, nil
 }

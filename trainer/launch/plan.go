@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/spell"
 	"cftune/trainer/config"
 )
 
@@ -217,7 +218,7 @@ func (p *Plan) Send(ctx context.Context) error {
 		modes[p.buildPath(f)] = f.mode
 	}
 	for i, u := range p.missing {
-		p.options.Say("sending %d of %d: %s (%s)", i+1, len(p.missing), u.local, sizeText(uint64(u.written.Bytes)))
+		p.options.Say("sending %d of %d: %s (%s)", i+1, len(p.missing), u.local, spell.Size(uint64(u.written.Bytes)))
 		mode, isBuild := modes[u.remote]
 		if !isBuild {
 			mode = privateFile
@@ -274,9 +275,9 @@ func (p *Plan) Describe(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "target %s (%s) on %s, folder %s\n", p.config.name, p.config.Kind, p.target.Host().Name(), p.target.Root())
 	fmt.Fprintf(&b, "build %s for %s: %s\n", p.build.Digest[:digestPrefix], p.build.Arch, p.program)
-	fmt.Fprintf(&b, "\nto send: %d files, %s\n", len(p.missing), sizeText(uint64(p.toSend)))
+	fmt.Fprintf(&b, "\nto send: %d files, %s\n", len(p.missing), spell.Size(uint64(p.toSend)))
 	for _, u := range p.missing {
-		fmt.Fprintf(&b, "  %s: %s -> %s (%s, sha256 %.12s)\n", u.key, u.local, u.remote, sizeText(uint64(u.written.Bytes)), u.written.SHA256)
+		fmt.Fprintf(&b, "  %s: %s -> %s (%s, sha256 %.12s)\n", u.key, u.local, u.remote, spell.Size(uint64(u.written.Bytes)), u.written.SHA256)
 	}
 	for i, j := range p.jobs {
 		fmt.Fprintf(&b, "\nrun %s, now %s: %s\n", j.Job.Name, p.states[i].Phase, j.Dir)

@@ -116,7 +116,7 @@ func (p *Plan) first(ctx context.Context) ([]Finding, error) {
 	}
 	findings = append(findings, p.space(l["disk"]))
 	if kib, err := strconv.ParseUint(l["memory"], 10, 64); err == nil {
-		add(LevelOK, "memory", fmt.Sprintf("%s free, %s processors", sizeText(kib<<10), l["processors"]), "")
+		add(LevelOK, "memory", fmt.Sprintf("%s free, %s processors", spell.Size(kib<<10), l["processors"]), "")
 	} else {
 		add(LevelWarn, "memory", "not told", "")
 	}
@@ -132,7 +132,7 @@ func (p *Plan) space(kib string) Finding {
 	}
 	free <<= 10
 	need := uint64(p.toSend) + spaceForRun
-	f.Found = fmt.Sprintf("%s free, %s to send", sizeText(free), sizeText(uint64(p.toSend)))
+	f.Found = fmt.Sprintf("%s free, %s to send", spell.Size(free), spell.Size(uint64(p.toSend)))
 	switch {
 	case free < uint64(p.toSend):
 		f.Level, f.WayOut = LevelFail, "make room, or let folder of the target name another disk"
@@ -217,7 +217,7 @@ func (p *Plan) fits(ctx context.Context, program string, j Placed) Finding {
 	if p.config.Kind == KindSlurm {
 		return p.fitsNode(*report.Run)
 	}
-	f := Finding{LevelOK, "fit", fmt.Sprintf("%s of buffers, available are %s", sizeText(report.Run.Buffers), sizeText(report.Run.Available)), ""}
+	f := Finding{LevelOK, "fit", fmt.Sprintf("%s of buffers, available are %s", spell.Size(report.Run.Buffers), spell.Size(report.Run.Available)), ""}
 	if err != nil {
 		f.Level = LevelFail
 		for _, w := range report.Run.WouldFit {
@@ -241,11 +241,11 @@ func (p *Plan) fitsNode(run doctorRun) Finding {
 	s := p.config.Slurm
 	memory := s.memory()
 	if run.OnDevice || s.GPUs > 0 || memory == 0 {
-		return Finding{LevelWarn, "fit", fmt.Sprintf("%s of buffers; whether a node has them shows there (the login host is not the node)", sizeText(run.Buffers)), ""}
+		return Finding{LevelWarn, "fit", fmt.Sprintf("%s of buffers; whether a node has them shows there (the login host is not the node)", spell.Size(run.Buffers)), ""}
 	}
 	nodes := max(1, s.Nodes)
 	n := uint64((max(1, p.config.Processes) + nodes - 1) / nodes)
-	f := Finding{LevelOK, "fit", fmt.Sprintf("%s of buffers for each of %d processes on a node, slurm.mem is %s", sizeText(run.Buffers), n, sizeText(memory)), ""}
+	f := Finding{LevelOK, "fit", fmt.Sprintf("%s of buffers for each of %d processes on a node, slurm.mem is %s", spell.Size(run.Buffers), n, spell.Size(memory)), ""}
 	if run.Buffers > memory/n {
 		f.Level, f.WayOut = LevelFail, "a larger slurm.mem, "+lessMemory
 	}
@@ -296,12 +296,3 @@ func (p *Plan) dryRun(ctx context.Context, j Placed, plan any) (problem string) 
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(fmt.Sprint(err)), " ") }
-
-// sizeText is a size for people.
-func sizeText(n uint64) string {
-	const mib = 1 << 20
-	if n >= 1<<30 {
-		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
-	}
-	return fmt.Sprintf("%.1f MiB", float64(n)/mib)
-}

@@ -125,10 +125,5 @@ func fetchCourse(ctx context.Context, h Host, far, dir string, all bool, say fun
 			return err
 		}
 	}
-	for _, file := range append([]string{runConfig}, runFiles...) {
-		if err := fetchInto(h, path.Join(far, file), filepath.Join(dir, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("fetch %s: %w", file, err)
-		}
-	}
-	return nil
+	return fetchFiles(h, far, dir, false)
 }

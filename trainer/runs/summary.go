@@ -19,14 +19,30 @@ import (
 const (
 	Running = "running"
 	Done    = "done"
+	Ended   = "ended"   // by patience: there are steps left, but nothing to be had from them
 	Stopped = "stopped" // interrupted, at a limit, or died; it can be resumed
 	Damaged = "damaged"
 )
 
+// Standing is how a run stands, and why, as far as that is known.
+type Standing struct {
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"` // of trainer.End, where it ended before its last step
+	Error  string `json:"error,omitempty"`  // that it ended with
+}
+
+// String is "done", or "stopped: max_time".
+func (s Standing) String() string {
+	if s.Reason == "" {
+		return s.State
+	}
+	return s.State + ": " + s.Reason
+}
+
 // Summary is where a run stands.
 type Summary struct {
-	Run   string  `json:"run"`
-	State string  `json:"state"`
+	Run string `json:"run"`
+	Standing
 	Step  int     `json:"step"`
 	Steps int     `json:"steps"`
 	Loss  float64 `json:"loss"` // of the last step
@@ -50,7 +66,7 @@ func List(folder string) ([]Summary, error) {
 		if r, err := Summarize(dir); err == nil {
 			runs = append(runs, r)
 		} else if !errors.Is(err, checkpoint.ErrNotFound) {
-			runs = append(runs, Summary{Run: dir, State: Damaged, Problem: err.Error()})
+			runs = append(runs, Summary{Run: dir, Standing: Standing{State: Damaged}, Problem: err.Error()})
 		}
 	}
 	return runs, nil
@@ -76,7 +92,7 @@ func Summarize(dir string) (Summary, error) {
 		p.Written = info.ModTime()
 	}
 	return Summary{
-		Run: dir, State: State(dir, p), Step: m.LastStep, Steps: record.Plan.Steps, Loss: m.LastLoss, Checkpoint: p.newest(),
+		Run: dir, Standing: Stand(dir, p), Step: m.LastStep, Steps: record.Plan.Steps, Loss: m.LastLoss, Checkpoint: p.newest(),
 	}, nil
 }
 
@@ -103,23 +119,34 @@ func (p Progress) done() bool {
 // farRunning is how long after its last step a run of another machine counts as running, where its lock is not seen.
 const farRunning = 5 * time.Minute
 
-// State decides whether a run trains, is done or has stopped. A run has a lock while it trains; where a shared folder does
+// Stand decides whether a run trains, is done, has ended or has stopped. A run has a lock while it trains; where a shared folder does
 // not carry locks from machine to machine, one of another machine that recorded something just now trains.
-func State(dir string, p Progress) string {
+func Stand(dir string, p Progress) Standing {
 	if _, held := checkpoint.Holder(dir); held {
-		return Running
+		return Standing{State: Running}
 	}
 	if p.done() {
-		return Done
+		return Standing{State: Done}
+	}
+	// What cannot be read says nothing, and no more does the end of a training that others have followed. Of a run that was fetched there
+	// may be no checkpoint here.
+	if end, err := trainer.ReadEnd(dir); err == nil && end != nil && (end.Checkpoint == p.newest() || len(p.Checkpoints) == 0) {
+		switch end.Reason {
+		case trainer.EndFinished: // its records made fewer steps than were planned
+			return Standing{State: Done}
+		case trainer.EndPatience:
+			return Standing{Ended, end.Reason, ""}
+		}
+		return Standing{Stopped, end.Reason, end.Error}
 	}
 	if time.Since(p.Written) >= farRunning || !elsewhere(checkpoint.LastHolder(dir)) {
-		return Stopped
+		return Standing{State: Stopped}
 	}
 	// The file may be young because it was copied here just now.
 	if at := lastRecord(filepath.Join(dir, checkpoint.MetricsName)); !at.IsZero() && time.Since(at) >= farRunning {
-		return Stopped
+		return Standing{State: Stopped}
 	}
-	return Running
+	return Standing{State: Running}
 }
 
 // tailBytes have the last record of any metrics, but for one with the names of very many examples.

@@ -3,40 +3,30 @@ package study
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cftune/trainer/config"
 )
 
 // Relocate returns the study with paths that are what place makes of them. Output is not among them. All problems are told
 // at once.
 func (s Spec) Relocate(place func(key, path string) (string, error)) (Spec, error) {
-	var problems []error
-	move := func(key string, p *string) {
-		if *p == "" {
-			return
-		}
-		to, err := place(key, *p)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", key, err))
-			return
-		}
-		*p = to
-	}
+	paths := config.Relocation{Place: place}
 	s.Sets = slices.Clone(s.Sets)
-	move("model", &s.Model)
+	paths.Move("model", &s.Model)
 	for i := range s.Sets {
 		set, key := &s.Sets[i], "sets."+s.Sets[i].Name
-		move(key+".path", &set.Path)
-		move(key+".train.path", &set.Train.Path)
-		move(key+".validation.path", &set.Validation.Path)
-		move(key+".test.path", &set.Test.Path)
+		paths.Move(key+".path", &set.Path)
+		paths.Move(key+".train.path", &set.Train.Path)
+		paths.Move(key+".validation.path", &set.Validation.Path)
+		paths.Move(key+".test.path", &set.Test.Path)
 	}
-	move("chat.template_file", &s.Chat.TemplateFile)
-	return s, errors.Join(problems...)
+	paths.Move("chat.template_file", &s.Chat.TemplateFile)
+	return s, paths.Err()
 }
 
 // withoutFolders names files alone; URLs stay.
