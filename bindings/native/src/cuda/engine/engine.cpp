@@ -72,6 +72,14 @@ engine::engine(const plan &p, int device, uint64_t lockable)
     stream_.wait();
 }
 
+// What it holds goes on its device, whichever thread lets it go.
+engine::~engine() {
+    try {
+        use_device(device_);
+    } catch (const failure &) { // a device that is lost has nothing to give back
+    }
+}
+
 std::string engine::remark() const {
     return stage_ && !stage_->not_locked().empty() ? "the weights on the host are not locked in its memory, so that each copy waits for the host (" + stage_->not_locked() + ")" : "";
 }

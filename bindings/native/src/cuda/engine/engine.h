@@ -68,6 +68,7 @@ void widen_halves(const matrix &m, int64_t first, int64_t n, int64_t n_expert, b
 class engine : public device_trainer {
   public:
     engine(const plan &p, int device, uint64_t lockable);
+    ~engine() override;
 
     double run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) override;
     void   logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) override;
