@@ -94,8 +94,9 @@ device_choice choose_device(const std::string &name) {
     }
     const int index = plain ? 0 : std::stoi(name.substr(digits)), count = library->count();
     if (index >= count) {
-        throw failure(CFT_ERR_DEVICE, "device " + name + ": " + (count == 0 ? "there is no CUDA device here (or no driver for it)"
-                                                                            : std::to_string(count) + " CUDA devices are here, counted from 0"));
+        throw failure(CFT_ERR_DEVICE, "device " + name + ": " + (count == 0   ? "there is no CUDA device here (or no driver for it)"
+                                                              : count == 1 ? "one CUDA device is here, cuda:0"
+                                                                           : std::to_string(count) + " CUDA devices are here, counted from 0"));
     }
     return {library, index};
 }

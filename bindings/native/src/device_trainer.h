@@ -47,7 +47,7 @@ class device_trainer {
     virtual void write_weight_norms(int, int, const float *) {}
 };
 
-// loss_tiles is how many rows of logits, and of the output head where it is widened in parts, there are at a time; 0: what the device takes of itself. Tests
+// loss_tiles is how many rows of logits, and of the output head, there are at a time; 0: what the device takes of itself. Tests
 // have small models go through loss and head in several tiles by it.
 struct loss_tiles {
     int64_t rows = 0, head_rows = 0;

@@ -249,7 +249,7 @@ void test_refusals() {
     for (const char *name : {"cuda:1x", "cuda:", "sycl", "cudax", "cuda:99999", "cuda: 0"}) {
         REFUSED(load(name), CFT_ERR_DEVICE, "cannot train");
     }
-    REFUSED(load("cuda:99"), CFT_ERR_DEVICE, "counted from 0");
+    REFUSED(load("cuda:99"), CFT_ERR_DEVICE, " here, "); // one, or so many
     CHECK(none == nullptr);
 
     const opened on_device(m.path, "CUDA0");

@@ -15,10 +15,10 @@ void engine::place_head_copies(std::vector<adapter_copy> &copies) {
     if (h.rank == 0) {
         return;
     }
-    const int64_t d = hp_.n_embd, ld = plan_.head_ld();
+    const int64_t d = hp_.n_embd, ld = plan_.head_ld(), step = plan_.resident() ? hp_.n_vocab : plan_.head_rows;
     copies.push_back({h.a, h.rank8, d, w_->head_a, d, 1.0f});
-    for (int64_t row = 0; row < hp_.n_vocab; row += head_step()) {
-        const int64_t rows = std::min(head_step(), hp_.n_vocab - row);
+    for (int64_t row = 0; row < hp_.n_vocab; row += step) {
+        const int64_t rows = std::min(step, hp_.n_vocab - row);
         copies.push_back({h.b + row * h.rank8, rows, h.rank8, (plan_.resident() ? weights_.head : loss_->head) + d, ld, h.scale});
     }
 }

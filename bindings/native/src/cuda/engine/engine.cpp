@@ -258,8 +258,8 @@ const bf16 *engine::head_rows(int64_t row, int64_t n) {
 void engine::head_products(const journey &j, int64_t begin, int64_t n, bool backward) {
     const int64_t     d = plan_.head_ld(), ld = plan_.vocab8;
     const bf16 *const x = w_->head_x + begin * d;
-    for (int64_t row = 0; row < ld; row += head_step()) {
-        const int64_t     rows = std::min(head_step(), ld - row);
+    for (int64_t row = 0; row < ld; row += plan_.head_rows) { // also where all of the head is there: the bits are the same
+        const int64_t     rows = std::min(plan_.head_rows, ld - row);
         const bf16 *const w    = head_rows(row, rows);
         if (backward) {
             multiply({n, d, rows, reinterpret_cast<const bf16 *>(loss_->logits) + row, 2 * ld, false, w, d, false, loss_->dh, d, true, 1,

@@ -105,7 +105,6 @@ class engine : public device_trainer {
     void    refresh_adapters();
     void    final_norm(const journey &j);
     void    head_products(const journey &j, int64_t begin, int64_t n, bool backward);
-    int64_t head_step() const { return plan_.resident() ? plan_.vocab8 : plan_.head_rows; }
     size_t  arena_bytes() const;
 
     // ends.cpp

@@ -12,7 +12,7 @@ namespace cft::cuda {
 namespace {
 
 constexpr size_t  logits_bytes = size_t(512) << 20; // of one chunk, at most
-constexpr int64_t head_tile    = 16384;             // rows of the head that are widened at a time
+constexpr int64_t head_tile    = 16384;             // rows of the head that are widened, or multiplied, at a time
 constexpr int64_t mib          = int64_t(1) << 20;
 // What a device multiplies while it moves a byte of its memory (H100: 680 TFLOP/s and 2.8 TB/s, seen; A100 and RTX 4090, by their data: 200,
 // 165), and moves while a byte comes from the host. Only the choice between places of weights depends on these.
