@@ -121,134 +121,162 @@ func (s *servers) says(l *launched, words string, times int) {
 	})
 }
 
+// clusterUser is somebody who launches runs in the servers' cluster, and what the program has said to them.
+type clusterUser struct {
+	*servers
+	k          *kubelet
+	claim, dir string
+	env, said  []string
+}
+
+func newClusterUser(t *testing.T) *clusterUser {
+	u := &clusterUser{servers: startServers(t), claim: t.TempDir()}
+	u.k = startKubelet(u.servers, nil, nil)
+	u.dir = userFolder(u.servers, u.claim)
+	require.NoError(t, u.create("v1", "secrets", `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket", "namespace": "training"}, "stringData": {"secret": "`+secretValue+`"}}`))
+	u.env = []string{"AWS_SECRET_ACCESS_KEY=" + secretValue, "HF_TOKEN=" + secretValue}
+	return u
+}
+
+// begin starts the program, and ended waits for it.
+func (u *clusterUser) begin(args ...string) *launched { return u.user(u.dir, u.env, args...) }
+
+func (u *clusterUser) ended(want int, l *launched) string {
+	u.t.Helper()
+	text, code := u.wait(l)
+	require.Equal(u.t, want, code, "exit code")
+	u.said = append(u.said, text)
+	return text
+}
+
+func (u *clusterUser) run(want int, args ...string) string {
+	u.t.Helper()
+	return u.ended(want, u.begin(args...))
+}
+
+// adapter is what a run here has come to.
+func (u *clusterUser) adapter(run string) string {
+	u.t.Helper()
+	text, err := os.ReadFile(filepath.Join(u.dir, "runs", run, "checkpoints", "step-00009600", "adapter.gguf"))
+	require.NoError(u.t, err)
+	return string(text)
+}
+
 // A run against a real server and Kubernetes' own controller of jobs: applied, followed, lost, resumed, stopped, gone on with,
 // fetched; it ends with the bits of an unbroken run.
 func TestARunInAServersCluster(t *testing.T) {
-	s := startServers(t)
-	k := startKubelet(s, nil, nil)
-	claim := t.TempDir()
-	dir := userFolder(s, claim)
-	require.NoError(t, s.create("v1", "secrets", `{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket", "namespace": "training"}, "stringData": {"secret": "`+secretValue+`"}}`))
-	env := []string{"AWS_SECRET_ACCESS_KEY=" + secretValue, "HF_TOKEN=" + secretValue}
-	var said []string
-	run := func(want int, args ...string) string {
-		t.Helper()
-		text, code := s.wait(s.user(dir, env, args...))
-		require.Equal(t, want, code, "exit code")
-		said = append(said, text)
-		return text
-	}
-	run(0, "train", "--config", "straight.yaml", "--set", "model="+claim+"/tiny.gguf")
-
+	u := newClusterUser(t)
+	u.run(0, "train", "--config", "straight.yaml", "--set", "model="+u.claim+"/tiny.gguf")
 	// What does not fit into a pod is not started.
-	text, code := s.wait(s.user(dir, env, "launch", "-c", "first.yaml", "--on", "small"))
-	require.Equal(t, 5, code)
-	assert.Contains(t, text, "of buffers, a pod has 2Mi")
+	assert.Contains(t, u.run(5, "launch", "-c", "first.yaml", "--on", "small"), "of buffers, a pod has 2Mi")
+	u.losesPods()
+	u.fetches()
+	u.failures()
+	u.jobSet()
+	assert.Empty(t, u.k.all(t.Context()), "nothing runs unknown")
+	for _, secret := range []string{secretValue, launcherToken, ownerToken} {
+		assert.NotContains(t, strings.Join(u.said, ""), secret)
+		assertNowhere(t, secret, filepath.Join(u.dir, "runs"), filepath.Join(u.dir, "state"), u.claim, filepath.Join(u.servers.dir, "pods"))
+	}
+}
 
-	follow := s.user(dir, env, "launch", "-c", "first.yaml", "--on", "cloud")
-	s.says(follow, "of buffers, a pod has 1Gi", 1)
-	s.says(follow, "step 150/", 1)
-	lost, err := k.newest("first")
+// losesPods follows a run whose pods go, that is launched again, stopped, and resumed to its end.
+func (u *clusterUser) losesPods() {
+	t := u.t
+	follow := u.begin("launch", "-c", "first.yaml", "--on", "cloud")
+	u.says(follow, "of buffers, a pod has 1Gi", 1)
+	u.says(follow, "step 150/", 1)
+	lost, err := u.k.newest("first")
 	require.NoError(t, err)
-	k.lose(lost)
-	s.says(follow, "going on after step", 1)
-	second, err := k.newest("first")
+	u.k.lose(lost)
+	u.says(follow, "going on after step", 1)
+	second, err := u.k.newest("first")
 	require.NoError(t, err)
 	assert.NotEqual(t, lost.UID, second.UID, "another pod took its place")
-
-	k.remove(second)
-	s.says(follow, "going on after step", 2)
+	u.k.remove(second)
+	u.says(follow, "going on after step", 2)
 
 	// Given again, it is followed and not started beside itself.
-	again := s.user(dir, env, "launch", "-c", "first.yaml", "--on", "cloud")
-	s.says(again, "first is running already", 1)
+	again := u.begin("launch", "-c", "first.yaml", "--on", "cloud")
+	u.says(again, "first is running already", 1)
 	_ = again.cmd.Process.Signal(os.Interrupt)
-	text, code = s.wait(again)
-	require.Zero(t, code)
-	assert.Contains(t, text, "the run goes on without being shown")
-	said = append(said, text)
-	assert.Contains(t, run(2, "launch", "-c", "first.yaml", "--on", "cloud", "--set", "train.epochs=250"), "with another configuration")
+	assert.Contains(t, u.ended(0, again), "the run goes on without being shown")
+	assert.Contains(t, u.run(2, "launch", "-c", "first.yaml", "--on", "cloud", "--set", "train.epochs=250"), "with another configuration")
 
-	assert.Contains(t, run(0, "launch", "stop", "first"), "stopped")
-	text, code = s.wait(follow)
-	said = append(said, text)
-	require.Equal(t, 1, code, "following a run that was stopped")
-	assert.Contains(t, text, "first on cloud: stopped")
-	text = run(0, "launch", "resume", "first")
+	assert.Contains(t, u.run(0, "launch", "stop", "first"), "stopped")
+	assert.Contains(t, u.ended(1, follow), "first on cloud: stopped", "following a run that was stopped")
+	text := u.run(0, "launch", "resume", "first")
 	assert.Contains(t, text, "step 9600/9600")
 	assert.Contains(t, text, "first is done")
-	assert.Contains(t, run(0, "launch", "-c", "first.yaml", "--on", "cloud"), "first is done already")
-	assert.Contains(t, run(0, "launch", "status", "first"), "done")
+	assert.Contains(t, u.run(0, "launch", "-c", "first.yaml", "--on", "cloud"), "first is done already")
+	assert.Contains(t, u.run(0, "launch", "status", "first"), "done")
+}
 
-	run(0, "launch", "fetch", "first")
-	manifest := func(run string) string {
-		text, err := os.ReadFile(filepath.Join(dir, "runs", run, "checkpoints", "step-00009600", "adapter.gguf"))
-		require.NoError(t, err)
-		return string(text)
-	}
-	assert.True(t, manifest("straight") == manifest("first"), "the adapter is that of an unbroken run, to the bit")
+// fetches brings the run from its mirror, and from the claim.
+func (u *clusterUser) fetches() {
+	t := u.t
+	u.run(0, "launch", "fetch", "first")
+	assert.True(t, u.adapter("straight") == u.adapter("first"), "the adapter is that of an unbroken run, to the bit")
 	// The others lie on the claim: a pod is made that reads them, and removed.
-	text = run(0, "launch", "fetch", "first", "--all")
+	text := u.run(0, "launch", "fetch", "first", "--all")
 	assert.Contains(t, text, "reads the claim")
 	assert.Contains(t, text, "checkpoints are here, verified")
-	steps, err := os.ReadDir(filepath.Join(dir, "runs", "first", "checkpoints"))
+	steps, err := os.ReadDir(filepath.Join(u.dir, "runs", "first", "checkpoints"))
 	require.NoError(t, err)
 	assert.Greater(t, len(steps), 1)
-	require.NoError(t, os.RemoveAll(filepath.Join(dir, "runs", "first")))
-	run(0, "launch", "fetch", "first", "--all")
-	assert.True(t, manifest("straight") == manifest("first"), "from the claim as well")
+	require.NoError(t, os.RemoveAll(filepath.Join(u.dir, "runs", "first")))
+	u.run(0, "launch", "fetch", "first", "--all")
+	assert.True(t, u.adapter("straight") == u.adapter("first"), "from the claim as well")
+}
 
-	// What goes wrong there is told here.
-	text = run(1, "launch", "-c", "wrong.yaml", "--on", "cloud", "--set", "model=models/missing.gguf")
-	assert.Contains(t, text, "ended with exit code 3")
-	assert.Contains(t, text, "missing.gguf", "the last lines of the log")
+// failures wants that what goes wrong there is told here.
+func (u *clusterUser) failures() {
+	text := u.run(1, "launch", "-c", "wrong.yaml", "--on", "cloud", "--set", "model=models/missing.gguf")
+	assert.Contains(u.t, text, "ended with exit code 3")
+	assert.Contains(u.t, text, "missing.gguf", "the last lines of the log")
+	u.k.stick(true)
+	assert.Contains(u.t, u.run(1, "launch", "-c", "pulled.yaml", "--on", "cloud"), "cannot start: ImagePullBackOff: Back-off pulling image registry.example.org/cftune:1.0")
+	u.run(0, "launch", "stop", "pulled")
+	u.k.stick(false)
+}
+
+// stick has pods wait for their image, or no longer.
+func (k *kubelet) stick(stuck bool) {
 	k.mutex.Lock()
-	k.stuck = true
-	k.mutex.Unlock()
-	assert.Contains(t, run(1, "launch", "-c", "pulled.yaml", "--on", "cloud"), "cannot start: ImagePullBackOff: Back-off pulling image registry.example.org/cftune:1.0")
-	run(0, "launch", "stop", "pulled")
+	defer k.mutex.Unlock()
+	k.stuck = stuck
+}
 
-	k.mutex.Lock()
-	k.stuck = false
-	k.mutex.Unlock()
-	// A JobSet is taken by the server with JobSet's own definition; its controller does not run yet, so no pod begins.
-	s.jobSets()
-	assert.Contains(t, run(0, "launch", "-c", "wrong.yaml", "--name", "set", "--on", "several", "--detach"), "takes them")
-	assert.Contains(t, run(0, "launch", "status", "set"), "the controller of JobSet has not made one")
-	assert.Contains(t, run(0, "launch", "stop", "set"), "stopped")
-	assert.Contains(t, run(0, "launch", "resume", "set", "--detach"), "set")
-	assert.Contains(t, run(0, "launch", "status", "set"), "pending")
-	run(0, "launch", "stop", "set")
-
+// jobSet launches a JobSet, first without its controller.
+func (u *clusterUser) jobSet() {
+	t := u.t
+	// It is taken by the server with JobSet's own definition; its controller does not run yet, so no pod begins.
+	u.jobSets()
+	assert.Contains(t, u.run(0, "launch", "-c", "wrong.yaml", "--name", "set", "--on", "several", "--detach"), "takes them")
+	assert.Contains(t, u.run(0, "launch", "status", "set"), "the controller of JobSet has not made one")
+	assert.Contains(t, u.run(0, "launch", "stop", "set"), "stopped")
+	assert.Contains(t, u.run(0, "launch", "resume", "set", "--detach"), "set")
+	assert.Contains(t, u.run(0, "launch", "status", "set"), "pending")
+	u.run(0, "launch", "stop", "set")
 	for _, name := range []string{"first", "wrong", "pulled", "set"} {
-		run(0, "launch", "remove", name)
+		u.run(0, "launch", "remove", name)
 	}
 
 	// With it, a JobSet is started again as a whole when its pod fails, and goes on from the checkpoint.
-	s.program("jobsets", filepath.Join(os.Getenv("CFTUNE_KUBERNETES"), "jobsets"), nil, s.kubeconfig("owner", ownerToken))
-	follow = s.user(dir, env, "launch", "-c", "straight.yaml", "--name", "again", "--on", "one")
-	s.says(follow, "step 150/", 1)
-	killed, err := k.newest("again")
+	u.program("jobsets", filepath.Join(os.Getenv("CFTUNE_KUBERNETES"), "jobsets"), nil, u.kubeconfig("owner", ownerToken))
+	follow := u.begin("launch", "-c", "straight.yaml", "--name", "again", "--on", "one")
+	u.says(follow, "step 150/", 1)
+	killed, err := u.k.newest("again")
 	require.NoError(t, err)
-	k.kill(killed)
-	s.says(follow, "going on after step", 1)
-	assert.Contains(t, run(0, "launch", "stop", "again"), "stopped")
-	text, code = s.wait(follow)
-	said = append(said, text)
-	require.Equal(t, 1, code, "following a run that was stopped")
-	assert.Contains(t, run(0, "launch", "resume", "again"), "again is done")
-	require.NoError(t, os.RemoveAll(filepath.Join(dir, "runs", "straight")))
-	before, err := os.ReadFile(filepath.Join(dir, "runs", "first", "checkpoints", "step-00009600", "adapter.gguf"))
-	require.NoError(t, err)
-	run(0, "launch", "fetch", "again")
-	assert.True(t, manifest("straight") == string(before), "to the bit, too")
-	run(0, "launch", "remove", "again")
-	assert.Empty(t, k.all(t.Context()), "nothing runs unknown")
-
-	for _, secret := range []string{secretValue, launcherToken, ownerToken} {
-		assert.NotContains(t, strings.Join(said, ""), secret)
-		assertNowhere(t, secret, filepath.Join(dir, "runs"), filepath.Join(dir, "state"), claim, filepath.Join(s.dir, "pods"))
-	}
+	u.k.kill(killed)
+	u.says(follow, "going on after step", 1)
+	assert.Contains(t, u.run(0, "launch", "stop", "again"), "stopped")
+	u.ended(1, follow) // it was stopped
+	assert.Contains(t, u.run(0, "launch", "resume", "again"), "again is done")
+	require.NoError(t, os.RemoveAll(filepath.Join(u.dir, "runs", "straight")))
+	u.run(0, "launch", "fetch", "again")
+	assert.True(t, u.adapter("straight") == u.adapter("first"), "to the bit, too")
+	u.run(0, "launch", "remove", "again")
 }
 
 // assertNowhere wants a text in no file below the folders.
