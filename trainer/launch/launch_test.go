@@ -264,6 +264,17 @@ func TestSupervisorTriesAgainWhatMayPass(t *testing.T) {
 	}
 }
 
+// Which limit has ended a run is told with its being done.
+func TestSupervisorTellsOfStepsLeft(t *testing.T) {
+	run := t.TempDir()
+	for reason, words := range map[string]string{"max_time": "steps left (max_time)", "patience": "by patience", "finished": ""} {
+		s, _ := supervised(t, `echo '{"reason":"`+reason+`"}' >`+spell.Quote(run+"/"+runEnd), Job{Run: run}, nil)
+		assert.Equal(t, PhaseDone, s.Phase)
+		assert.Contains(t, s.Message, words)
+		assert.Equal(t, words == "", s.Message == "")
+	}
+}
+
 // onceBegun asks when the job's program has made the file "began".
 func onceBegun(ask Ask) func(dir string, asks chan<- Ask) {
 	return func(dir string, asks chan<- Ask) {

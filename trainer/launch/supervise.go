@@ -2,6 +2,7 @@ package launch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -114,7 +115,7 @@ func (s *supervisor) run() (int, error) {
 		code := s.state.ExitCode
 		switch {
 		case code == exitDone:
-			return code, s.set(PhaseDone, "")
+			return code, s.set(PhaseDone, "%s", s.job.stepsLeft())
 		case wasAsked && asked == AskRequeue && s.job.Requeue && code == exitInterrupted:
 			if now, err := s.job.saved(); err != nil || now == before {
 				return code, errors.Join(err, s.set(PhaseStopped, "the time was up before a step of this turn was saved, and another turn would end so: raise slurm.time"))
@@ -179,6 +180,25 @@ func (s *supervisor) how() string {
 		return "ended by signal: " + last.Signal
 	}
 	return fmt.Sprintf("ended with exit code %d", s.state.ExitCode)
+}
+
+// stepsLeft says, of a run that ended well before its last step, at which limit it did.
+func (j Job) stepsLeft() string {
+	text, err := os.ReadFile(filepath.Join(j.Run, runEnd))
+	if err != nil {
+		return "" // a study, or a program that writes none
+	}
+	var end struct{ Reason string }
+	if err := json.Unmarshal(text, &end); err != nil {
+		return ""
+	}
+	switch end.Reason {
+	case "max_time", "stop_after":
+		return fmt.Sprintf("it ended with steps left (%s); fetched, it can be resumed", end.Reason)
+	case "patience":
+		return "it ended by patience (data.validation.patience)"
+	}
+	return ""
 }
 
 // attempt runs the program once. It reports what was asked for meanwhile.
