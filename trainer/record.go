@@ -170,7 +170,9 @@ func (r Record) notes(now Record) []string {
 	var notes []string
 	for _, d := range config.Diff(r.Config, now.Config) {
 		switch d.Key {
-		case "threads", "device":
+		case "device": // CUDA devices compute in bf16, others in F32
+			notes = append(notes, fmt.Sprintf("device was %s, is %s: results may differ from an unbroken run's, by the devices' rounding", d.A, d.B))
+		case "threads":
 			notes = append(notes, fmt.Sprintf("%s was %s, is %s: results may differ from an unbroken run's in the last bits", d.Key, d.A, d.B))
 		case "train.epochs", "train.max_steps":
 			notes = append(notes, fmt.Sprintf("%s was %s, is %s: the learning rate's schedule now spans %d steps, not %d", d.Key, d.A, d.B, now.Plan.Steps, r.Plan.Steps))
