@@ -1,6 +1,7 @@
 // bench_cuda_adapters.cpp - measures what reads the gradient at adapted maps' outputs on the way back, in the shapes of published models: two narrow
-// products each (cuBLASLt's), as linear.cpp has them, beside one pass of our own (adapter_product.h). Prints one JSON line and ends with an error where
-// the two differ. Buffers take turns, so that nothing is found in the cache that a step would not find there.
+// products each (cuBLASLt's), as linear.cpp has them, beside one pass of our own (adapter_product.h); of gate and up also with the gated unit's way
+// back, which comes before. Prints one JSON line and ends with an error where products and pass differ. Buffers take turns, so that nothing is found in
+// the cache that a step would not find there.
 //
 // usage: bench_cuda_adapters --shape qwen3-8b --tokens 8192 --rank 16 --repeat 20
 #include "cuda/adapter_product.h"
@@ -89,15 +90,15 @@ class group {
                            stream_.get());
         });
     }
-    void one_pass(int64_t turn, int blocks) {
-        bf16 *const     dy = dy_of(turn);
-        adapter_product p{};
-        p.n = n_, p.dy = dy, p.ld_dy = ld_dy(), p.ld_b = p.ld_h = ld();
-        each([&](int64_t row, int64_t rows, int64_t column) {
-            p.maps[p.n_maps++] = {row, rows, rank_, scale, at<bf16>(w_) + row * ld() + inputs_ + column, at<bf16>(x_) + inputs_ + column, dy + width + column,
-                                  at<float>(d_b_) + row * rank_};
-        });
-        multiply_adapters(p, space_->data(), space_->size(), stream_.get(), blocks);
+    void one_pass(int64_t turn, int blocks) { multiply_adapters(pass(turn), space_->data(), space_->size(), stream_.get(), blocks); }
+
+    // The gated unit's way back, which leaves gates' and ups' gradients in dy; alone, and with the pass.
+    void gated_unit(int64_t turn) {
+        bf16 *const gate = dy_of(turn), *const up = gate + width / 2;
+        gated_backward(false, d_act(), width / 2, gate, ld_dy(), up, ld_dy(), n_, width / 2, gate, ld_dy(), up, ld_dy(), nullptr, 0, stream_.get());
+    }
+    void gated_pass(int64_t turn) {
+        gated_backward_adapters({false, d_act(), width / 2, dy_of(turn), nullptr, 0}, pass(turn), space_->data(), space_->size(), stream_.get());
     }
 
     // Of one call, in µs, from the middle of three.
@@ -135,6 +136,23 @@ class group {
     int64_t           width = 0;
 
   private:
+    adapter_product pass(int64_t turn) {
+        bf16 *const     dy = dy_of(turn);
+        adapter_product p{};
+        p.n = n_, p.dy = dy, p.ld_dy = ld_dy(), p.ld_b = p.ld_h = ld();
+        each([&](int64_t row, int64_t rows, int64_t column) {
+            p.maps[p.n_maps++] = {row, rows, rank_, scale, at<bf16>(w_) + row * ld() + inputs_ + column, at<bf16>(x_) + inputs_ + column, dy + width + column,
+                                  at<float>(d_b_) + row * rank_};
+        });
+        return p;
+    }
+    bf16 *d_act() {
+        if (!d_act_) {
+            d_act_ = std::make_unique<memory>(size_t(n_ * width / 2) * sizeof(bf16));
+            fill(at<bf16>(d_act_), n_ * width / 2, 1, 4, stream_);
+        }
+        return at<bf16>(d_act_);
+    }
     int64_t ld() const { return inputs_ + columns_; }
     int64_t ld_dy() const { return width + columns_; }
     bf16   *dy_of(int64_t turn) { return at<bf16>(dy_) + turn * n_ * ld_dy(); }
@@ -189,7 +207,7 @@ class group {
     std::vector<int64_t>      outputs_;
     int64_t                   columns_, turns_ = 0;
     stream                    stream_{stream_use::work};
-    std::unique_ptr<memory>   dy_, x_, w_, d_b_, space_;
+    std::unique_ptr<memory>   dy_, x_, w_, d_b_, d_act_, space_;
     std::unique_ptr<products> products_;
 };
 
@@ -208,9 +226,16 @@ void measure(const shape &s) {
             fused[i] = g.time([&](int64_t turn) { g.one_pass(turn, blocks[i]); });
         }
         two += apart, one += fused[1];
-        char line[400];
-        std::snprintf(line, sizeof line, "%s{\"group\":\"%s\",\"outputs\":%lld,\"two_products_us\":%.1f,\"one_pass_us\":%.1f,\"one_pass_us_half_the_blocks\":%.1f,\"one_pass_us_twice_the_blocks\":%.1f,\"one_pass_gb_s\":%.0f}",
-                      maps.empty() ? "" : ",", name, static_cast<long long>(g.width), apart, fused[1], fused[0], fused[2], g.bytes() / fused[1] / 1e3);
+        char gated[200] = "", line[600];
+        if (std::strcmp(name, "gate_up") == 0) {
+            const double by_products = g.time([&](int64_t turn) { g.gated_unit(turn), g.two_products(turn); });
+            const double by_pass     = g.time([&](int64_t turn) { g.gated_unit(turn), g.one_pass(turn, adapter_product_blocks); });
+            const double together    = g.time([&](int64_t turn) { g.gated_pass(turn); });
+            std::snprintf(gated, sizeof gated, ",\"gated_then_two_products_us\":%.1f,\"gated_then_one_pass_us\":%.1f,\"gated_in_one_pass_us\":%.1f", by_products, by_pass,
+                          together);
+        }
+        std::snprintf(line, sizeof line, "%s{\"group\":\"%s\",\"outputs\":%lld,\"two_products_us\":%.1f,\"one_pass_us\":%.1f,\"one_pass_us_half_the_blocks\":%.1f,\"one_pass_us_twice_the_blocks\":%.1f,\"one_pass_gb_s\":%.0f%s}",
+                      maps.empty() ? "" : ",", name, static_cast<long long>(g.width), apart, fused[1], fused[0], fused[2], g.bytes() / fused[1] / 1e3, gated);
         maps += line;
     }
     std::printf("{\"tool\":\"adapters\",\"shape\":\"%s\",\"tokens\":%lld,\"rank\":%lld,\"two_products_us\":%.1f,\"one_pass_us\":%.1f,\"groups\":[%s]}\n", options.at("shape").c_str(),

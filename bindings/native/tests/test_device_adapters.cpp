@@ -436,55 +436,6 @@ void test_lora_plus() {
     }
 }
 
-// Products of adapters that read dy in one pass over it: as near to the CPU, and the same bits whatever is kept, wherever weights are, whatever is late.
-void test_one_pass() {
-    options o = device_sizes();
-    o.n_ff = 2112, o.n_layer = 2; // more than a strip
-    const model        wide(o, "device-pass-wide.gguf"), m(device_sizes(), "device-pass.gguf");
-    const batch        b = segments(o.n_vocab), other = tree(o.n_vocab);
-    cft_trainer_params p = device_params();
-    const auto         gradient = [&](const char *how, int rank) {
-        setenv("CFT_CUDA_ADAPTERS", how, 1);
-        p.rank = rank;
-        const opened on_device(wide.path, "cuda");
-        trainer      t(on_device.handle, p);
-        t.write(CFT_SLOT_VALUE, some_values(t));
-        const double loss = t.accumulate(b);
-        return std::make_pair(loss, t.read(CFT_SLOT_GRADIENT));
-    };
-    for (const int rank : {16, 40, 64, 72}) {
-        where = "one pass, rank " + std::to_string(rank);
-        random_bits.seed(1);
-        const auto apart = gradient("apart", rank);
-        random_bits.seed(1);
-        const auto fused = gradient("fused", rank);
-        CHECK(fused.first == apart.first);
-        CHECK((worst_tensor(fused.second, apart.second) > 0) == (rank <= 64)); // else it is not the kernel that was asked for
-        CHECK(worst_tensor(fused.second, apart.second) < 1e-2);
-    }
-    p = device_params();
-    compare(wide.path, other, p);
-    where = "one pass, uneven ranks";
-    compare(m.path, b, p, uneven);
-    compare(m.path, other, p, uneven);
-    compare_steps(m.path, p, 1e-3f, b, other, uneven);
-    where     = "one pass, dropout";
-    p.dropout = 0.3f;
-    compare(m.path, b, p, uneven);
-    where     = "one pass, dora";
-    p.dropout = 0, p.dora = 1;
-    compare(m.path, other, p, uneven);
-    compare_families("cuda", 96, 64, device_params(), near);
-    o = device_sizes(), o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
-    const model packed(o, "device-pass-plans.gguf");
-    where              = "one pass, plans";
-    const plans_seen s = every_plan(packed.path, b, device_params(), 100 << 10, false, uneven);
-    CHECK(s.n >= 5 && s.n_whole >= 2 && s.n_between + s.n_layers >= 2 && s.n_streamed >= 1);
-    where = "one pass";
-    compare_streams(packed.path, b, other);
-    unsetenv("CFT_CUDA_ADAPTERS");
-}
-
 // A whole model of people's, where one is at hand: CFTUNE_MODEL.
 void test_real_model() {
     const char *const path = real_model("test_device_adapters");
@@ -528,7 +479,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"counted", test_dora_counted}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}, {"pass", test_one_pass}, {"real", test_real_model}};
+    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"counted", test_dora_counted}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {
             random_bits.seed(1); // the same models alone and with the others

@@ -37,4 +37,18 @@ constexpr int adapter_product_blocks = 264;
 size_t adapter_scratch(const adapter_product &p, int blocks = adapter_product_blocks);
 void   multiply_adapters(const adapter_product &p, void *scratch, size_t scratch_bytes, cudaStream_t stream, int blocks = adapter_product_blocks);
 
+// gated_gradient is the way back through gated units, whose gates and ups (of as many columns as the maps of gate and of up, which come first and
+// second) lie in dy and become their gradients.
+struct gated_gradient {
+    bool        gelu;
+    const bf16 *d_act; // [n] rows
+    int64_t     ld_d_act;
+    bf16       *gate_up; // dy
+    bf16       *act;     // [n] rows, computed once more; NULL: not wanted; may be d_act
+    int64_t     ld_act;
+};
+// gated_backward and then multiply_adapters in one pass, which never reads dy back. d_b has the bits that multiply_adapters makes of the same dy.
+void gated_backward_adapters(const gated_gradient &g, const adapter_product &p, void *scratch, size_t scratch_bytes, cudaStream_t stream,
+                             int blocks = adapter_product_blocks);
+
 } // namespace cft::cuda

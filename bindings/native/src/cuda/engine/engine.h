@@ -4,6 +4,7 @@
 // in a mixture of experts, for the numbers of rows that each layer's experts get, once on the way forward; nowhere else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
 #pragma once
 
+#include "../adapter_product.h"
 #include "gemm.h"
 #include "plan.h"
 #include "profile.h"
@@ -130,13 +131,16 @@ class engine : public device_trainer {
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     bool        in_one_pass(const group &g) const;
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
-    void        adapter_pass(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
+    bool        gated_in_one_pass(const group &gate_up) const;
+    adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
+    void        pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
-    // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again.
+    // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again. passed: what made dy has left u behind it and, but
+    // with no_x, added to the gradient of B.
     void        linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x = false,
-                                const std::function<void()> &onward = nullptr);
+                                const std::function<void()> &onward = nullptr, bool passed = false);
 
     // layer.cpp
     struct layer_view;
@@ -150,6 +154,7 @@ class engine : public device_trainer {
     void norm_mid(const layer_view &v);
     linear gate_up_of(const layer_view &v) const;
     void feed_forward_backward(const layer_view &v, keep_level missing);
+    void gated_unit_backward(const layer_view &v, bool act_again, bool no_norm);
     void inputs_again(const layer_view &v, keep_level missing);
     void norm_heads(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);
@@ -190,7 +195,8 @@ class engine : public device_trainer {
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     const bool                      experts_in_one_; // CFT_CUDA_EXPERTS=one: an expert's products are not cuBLASLt's (experts_product.cu)
-    const bool                      adapters_fused_; // CFT_CUDA_ADAPTERS=fused: nor are an adapter's that read dy (adapter_product.cu)
+    const bool                      gated_pass_;   // CFT_CUDA_ADAPTERS=gated: as =pass, and gated units take those of gate and up along (gated_product.cu)
+    const bool                      adapter_pass_; // CFT_CUDA_ADAPTERS=pass: nor are an adapter's that read dy (adapter_product.cu)
     int                             device_;
     float                           amplitude_, amplitude_local_;
     profile                         profile_;

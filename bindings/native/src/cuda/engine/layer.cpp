@@ -189,6 +189,20 @@ void engine::inputs_again(const layer_view &v, keep_level missing) {
     mark("backward: inputs again");
 }
 
+// From d_act, where act was, to the gradients of gate and up in their place. Where the products that read these are in one pass, they are made with it;
+// with no_norm there is no h yet, and so no gradient of B.
+void engine::gated_unit_backward(const layer_view &v, bool act_again, bool no_norm) {
+    const activations &a = v.a;
+    const int64_t      ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
+    bf16 *const        act = act_again ? a.act : nullptr;
+    if (gated_in_one_pass(v.groups.of[kind_gate_up])) {
+        gated_backward_adapters({v.gelu, a.act, ld_act, a.gate_up, act, ld_act}, products_of(gate_up_of(v), a.gate_up, ld, true, !no_norm), w_->products,
+                                products_workspace_bytes, stream_.get());
+    } else {
+        gated_backward(v.gelu, a.act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld, act, ld_act, stream_.get());
+    }
+}
+
 void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     const activations &a  = v.a;
     const bool         dora = plan_.dora, no_act = missing >= keep_products && !dora, no_norm = missing == keep_products && !dora;
@@ -214,15 +228,14 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     mark("backward: rows");
     linear_backward(down, v.drop, w_->dy, ld_dy, a.act, ld_act, no_act, [&] {
         mark("backward: products down");
-        gated_backward(v.gelu, a.act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld,
-                       no_act ? a.act : nullptr, ld_act, stream_.get());
+        gated_unit_backward(v, no_act, no_norm);
         mark("backward: gated");
     });
     linear_backward(gate_up, v.drop, a.gate_up, ld, w_->d_norm, v.d, no_norm, [&] {
         mark("backward: products gate_up");
         into_stream(v.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output), no_norm ? a.mid_norm : nullptr, v.ld(kind_gate_up));
         mark("backward: rows");
-    });
+    }, gated_in_one_pass(v.groups.of[kind_gate_up]));
     mark("backward: products gate_up");
 }
 

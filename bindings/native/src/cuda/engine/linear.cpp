@@ -2,7 +2,6 @@
 #include "engine.h"
 
 #include "../../failure.h"
-#include "../adapter_product.h"
 
 #include <algorithm>
 
@@ -86,14 +85,14 @@ void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     }
 }
 
-// Whether a group's products that read dy are one pass over it: where CFT_CUDA_ADAPTERS=fused asks for it and its ranks allow it. Of all uses
+// Whether a group's products that read dy are one pass over it: where CFT_CUDA_ADAPTERS=pass or =gated asks for it and its ranks allow it. Of all uses
 // of the group, then, so that the bits do not depend on what is kept.
 bool engine::in_one_pass(const group &g) const {
-    return adapters_fused_ && std::all_of(g.parts.begin(), g.parts.end(), [](const part &p) { return p.rank8 <= widest_adapter_product; });
+    return adapter_pass_ && std::all_of(g.parts.begin(), g.parts.end(), [](const part &p) { return p.rank8 <= widest_adapter_product; });
 }
 
-// u behind each row of dy, and with_b what dy and h add to the gradient of B; or, without u, only that.
-void engine::adapter_pass(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
+// A group's products that read dy: u behind each of its rows, and with_b what dy and h add to the gradient of B.
+adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
     const group    &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_product p{};
     p.n = l.n, p.dy = dy, p.ld_dy = ld_dy, p.ld_b = p.ld_h = g.ld();
@@ -104,10 +103,18 @@ void engine::adapter_pass(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u,
                               with_b ? l.x + g.inputs + x.column : nullptr, with_u ? dy + (l.end - l.begin) + x.column : nullptr,
                               gradient_ + x.b + (rows > 0 ? begin - x.row : 0) * x.rank8};
     }
+    return p;
+}
+
+void engine::pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
+    const adapter_product p = products_of(l, dy, ld_dy, with_u, with_b);
     if (p.n_maps > 0) {
         multiply_adapters(p, w_->products, products_workspace_bytes, stream_.get());
     }
 }
+
+// Whether the pass that makes dy of gate and up takes their products along: where that is asked for, both have adapters, and nothing (DoRA) comes between.
+bool engine::gated_in_one_pass(const group &gate_up) const { return gated_pass_ && in_one_pass(gate_up) && !plan_.dora && gate_up.parts.size() == 2; }
 
 // Adds to the gradients of A and B, from x and h, dy and u; only_a: B's has it already.
 void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a) {
@@ -160,12 +167,12 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
 }
 
 void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
-                             const std::function<void()> &onward) {
+                             const std::function<void()> &onward, bool passed) {
     const bool one_pass = in_one_pass(plan_.layers[size_t(l.layer)].of[l.kind]);
     gains_backward(l, dy, ld_dy);
-    if (one_pass) {
-        adapter_pass(l, dy, ld_dy, true, !no_x);
-    } else {
+    if (one_pass && !passed) {
+        pass_over(l, dy, ld_dy, true, !no_x);
+    } else if (!one_pass) {
         adapter_outputs(l, dy, ld_dy);
     }
     mark(one_pass && !no_x ? "adapters: u, gradient of B" : "adapters: u");
@@ -183,7 +190,7 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
         adapter_inputs(l, drop);
         mark("adapters: h");
         if (one_pass) {
-            adapter_pass(l, dy, ld_dy, false, true);
+            pass_over(l, dy, ld_dy, false, true);
         }
         adapter_gradient(l, drop, dy, ld_dy, one_pass);
         mark("adapters: gradient");
