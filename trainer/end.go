@@ -32,6 +32,17 @@ type End struct {
 	Time       time.Time `json:"time"`
 }
 
+// stopReason says whether the run is to end now, between two steps.
+func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
+	switch patience := t.run.Data.Validation.Patience; {
+	case limit > 0 && time.Since(began) >= limit:
+		return EndMaxTime
+	case patience > 0 && t.best != nil && t.best.Stale >= patience:
+		return EndPatience
+	}
+	return ""
+}
+
 // keepEnd writes down why Run ends. As with the mirror's state, the run's own disk, of which tests make faults in a given order, is not used
 // for it, and an end that cannot be kept is no failure of anything: the run looks as if it had been killed.
 func (t *Trainer) keepEnd(stopped string, err error) {

@@ -170,17 +170,6 @@ func (t *Trainer) beginJournal() error {
 	return nil
 }
 
-// stopReason says whether the run is to end now, between two steps.
-func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
-	switch patience := t.run.Data.Validation.Patience; {
-	case limit > 0 && time.Since(began) >= limit:
-		return EndMaxTime
-	case patience > 0 && t.best != nil && t.best.Stale >= patience:
-		return EndPatience
-	}
-	return ""
-}
-
 // loop takes the steps. Whatever ends it, the last completed step is on disk, unless a failure of the engine or the disk
 // is what ends it.
 func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop func() string) error {
