@@ -8,7 +8,7 @@ OUTPUT ?= demo
 export MODEL JOBS CFTUNE_CACHE LLAMA_CPP_DIR
 
 .DEFAULT_GOAL := build
-.PHONY: help build native cuda vulkan metal deps demo test sanitize soak bench clean
+.PHONY: help build native cuda vulkan hip metal deps demo test sanitize soak bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ cuda: ## build build/native/lib/libcftune-cuda.so too, with nvcc (fetched if CUD
 vulkan: ## build ggml's Vulkan backend too, and test the portable path on the first Vulkan device (scripts/install-deps --vulkan)
 	scripts/build-native --vulkan --tests
 	ctest --test-dir build/native/obj -L vulkan --output-on-failure --no-tests=error
+
+hip: ## build ggml's HIP backend too, for AMD GPUs (needs ROCm; ROCM_PATH says where it is)
+	scripts/build-native --hip
 
 metal: ## on a Mac: test the portable path on its GPU (its backend is always built there)
 	scripts/build-native --tests

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -225,6 +226,9 @@ func TestProcessesThatWereNotToldToWorkTogetherRefuse(t *testing.T) {
 // rankOf finds a rank's process among mpirun's children.
 func rankOf(t *testing.T, mpirun, rank int) int {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("ranks are found by /proc")
+	}
 	for _, pid := range childrenOf(t, mpirun) {
 		environ, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 		if err == nil && bytes.Contains(environ, []byte(fmt.Sprintf("\x00OMPI_COMM_WORLD_RANK=%d\x00", rank))) {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,7 +67,11 @@ func TestScripts(t *testing.T) {
 
 // cudaShim is the CUDA engine whose kernels run on the CPU, which is built with the native tests.
 func cudaShim() string {
-	path, err := filepath.Abs(filepath.Join("..", "..", "build", "native", "obj", "lib", "libcftune-cuda-shim.so"))
+	name := "libcftune-cuda-shim.so"
+	if runtime.GOOS == "darwin" {
+		name = "libcftune-cuda-shim.dylib"
+	}
+	path, err := filepath.Abs(filepath.Join("..", "..", "build", "native", "obj", "lib", name))
 	if err != nil {
 		panic(err)
 	}

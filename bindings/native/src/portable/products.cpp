@@ -14,7 +14,7 @@ namespace {
 
 // Halves, bf16 and TF32 keep 10 bits or fewer behind the first, so that 1 + 2^-12 becomes 1; halves also lose what is small or large.
 constexpr float fine = 1 + 1.0f / 4096, small = 1.0f / (1 << 30), large = float(1 << 30);
-// Sums of 64 products in F32 are off by a fiftieth of this at most, rounded operands by ten times as much.
+// Sums of 128 products in F32 are off by a tenth of this at most, rounded operands by ten times as much.
 constexpr double most = 2e-5;
 // Backends have kernels of their own for one column, for few, and for many.
 constexpr int64_t columns[] = {1, 4, 64};

@@ -11,7 +11,7 @@ void check_products(ggml_backend_dev_t device);
 
 // What check_products multiplies: rows of k numbers.
 struct product_probe {
-    static constexpr int64_t k = 64, m = 64;
+    static constexpr int64_t k = 128, m = 64; // k: Metal has a kernel for few columns where 128 divides it
     explicit product_probe(int64_t n);
 
     int64_t            n;

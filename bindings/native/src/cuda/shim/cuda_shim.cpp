@@ -1,4 +1,8 @@
 // cuda_shim.cpp - blocks of fibers; see cuda_shim.h.
+#if defined(__APPLE__)
+#define _XOPEN_SOURCE 600 // or <ucontext.h> declares nothing
+#define _DARWIN_C_SOURCE
+#endif
 #include "cuda_shim.h"
 
 #include <algorithm>
