@@ -26,7 +26,8 @@ struct gated_part {
     int64_t     ld_d_act, ld_act;
 };
 
-// The gradients of a tile's gates and ups in their place, in shared memory and in dy.
+// The gradients of a tile's gates and ups in their place, in shared memory and in dy. A thread takes what it has copied there itself (copy_tile), so
+// that its own waiting is enough.
 template <typename S> __device__ __forceinline__ void gate_tile(const gated_part &g, const bf16 *d_act, bf16 *gates, bf16 *ups, const adapter_part &x, int64_t row,
                                                                 int rows, int64_t column, int columns) {
     constexpr int eighths = S::columns / 8;
@@ -85,11 +86,10 @@ template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2
     warp_adapter<s> mine(m.b + begin * x.p.ld_b, x.p.ld_b, n_columns, m.rank, at);
     for (int step = 0; step < n_steps; step++) {
         copy_async_wait<s::steps - 2>();
-        __syncthreads(); // the tiles are there, and nobody reads those before, or the warps' u, any more
-        fetch(step + s::steps - 1);
+        fetch(step + s::steps - 1); // nobody reads that place since the barrier before u was summed
         bf16 *const d_act = stages + step % s::steps * s::stage_elements, *const gates = d_act + s::dy_elements, *const ups = gates + s::dy_elements;
         gate_tile<s>(g, d_act, gates, ups, x, row0 + step * tile, n_rows - step * tile, begin, n_columns);
-        __syncthreads();
+        __syncthreads(); // gradients and h are there, and the warps' u of the tile before are summed
         mine.multiply(of == 0 ? gates : ups, ups + s::dy_elements + of * s::h_elements, at, u_sums + warp * s::u_floats);
         __syncthreads();
         if (m.u) { // strips of up come after all of gate's
