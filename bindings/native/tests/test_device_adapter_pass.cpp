@@ -73,6 +73,10 @@ void test_ranks() {
         CHECK((worst_tensor(pass.second, apart.second) > 0) == (rank <= 64) && (worst_tensor(gated.second, apart.second) > 0) == (rank <= 64)); // asked for, and done
         CHECK(worst_tensor(pass.second, apart.second) < 1e-2 && worst_tensor(gated.second, apart.second) < 1e-2);
     }
+    // DoRA's gains come between gated units and products: there is nothing to take along.
+    where  = "one pass, gains between";
+    p.dora = 1;
+    CHECK(worst_tensor(gradient("gated", 16).second, gradient("pass", 16).second) == 0);
     unsetenv(variable);
 }
 
