@@ -66,15 +66,17 @@ template <typename V> double dot(const V &a, const V &b) {
 
 template <typename V> double norm(const V &a) { return std::sqrt(dot(a, a)); }
 
+// The larger of two; what is not a number stays, which std::max would lose.
+inline double larger(double a, double b) { return std::isnan(a) || a >= b ? a : b; }
+
 // The largest difference of two vectors over the largest value of the second.
 template <typename A, typename B> double worst(const A &a, const B &b) {
     double difference = 0, largest = 1e-30;
     for (size_t i = 0; i < b.size(); i++) {
-        const double d = std::fabs(double(a[i]) - double(b[i]));
-        difference     = std::isnan(d) ? INFINITY : std::max(difference, d);
+        difference     = larger(difference, std::fabs(double(a[i]) - double(b[i])));
         largest        = std::max(largest, std::fabs(double(b[i])));
     }
-    return difference / largest;
+    return std::isnan(difference) ? INFINITY : difference / largest;
 }
 
 inline int finish(const char *name) {

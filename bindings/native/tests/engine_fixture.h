@@ -149,7 +149,7 @@ inline double worst_tensor(const gradients &a, const gradients &b) {
         for (size_t i = 0; i < v.size(); i++) {
             difference[i] -= a.at(name)[i];
         }
-        w = std::max(w, checks::norm(difference) / std::max(checks::norm(v), 1e-12));
+        w = checks::larger(w, checks::norm(difference) / std::max(checks::norm(v), 1e-12));
     }
     return w;
 }

@@ -265,7 +265,7 @@ void test_lora_plus() {
         const gradients               now = t.read(CFT_SLOT_VALUE);
         for (const auto &[name, v] : now) {
             for (size_t i = 0; i < v.size(); i++) {
-                most[name] = std::max(most[name], std::fabs(double(v[i]) - double(from.at(name)[i])));
+                most[name] = larger(most[name], std::fabs(double(v[i]) - double(from.at(name)[i])));
             }
         }
         return most;

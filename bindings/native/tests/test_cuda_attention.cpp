@@ -203,17 +203,17 @@ void run(const attention_case &c) {
                                         dv.data(), c.ld_q(), c.ld_k(), c.ld_k(),   c.ld_q(),    c.ld_q(),   c.ld_q(),     c.ld_k(),  c.ld_k()};
     cuda::attention_backward(s, view, m, nullptr);
     double backward = compare(dq.host(), want.dq, c.ld_q(), width_q);
-    backward        = std::max(backward, compare(dk.host(), want.dk, c.ld_k(), width_k));
-    backward        = std::max(backward, compare(dv.host(), want.dv, c.ld_k(), width_k));
+    backward        = larger(backward, compare(dk.host(), want.dk, c.ld_k(), width_k));
+    backward        = larger(backward, compare(dv.host(), want.dv, c.ld_k(), width_k));
     CHECK(backward <= backward_tolerance);
     if (!(forward <= forward_tolerance && of_lse <= lse_tolerance && backward <= backward_tolerance)) {
         std::fprintf(stderr, "%s: forward %.2g, lse %.2g, dq %.2g, dk %.2g, dv %.2g\n", where.c_str(), forward, of_lse,
                      compare(dq.host(), want.dq, c.ld_q(), width_q), compare(dk.host(), want.dk, c.ld_k(), width_k),
                      compare(dv.host(), want.dv, c.ld_k(), width_k));
     }
-    worst_forward  = std::max(worst_forward, forward);
-    worst_lse      = std::max(worst_lse, of_lse);
-    worst_backward = std::max(worst_backward, backward);
+    worst_forward  = larger(worst_forward, forward);
+    worst_lse      = larger(worst_lse, of_lse);
+    worst_backward = larger(worst_backward, backward);
 }
 
 attention_shape shape_of(int n_head, int n_head_kv, int head_dim, float cap = 0) {

@@ -210,7 +210,7 @@ void test_products(int64_t n, int64_t k, bool transposed, int first) {
                             want += double(a[size_t(row * ld_a + i)]) * double(b[size_t(e * step + (transposed ? j * ld_b + i : i * ld_b + j))]);
                         }
                     }
-                    worst_error = std::max(worst_error, std::fabs(double(got[size_t(row * ld_c + j)]) - want) / (std::fabs(want) + std::sqrt(double(k)) * least));
+                    worst_error = larger(worst_error, std::fabs(double(got[size_t(row * ld_c + j)]) - want) / (std::fabs(want) + std::sqrt(double(k)) * least));
                 }
             }
         }

@@ -238,7 +238,8 @@ std::vector<float> logits_after(cft_session *s, const std::vector<int32_t> &toke
 float max_difference(const std::vector<float> &a, const std::vector<float> &b) {
     float most = 0;
     for (size_t i = 0; i < a.size(); i++) {
-        most = std::max(most, std::fabs(a[i] - b[i]));
+        const float d = std::fabs(a[i] - b[i]);
+        most          = std::isnan(most) || most >= d ? most : d;
     }
     return most;
 }

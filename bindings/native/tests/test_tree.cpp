@@ -173,7 +173,7 @@ void check_same(const std::vector<float> &got, const std::vector<float> &want, c
     double top = 0, worst = 0;
     for (size_t i = 0; i < want.size(); i++) {
         top   = std::max(top, std::fabs(static_cast<double>(want[i])));
-        worst = std::max(worst, std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i])));
+        worst = checks::larger(worst, std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i])));
     }
     if (!(worst <= branch_tolerance * top)) {
         std::fprintf(stderr, "test_tree.cpp: %s: %s differs by %.2g of %.2g\n", checks::where.c_str(), what, worst, top);
