@@ -143,8 +143,9 @@ type MemoryEstimate struct {
 	Workspace   uint64 `json:"workspace"`   // one layer's forward and backward
 	Loss        uint64 `json:"loss"`        // the logits chunk
 	Total       uint64 `json:"total"`
-	Streamed    uint64 `json:"streamed"` // of weights that stay in the host's memory and come to the device for each use
-	Keep        Keep   `json:"-"`        // what KeepAuto chose
+	Streamed    uint64 `json:"streamed"`  // of weights that stay in the host's memory and come to the device for each use
+	Offloaded   uint64 `json:"offloaded"` // of activations that wait in the host's memory between forward and backward
+	Keep        Keep   `json:"-"`         // what KeepAuto chose
 	// ComputedAgain is, on a CUDA device, how much of the products of the forward pass the backward pass computes again: 1 is all of them. DoRA
 	// has a part in it that nothing saves; with Keep all, it is the whole.
 	ComputedAgain float64 `json:"computed_again"`
@@ -161,6 +162,7 @@ func goEstimate(e C.cft_memory_estimate) MemoryEstimate {
 		Loss:        uint64(e.loss),
 		Total:       uint64(e.total),
 		Streamed:    uint64(e.streamed),
+		Offloaded:   uint64(e.offloaded),
 		Keep:        Keep(e.keep_activations),
 
 		ComputedAgain: float64(e.computed_again),

@@ -342,6 +342,9 @@ func (r runReport) print(w io.Writer) {
 	if r.Memory.Streamed > 0 {
 		fmt.Fprintf(w, "on the host\t%s of weights, copied to the device for each use\n", spell.Size(r.Memory.Streamed))
 	}
+	if r.Memory.Offloaded > 0 {
+		fmt.Fprintf(w, "on the host\t%s of activations, between forward and backward\n", spell.Size(r.Memory.Offloaded))
+	}
 	if r.Limited {
 		source = "limits.memory"
 	}

@@ -238,6 +238,9 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 	if e.memory.Streamed > 0 {
 		s.note("note: %s of weights do not fit the device beside the rest: they stay in the host's memory and are copied for each use, which is slower", spell.Size(e.memory.Streamed))
 	}
+	if e.memory.Offloaded > 0 {
+		s.note("note: %s of activations wait in the host's memory between forward and backward pass", spell.Size(e.memory.Offloaded))
+	}
 	if remark := e.trainer.Remark(); remark != "" {
 		s.note("note: %s", remark)
 	}

@@ -176,6 +176,7 @@ typedef struct cft_memory_estimate {
     int32_t  keep_activations;// what AUTO chose: CFT_KEEP_ALL, or CFT_KEEP_LAYERS if any product is computed again since it is not kept
     float    computed_again;  // on a CUDA device, how much of the products in the layers' forward pass, by FLOPs: 1 is all of them; DoRA's, which nothing saves, too
     uint64_t streamed;        // bytes of weights that stay in the host's memory and come to the device layer by layer for each use; else 0
+    uint64_t offloaded;       // bytes of activations that wait in the host's memory between forward and backward; else 0
 } cft_memory_estimate;
 
 // cft_memory_estimate_get tells what a trainer with these parameters would take, without allocating it.

@@ -340,10 +340,10 @@ void estimate(const shape &s, const std::string &path) {
     ok(cft_memory_estimate_get(model, &params, nullptr, 0, &e, &err));
     const auto mib = [](uint64_t bytes) { return double(bytes) / 1048576; };
     std::printf("{\"tool\":\"estimate\",\"shape\":\"%s\",\"type\":\"%s\",\"tokens\":%d,\"total_mib\":%.0f,\"weights_mib\":%.0f,\"adapter_mib\":%.0f,"
-                "\"activations_mib\":%.0f,\"workspace_mib\":%.0f,\"loss_mib\":%.0f,\"keep\":%d,\"computed_again\":%.4f,\"streamed_mib\":%.1f}\n",
+                "\"activations_mib\":%.0f,\"workspace_mib\":%.0f,\"loss_mib\":%.0f,\"keep\":%d,\"computed_again\":%.4f,\"streamed_mib\":%.1f,\"offloaded_mib\":%.1f}\n",
                 options.at("shape").c_str(), options.at("type").c_str(), number("tokens"), mib(e.total), mib(e.weights),
                 mib(e.adapter + e.gradients + e.moments), mib(e.activations), mib(e.workspace), mib(e.loss), int(e.keep_activations),
-                double(e.computed_again), mib(e.streamed));
+                double(e.computed_again), mib(e.streamed), mib(e.offloaded));
     cft_model_free(model);
 }
 
@@ -388,11 +388,11 @@ void measure(const shape &s, const std::string &path, double written) {
     cft_trainer_remark(trainer, remark, sizeof remark);
     std::printf("{\"tool\":\"cftune\",\"shape\":\"%s\",\"type\":\"%s\",\"device\":\"%s\",\"tokens\":%zu,\"segment\":%d,\"mixed\":%d,\"targets\":%zu,"
                 "\"accumulate\":%d,\"rank\":%d,\"layers\":%d,\"tokens_per_s\":%.1f,\"tokens_per_s_best\":%.1f,\"loss_first\":%.5f,\"loss_last\":%.5f,"
-                "\"planned_mib\":%.0f,\"taken_mib\":%.0f,\"weights_mib\":%.0f,\"activations_mib\":%.0f,\"keep\":%d,\"computed_again\":%.4f,\"streamed_mib\":%.1f,\"load_s\":%.2f,\"write_s\":%.2f,\"remark\":\"%s\"}\n",
+                "\"planned_mib\":%.0f,\"taken_mib\":%.0f,\"weights_mib\":%.0f,\"activations_mib\":%.0f,\"keep\":%d,\"computed_again\":%.4f,\"streamed_mib\":%.1f,\"offloaded_mib\":%.1f,\"load_s\":%.2f,\"write_s\":%.2f,\"remark\":\"%s\"}\n",
                 options.at("shape").c_str(), options.at("type").c_str(), device.c_str(), p.tokens.size(), number("segment"), number("mixed"), p.n_targets,
                 number("accumulate"), number("rank"), s.n_layer, tokens / middle, tokens / sorted.front(), first, last, double(e.total) / 1048576,
                 double(free_before - free_after) / 1048576, double(e.weights) / 1048576, double(e.activations) / 1048576, int(e.keep_activations),
-                double(e.computed_again), double(e.streamed) / 1048576, loaded, written, remark);
+                double(e.computed_again), double(e.streamed) / 1048576, double(e.offloaded) / 1048576, loaded, written, remark);
     cft_trainer_free(trainer);
     cft_model_free(model);
     if (!std::isfinite(last)) {

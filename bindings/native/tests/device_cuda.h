@@ -4,6 +4,8 @@
 
 #include "device_fixture.h"
 
+#include <functional>
+
 namespace tiny {
 
 // bf16 rounds each activation to 8 bits. The tiny models' activations are as rough as it gets: nothing averages out.
@@ -54,32 +56,56 @@ inline void compare_steps(const std::string &path, const cft_trainer_params &p, 
     CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
 }
 
-// The most memory with which a trainer's weights stay on the host.
-inline uint64_t limit_from_host(const opened &on_device, cft_trainer_params p) {
+// offloads lets as many layers' products wait on the host as there are, while it lives: the few bytes that a tiny model's layers could hide
+// behind their products are less than one product.
+struct offloads {
+    offloads() { setenv("CFT_CUDA_OFFLOAD", "1000", 1); }
+    ~offloads() { unsetenv("CFT_CUDA_OFFLOAD"); }
+};
+
+// The first plan, from the one that keeps most towards the one that fits least, that `is`; memory_limit is set to what it needs.
+inline cft_memory_estimate plan_that(const opened &on_device, cft_trainer_params &p, const std::vector<cft_module> &modules,
+                                     const std::function<bool(const cft_memory_estimate &)> &is) {
+    using namespace checks;
     cft_memory_estimate e{};
     p.memory_limit = 0;
-    for (int i = 0; e.streamed == 0 && i < 1000; i++) {
-        OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &checks::err));
-        p.memory_limit = e.streamed == 0 ? e.total - 1 : p.memory_limit;
+    for (int i = 0; i < 1000; i++) {
+        OK(cft_memory_estimate_get(on_device.handle, &p, modules.data(), modules.size(), &e, &err));
+        if (is(e) || (p.memory_limit > 0 && e.total > p.memory_limit)) {
+            break;
+        }
+        p.memory_limit = e.total - 1;
     }
-    CHECK(e.streamed > 0);
-    return p.memory_limit;
+    CHECK(is(e));
+    p.memory_limit = e.total;
+    return e;
 }
 
-// Work, and copies of weights, as late as the waits between streams allow: the same bits, with weights on the device and from the host, whose
-// copies come while other work goes on. Over the shim only, which can make them late; a device does what it does.
-inline void compare_streams(const std::string &path, const batch &b, const batch &other) {
+// Work, and copies, as late as the waits between streams allow: the same bits, with weights on the device and from the host, whose
+// copies come while other work goes on, and with products that wait on the host. Over the shim only, which can make them late; a device does what it does.
+// product_bytes are those of a layer's product of gate and up, without its adapters' columns; 0: the model's do not wait there.
+inline void compare_streams(const std::string &path, const batch &b, const batch &other, uint64_t product_bytes, cft_trainer_params p = device_params()) {
     using namespace checks;
-    const std::string  outer = where;
-    const opened       on_device(path, "cuda");
-    cft_trainer_params p = device_params();
-    gradients          values, want;
-    double             loss = 0;
+    const std::string outer = where;
+    const opened      on_device(path, "cuda");
+    gradients         values, want;
+    double            loss = 0;
+    const struct {
+        const char *name;
+        std::function<bool(const cft_memory_estimate &)> is;
+    } kinds[] = {{"on the device", [](const cft_memory_estimate &e) { return e.streamed == 0 && e.offloaded == 0; }},
+                 {"from the host", [](const cft_memory_estimate &e) { return e.streamed > 0; }},
+                 // At least two products beside the two in the places that all share: each is used more than once.
+                 {"offloaded", [&](const cft_memory_estimate &e) { return e.streamed == 0 && e.offloaded >= 2 * product_bytes; }}};
     for (const char *late : {"nothing", "work", "copies"}) {
-        for (const bool stream : {false, true}) {
-            where = outer + ", late: " + late + (stream ? ", from the host" : "");
+        for (const auto &kind : kinds) {
+            if (product_bytes == 0 && std::strcmp(kind.name, "offloaded") == 0) {
+                continue;
+            }
+            where = outer + ", late: " + late + ", " + kind.name;
             setenv("CFT_SHIM_LATE", late, 1);
-            p.memory_limit = stream ? limit_from_host(on_device, p) : 0;
+            const offloads some;
+            plan_that(on_device, p, {}, kind.is);
             trainer t(on_device.handle, p);
             values = values.empty() ? some_values(t) : values;
             t.write(CFT_SLOT_VALUE, values);

@@ -9,7 +9,7 @@ namespace tiny {
 
 // What the plans of a model have been like.
 struct plans_seen {
-    int  n = 0, n_whole = 0, n_layers = 0, n_between = 0, n_streamed = 0; // nothing, all, or some of the products again
+    int  n = 0, n_whole = 0, n_layers = 0, n_between = 0, n_streamed = 0, n_offloaded = 0; // nothing, all, or some of the products again
     bool small_weights = false;
     std::set<uint64_t> weights; // bytes on the device, with none of the layers' on the host
 };
@@ -67,6 +67,7 @@ inline plans_seen every_plan(const std::string &path, const batch &b, cft_traine
         seen.n_layers += not_kept > 0.4f;
         seen.n_between += not_kept > 0 && not_kept < 0.4f;
         seen.n_streamed += e.streamed > 0;
+        seen.n_offloaded += e.offloaded > 0;
         seen.small_weights = seen.small_weights || (e.streamed == 0 && e.weights < before.weights);
         before             = e;
     }

@@ -98,6 +98,50 @@ void test_plans() {
     }
 }
 
+// Products of gate and up that wait on the host: the same bits. Nothing is computed again where all are asked to be kept.
+void test_offload() {
+    const auto enough = [](const plans_seen &s) {
+        if (std::getenv("CFT_SHOW")) {
+            std::fprintf(stderr, "%s: %d plans, %d with products on the host\n", where.c_str(), s.n, s.n_offloaded);
+        }
+        CHECK(s.n_offloaded >= 3 && s.n_between + s.n_layers >= 3);
+    };
+    const offloads some;
+    where     = "offload";
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 8;
+    const model m(o, "device-offload.gguf");
+    const batch b = segments(o.n_vocab);
+    enough(every_plan(m.path, b, device_params(), 8 << 10));
+    where                = "offload, all kept";
+    cft_trainer_params p = device_params();
+    p.keep_activations   = CFT_KEEP_ALL;
+    const plans_seen kept = every_plan(m.path, b, p, 8 << 10);
+    CHECK(kept.n_offloaded >= 3 && kept.n_whole == kept.n);
+    where     = "offload, without all adapters";
+    p         = device_params();
+    p.targets = CFT_TARGET_ATTN_K | CFT_TARGET_FFN_UP;
+    enough(every_plan(m.path, b, p, 40 << 10));
+    where = "offload of gemma3";
+    family_sizes sizes;
+    sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = 64, sizes.spread = 0.14f, sizes.n_layer = 8;
+    const family_file file(*cft::family_of("gemma3"), nullptr, sizes);
+    enough(every_plan(file.path, tree(sizes.n_vocab), device_params(), 40 << 10));
+
+    // A tiny model's layers hide no copy, so by itself it has none; and a layer cannot leave that does not keep the product.
+    where = "no offload";
+    const opened        on_device(m.path, "cuda");
+    cft_memory_estimate e;
+    p                  = device_params();
+    p.keep_activations = CFT_KEEP_LAYERS;
+    OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &e, &err));
+    CHECK(e.offloaded == 0);
+    setenv("CFT_CUDA_OFFLOAD", "0", 1);
+    CHECK(every_plan(m.path, b, device_params(), 60 << 10).n_offloaded == 0);
+    unsetenv("CFT_CUDA_OFFLOAD");
+    CHECK(every_plan(m.path, b, device_params(), 60 << 10).n_offloaded == 0);
+}
+
 // What is asked for holds whatever memory there is: all computes no product again, layers all but the last layer's; the bits are the same.
 void test_keep() {
     where     = "keep";
@@ -147,8 +191,13 @@ void test_streams() {
     options o = device_sizes();
     o.type = GGML_TYPE_Q8_0, o.n_layer = 7;
     const model m(o, "device-streams.gguf");
-    const batch b = segments(o.n_vocab), other = tree(o.n_vocab);
-    compare_streams(m.path, b, other);
+    const batch          b = segments(o.n_vocab), other = tree(o.n_vocab);
+    const uint64_t       product = uint64_t(device_params().max_tokens) * 2 * uint64_t(o.n_ff) * 2; // bf16
+    cft_trainer_params   p = device_params();
+    compare_streams(m.path, b, other, product);
+    where     = "streams with dropout";
+    p.dropout = 0.2f;
+    compare_streams(m.path, b, other, product, p);
 }
 
 std::string remark_of(const trainer &t) {
@@ -172,7 +221,7 @@ void test_locks() {
     const auto  locked  = [&](size_t otherwise) { return count ? count() : otherwise; };
     const opened       on_device(m.path, "cuda"), again(m.path, "cuda");
     cft_trainer_params p = device_params(), host = p;
-    host.memory_limit    = limit_from_host(on_device, p);
+    plan_that(on_device, host, {}, [](const cft_memory_estimate &e) { return e.streamed > 0; });
     gradients values, want;
     const auto same = [&](trainer &t) {
         values = values.empty() ? some_values(t) : values;
@@ -308,7 +357,7 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)();
-    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"keep", test_keep}, {"streams", test_streams}, {"locks", test_locks},
+    } tests[] = {{"llama", test_llama}, {"families", test_families}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"keep", test_keep}, {"offload", test_offload}, {"streams", test_streams}, {"locks", test_locks},
                  {"steps", test_steps}, {"refusals", test_refusals}, {"auto", test_auto}, {"devices", test_devices}, {"real", test_real_model}};
     for (const auto &t : tests) {
         if (argc < 2 || std::string(argv[1]) == t.name) {

@@ -139,7 +139,7 @@ void test_streams() {
     sizes.n_layer = 5, sizes.type = GGML_TYPE_Q8_0;
     const family_file file(expert_family(), nullptr, sizes);
     const batch       b = segments(n_vocab), other = tree(n_vocab);
-    compare_streams(file.path, b, other);
+    compare_streams(file.path, b, other, 0);
 }
 
 // What is not a number chooses experts too, and is found in the loss.

@@ -45,6 +45,9 @@ engine::engine(const plan &p, int device, uint64_t lockable)
         to_device(w_->gains, ones.data(), ones.size() * sizeof(float), stream_.get());
         stream_.wait();
     }
+    if (plan_.n_offloaded > 0) {
+        offload_ = std::make_unique<offload>(plan_, layers_);
+    }
     if (plan_.place == weight_place::host) {
         stage_ = std::make_unique<stage>(plan_, w_->stage);
         for (size_t l = 0; l < plan_.layers.size(); l++) {
@@ -156,7 +159,7 @@ void engine::stop_if(std::atomic<bool> &cancelled) {
 // ---- a pack
 
 // Brings the pack's numbers to the device in one copy.
-journey engine::begin(const device_pack &p) {
+journey engine::begin(const device_pack &p, bool backward) {
     const int64_t t = p.t, n = int64_t(p.rows.size());
     if (t > plan_.t || n > plan_.n) {
         throw failure(CFT_ERR_INVALID_ARGUMENT, "the pack is longer, or has more rows, than the trainer was made for");
@@ -177,6 +180,7 @@ journey engine::begin(const device_pack &p) {
     journey j{};
     j.t         = t;
     j.n         = n;
+    j.backward  = backward;
     j.drop      = p.drop;
     j.tokens    = put(p.tokens, size_t(t));
     j.positions = put(p.positions, size_t(t));
@@ -300,7 +304,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
 double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) {
     use_device(device_);
     profile_.begin(stream_);
-    const journey j = begin(pack);
+    const journey j = begin(pack, backward);
     forward(j, cancelled);
     loss(j, backward, cancelled);
     if (backward) {
@@ -321,7 +325,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
 
 void engine::logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) {
     use_device(device_);
-    const journey j = begin(pack);
+    const journey j = begin(pack, false);
     forward(j, cancelled);
     const size_t width = size_t(hp_.n_vocab) * sizeof(float);
     for (int64_t begin = 0; begin < j.n; begin += plan_.loss_rows) {

@@ -6,6 +6,7 @@
 
 #include "../adapter_product.h"
 #include "gemm.h"
+#include "offload.h"
 #include "plan.h"
 #include "profile.h"
 #include "stage.h"
@@ -53,6 +54,7 @@ class weights {
 // journey is one pack on the device.
 struct journey {
     int64_t        t, n; // tokens, target rows
+    bool           backward;
     const int32_t *tokens, *positions, *rows, *targets;
     const float   *weights;
     // With an adapter of the embedding: tokens, each once; where in the order each token's positions begin, and that order.
@@ -94,7 +96,7 @@ class engine : public device_trainer {
     };
 
     // engine.cpp
-    journey begin(const device_pack &pack);
+    journey begin(const device_pack &pack, bool backward);
     void    bring_embedding(const device_pack &pack);
     void    forward(const journey &j, std::atomic<bool> &cancelled);
     void    loss(const journey &j, bool backward, std::atomic<bool> &cancelled);
@@ -187,6 +189,7 @@ class engine : public device_trainer {
     std::unique_ptr<loss_space>     loss_;
     std::unique_ptr<products>       products_;
     std::unique_ptr<stage>          stage_; // where weights stay on the host
+    std::unique_ptr<offload>        offload_; // where products wait there
     pinned                          staging_;
     pinned                          expert_counts_; // [n_layer][n_expert], of the present pack
     float                          *value_, *gradient_, *moment1_, *moment2_; // plan_.n_values each

@@ -138,10 +138,16 @@ void engine::feed_forward(const layer_view &v, bool products_only) {
         return;
     }
     const activations &a = v.a;
+    if (offload_) {
+        offload_->enter(v.layer, stream_);
+    }
     linear_forward(gate_up_of(v), v.drop, a.gate_up, v.ld_gate_up());
     mark("products gate_up");
     gated(v.gelu, a.gate_up, v.ld_gate_up(), a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
     mark("gated");
+    if (offload_ && v.j.backward) {
+        offload_->leave(v.layer, v.n, stream_);
+    }
     linear_forward({v.layer, kind_down, 0, v.d, v.n, a.act}, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
     mark("products down");
     if (v.post_norms) {
@@ -156,7 +162,13 @@ void engine::layer_backward(const journey &j, int layer) {
         layer_forward(j, layer, false, true);
         missing = keep_everything;
     }
+    if (offload_) {
+        offload_->await(layer, stream_);
+    }
     feed_forward_backward(v, missing);
+    if (offload_) {
+        offload_->release(layer, v.n, stream_);
+    }
     if (!v.first || v.columns(kind_qkv) + v.columns(kind_output) > 0) {
         attention_half_backward(v, missing);
     }

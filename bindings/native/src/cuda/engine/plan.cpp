@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <optional>
 
 namespace cft::cuda {
@@ -17,6 +18,9 @@ constexpr int64_t mib          = int64_t(1) << 20;
 // What a device multiplies while it moves a byte of its memory (H100: 680 TFLOP/s and 2.8 TB/s, seen; A100 and RTX 4090, by their data: 200,
 // 165), and moves while a byte comes from the host. Only the choice between places of weights depends on these.
 constexpr double flops_per_byte = 200, bytes_per_host_byte = 256;
+// What it multiplies while a byte goes to pinned memory of the host or back. H100: 680 TFLOP/s and some 50 GB/s are 13,600; an A100 has 9,000, an
+// RTX 4090 7,500 with the rates above and 22 GB/s. Copies of fewer bytes cost no time of their own.
+constexpr double flops_per_pinned_byte = 15000;
 
 int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 
@@ -111,6 +115,17 @@ size_t weights_of(const plan &p, size_t &largest, size_t &streamed) {
     return bytes + size_t(m.hp.n_embd) * sizeof(float) + m.layers.size() * 16 * 256;
 }
 
+// How many layers' products must wait on the host so that a plan fits that does not; 0: it fits, or as many must not.
+int enough_offloaded(const plan &p, size_t memory) {
+    if (p.total() <= memory) {
+        return 0;
+    }
+    const std::vector<size_t> may = p.may_offload();
+    const size_t each = may.empty() ? 0 : p.gate_up_row_bytes(may[0]) * size_t(p.t);
+    const size_t n    = each == 0 ? 0 : (p.total() - memory + each - 1) / each + 2; // two places take their room
+    return n <= size_t(p.most_offloaded()) ? int(n) : 0;
+}
+
 // FLOPs of a token for the products that a level leaves out, attention not counted.
 double products_of(const plan &p, const layer_groups &g, keep_level level) {
     const auto of = [&](int kind) { return 2.0 * double(g.of[kind].outputs) * double(g.of[kind].ld()); };
@@ -155,9 +170,9 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
-plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles)
+plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles, int n_offloaded_)
     : model(&m), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
-      dropout(params.dropout > 0), dora(adapter.dora()), place(at.layers), embedding_stays(at.embedding_stays),
+      dropout(params.dropout > 0), dora(adapter.dora()), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
       faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
     const int n_layer = int(m.layers.size()), n_trained = n_layer - lowest;
     for (int l = 0; l < n_layer; l++) {
@@ -174,6 +189,7 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     place_values();
     find_widest();
     plan_experts(*this);
+    choose_offloaded();
     loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
     head_rows = std::min(vocab8, tiles.head_rows > 0 ? tiles.head_rows : head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
@@ -234,6 +250,42 @@ void plan::find_widest() {
     }
 }
 
+// Layers whose product of gate and up can wait on the host. Experts' rows are counted on the device, so nobody knows how many to copy.
+std::vector<size_t> plan::may_offload() const {
+    std::vector<size_t> may;
+    for (size_t l = size_t(lowest); l + 1 < layers.size() && model->hp.n_expert == 0; l++) {
+        if (keep[l] < keep_narrow) {
+            may.push_back(l);
+        }
+    }
+    return may;
+}
+
+int plan::most_offloaded() const {
+    const std::vector<size_t> may = may_offload();
+    if (place == weight_place::host || may.empty()) { // the way from the host is taken
+        return 0;
+    }
+    if (const char *most = std::getenv("CFT_CUDA_OFFLOAD")) {
+        return std::clamp(std::atoi(most), 0, int(may.size()));
+    }
+    const double bytes = double(t) * double(gate_up_row_bytes(may[0]));
+    return int(std::min(double(may.size()), forward_flops / flops_per_pinned_byte / bytes));
+}
+
+void plan::choose_offloaded() {
+    offloaded.assign(layers.size(), 0);
+    const std::vector<size_t> may = may_offload();
+    size_t                    all = 0, last_two = 0;
+    for (int i = 0; i < n_offloaded; i++) {
+        const size_t l = may[(2 * size_t(i) + 1) * may.size() / (2 * size_t(n_offloaded))];
+        offloaded[l]   = 1;
+        all += size_t(t) * gate_up_row_bytes(l);
+        last_two += i + 2 >= n_offloaded ? size_t(t) * gate_up_row_bytes(l) : 0;
+    }
+    offloaded_bytes = all - last_two;
+}
+
 void plan::count_work() {
     const double tokens = double(t);
     const int    n_layer = int(layers.size());
@@ -251,6 +303,7 @@ void plan::count_work() {
         forward_flops += tokens * expert_flops(*this, false);
         again.bytes += resident() ? 0 : (int(l) < lowest ? 1 : 2) * double(widened_expert_bytes(*this));
     }
+    again.bytes += 2 * double(offloaded_bytes);
     again.host_bytes = (1 + double(n_layer - lowest) / n_layer) * double(streamed_bytes) + double(embedding_bytes());
 }
 
@@ -269,6 +322,7 @@ cft_memory_estimate plan::estimate() const {
     e.computed_again   = float(products_again(false) + products_again(true));
     e.keep_activations = products_again(false) > 0 ? CFT_KEEP_LAYERS : CFT_KEEP_ALL;
     e.streamed         = streamed_bytes;
+    e.offloaded        = offloaded_bytes;
     return e;
 }
 
@@ -285,8 +339,13 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
     const hyperparameters &hp = p.model->hp;
     const int64_t t = p.t, d = hp.n_embd, q = hp.q_width(), kv = hp.kv_width();
     const bool    post = hp.fam->has(post_norms), head = hp.fam->has(head_norms), mixture = hp.n_expert > 0;
+    bf16                  *places[2]; // of offloaded products
+    for (bf16 *&at : places) {
+        at = p.n_offloaded > 0 ? from.take<bf16>(t * (2 * hp.n_ff + p.widest.of[kind_gate_up].columns)) : nullptr;
+    }
+    int turn = 0;
     // What the levels of [first, end) leave out.
-    const auto place = [&](activations &a, const layer_groups &g, int first, int end) {
+    const auto place = [&](activations &a, const layer_groups &g, int first, int end, bool offloaded) {
         const auto has = [&](keep_level level) { return first <= level && level < end; };
         if (has(keep_inputs)) {
             a.rstd      = from.take<float>(t);
@@ -301,7 +360,7 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
             a.ffn_rstd  = post ? from.take<float>(t) : nullptr;
         }
         if (has(keep_narrow)) {
-            a.gate_up = from.take<bf16>((mixture ? p.expert_places : t) * (2 * hp.n_ff + g.of[kind_gate_up].columns));
+            a.gate_up = offloaded ? places[turn++ % 2] : from.take<bf16>((mixture ? p.expert_places : t) * (2 * hp.n_ff + g.of[kind_gate_up].columns));
         }
         if (has(keep_products)) {
             a.norm     = from.take<bf16>(t * g.of[kind_qkv].ld());
@@ -315,13 +374,13 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
     };
     activations shared{};
     shared.mid_norm = mixture ? from.take<bf16>(t * d) : nullptr;
-    place(shared, p.widest, keep_everything, p.keep.back() + 1); // no layer leaves out more than the last
+    place(shared, p.widest, keep_everything, p.keep.back() + 1, false); // no layer leaves out more than the last
     const size_t             lowest = std::min(size_t(p.lowest), p.layers.size() - 1);
     std::vector<activations> all(p.layers.size(), shared);
     for (size_t l = lowest; l < all.size(); l++) {
         all[l].x       = from.take<float>(t * d);
         all[l].experts = place_experts(p, from);
-        place(all[l], p.layers[l], p.keep[l] + 1, n_keep_levels);
+        place(all[l], p.layers[l], p.keep[l] + 1, n_keep_levels, p.offloaded[l]);
     }
     std::fill(all.begin(), all.begin() + std::ptrdiff_t(lowest), all.back());
     return all;
@@ -434,7 +493,7 @@ void check_model(const cft_model &model) {
     }
 }
 
-plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
+plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, size_t host_memory, bool must_fit,
                  const std::string &device, loss_tiles tiles) {
     check_model(model);
     const int n_layer = std::max(int(model.layers.size()) - adapter.lowest(), 1); // that keep something
@@ -448,13 +507,20 @@ plan choose_plan(const cft_model &model, const cft_trainer_params &params, const
         }
     }
     std::optional<plan> best;
+    const auto          take = [&](plan &&p) {
+        const bool fits = p.total() <= memory && p.offloaded_bytes <= host_memory;
+        if (fits && (!best || p.cost() < best->cost())) {
+            best.emplace(std::move(p));
+        }
+        return fits;
+    };
     for (const placement &at : placements) {
         for (int steps = first; steps <= last; steps++) { // each takes less memory than the one before, and costs more
             plan p(model, params, adapter, steps, at, tiles);
-            if (p.total() <= memory) {
-                if (!best || p.cost() < best->cost()) {
-                    best.emplace(std::move(p));
-                }
+            if (const int n = enough_offloaded(p, memory); n > 0) {
+                take(plan(model, params, adapter, steps, at, tiles, n));
+            }
+            if (take(std::move(p))) {
                 break;
             }
         }

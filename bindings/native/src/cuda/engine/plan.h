@@ -110,7 +110,9 @@ struct placement {
 struct plan {
     // Each step takes one layer one level down: the last layer first, since what it leaves out is still there when the backward pass
     // begins; then the others, and then the next level in the same order. n_layer steps are one level for all.
-    plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles = {});
+    // Of the layers that keep the product of gate and up, `n_offloaded` have it wait in the host's memory, spread evenly.
+    plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles = {},
+         int n_offloaded = 0);
 
     const cft_model *model;
     int64_t          t, n;        // most tokens, most targets
@@ -125,6 +127,9 @@ struct plan {
     layer_groups     widest;          // of all layers: what they share has room for as many columns
     bool             alike[kind_count]; // all layers' adapters have the same shapes
     std::vector<keep_level>   keep; // of each layer
+    std::vector<char>         offloaded; // of each layer: 1 if its product of gate and up waits on the host
+    int              n_offloaded;
+    size_t           offloaded_bytes = 0; // there; the last two products stay in the places that all of them share
     work             again;
     double           forward_flops = 0; // of the layers' products
     // Of mixtures of experts, otherwise 0: rows of experts in a pack, with room behind them; the router's outputs, padded; and experts whose
@@ -145,6 +150,9 @@ struct plan {
     cft_memory_estimate estimate() const;
     // What must be computed again before a layer's backward pass: what its level leaves out.
     size_t embedding_bytes() const { return embedding_stays ? size_t(t) * model->token_embd.row_bytes : 0; } // of a pack
+    size_t     gate_up_row_bytes(size_t layer) const { return size_t(2 * model->hp.n_ff + layers[layer].of[kind_gate_up].columns) * sizeof(bf16); }
+    std::vector<size_t> may_offload() const; // layers
+    int        most_offloaded() const;       // so many at most: their copies must pass while the layers are computed
     keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
     double     products_again(bool for_dora) const; // as a part of the forward pass's
     double     cost() const;           // of `again`, in bytes that are moved
@@ -152,6 +160,7 @@ struct plan {
   private:
     void place_values();
     void find_widest();
+    void choose_offloaded();
     void count_work();
 };
 
@@ -168,7 +177,7 @@ struct activations {
     bf16  *attn_out, *ffn_out;   // [rows][n_embd] before the norms that post_norms are; otherwise NULL
     float *attn_rstd, *ffn_rstd; // of those
     // By keep_narrow:
-    bf16  *gate_up;              // [rows][2 n_ff + columns]
+    bf16  *gate_up;              // [rows][2 n_ff + columns]; of offloaded layers, in turns one of two places
     // By keep_products:
     bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
     bf16  *q, *k;                // [rows][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
@@ -246,8 +255,9 @@ struct loss_space {
     loss_space(const plan &p, carver &from);
 };
 
-// The plan that computes, moves and copies the least again, of those within so much memory. With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
-plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, bool must_fit,
+// The plan that computes, moves and copies the least again, of those within so much memory on the device and, for what waits there, on the host.
+// With must_fit, none that fits throws CFT_ERR_NO_MEMORY and says what would.
+plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, size_t host_memory, bool must_fit,
                  const std::string &device, loss_tiles tiles = {});
 
 // Throws CFT_ERR_UNSUPPORTED for models that the device does not train.

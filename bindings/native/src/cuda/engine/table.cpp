@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include "../../failure.h"
+#include "../../library.h"
 
 #include <algorithm>
 
@@ -9,6 +10,7 @@ namespace cft::cuda {
 namespace {
 
 constexpr double usable = 0.95; // of what is free: the driver takes some for kernels, and memory comes in pages
+constexpr double usable_by_activations = 0.5; // of the host's free memory, which the file's pages and others need too
 
 size_t memory_for(const cft_trainer_params &p, int device) {
     const size_t free = size_t(double(free_bytes(device)) * usable);
@@ -16,7 +18,8 @@ size_t memory_for(const cft_trainer_params &p, int device) {
 }
 
 plan plan_for(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit, loss_tiles tiles) {
-    return choose_plan(model, params, adapter, memory_for(params, device), must_fit, "CUDA" + std::to_string(device), tiles);
+    return choose_plan(model, params, adapter, memory_for(params, device), size_t(double(host_memory().free) * usable_by_activations), must_fit,
+                       "CUDA" + std::to_string(device), tiles);
 }
 
 cft_memory_estimate estimate(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, int device, bool must_fit,
