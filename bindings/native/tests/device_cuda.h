@@ -81,9 +81,12 @@ inline cft_memory_estimate plan_that(const opened &on_device, cft_trainer_params
     return e;
 }
 
+// Bytes of a layer's product of gate and up in a pack of device_params, without its adapters' columns.
+inline uint64_t product_bytes_of(const options &o) { return uint64_t(device_params().max_tokens) * 2 * uint64_t(o.n_ff) * 2; }
+
 // Work, and copies, as late as the waits between streams allow: the same bits, with weights on the device and from the host, whose
 // copies come while other work goes on, and with products that wait on the host. Over the shim only, which can make them late; a device does what it does.
-// product_bytes are those of a layer's product of gate and up, without its adapters' columns; 0: the model's do not wait there.
+// product_bytes are product_bytes_of; 0: the model's do not wait there.
 inline void compare_streams(const std::string &path, const batch &b, const batch &other, uint64_t product_bytes, cft_trainer_params p = device_params()) {
     using namespace checks;
     const std::string outer = where;

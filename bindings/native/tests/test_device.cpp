@@ -192,12 +192,11 @@ void test_streams() {
     o.type = GGML_TYPE_Q8_0, o.n_layer = 7;
     const model m(o, "device-streams.gguf");
     const batch          b = segments(o.n_vocab), other = tree(o.n_vocab);
-    const uint64_t       product = uint64_t(device_params().max_tokens) * 2 * uint64_t(o.n_ff) * 2; // bf16
     cft_trainer_params   p = device_params();
-    compare_streams(m.path, b, other, product);
+    compare_streams(m.path, b, other, product_bytes_of(o));
     where     = "streams with dropout";
     p.dropout = 0.2f;
-    compare_streams(m.path, b, other, product, p);
+    compare_streams(m.path, b, other, product_bytes_of(o), p);
 }
 
 std::string remark_of(const trainer &t) {

@@ -319,6 +319,26 @@ void test_ends_begin_at_the_base() {
     CHECK(norm(g.at("output.weight.lora_b")) > 0 && norm(g.at("output.weight.lora_a")) == 0);
 }
 
+// Products that wait on the host, with rows of other lengths in each layer, layers without a backward pass, and gains.
+void test_offload() {
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 8;
+    const model    m(o, "device-adapter-offload.gguf");
+    const batch    b = segments(o.n_vocab);
+    const offloads some;
+    cft_trainer_params p = device_params(), dora = p;
+    dora.dora            = 1;
+    const struct {
+        const char               *name;
+        const cft_trainer_params &p;
+        modules_list              modules;
+    } cases[] = {{"uneven ranks", p, uneven}, {"upper layers", p, without_layers(0, 2)}, {"dora", dora, {}}};
+    for (const auto &c : cases) {
+        where = std::string("offload with ") + c.name;
+        CHECK(every_plan(m.path, b, c.p, 10 << 10, false, c.modules).n_offloaded >= 3);
+    }
+}
+
 void test_plans() {
     options o = device_sizes();
     o.type = GGML_TYPE_Q8_0, o.n_layer = 6;
