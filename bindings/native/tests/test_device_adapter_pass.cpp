@@ -46,7 +46,7 @@ void test_as(const std::string &how, const std::string &wide, const std::string 
         CHECK(s.n >= 4 && s.n_whole >= 1 && s.n_between + s.n_layers >= 2 && s.n_streamed >= 1);
     }
     where = "one pass, " + how;
-    compare_streams(m.path, b, other);
+    compare_streams(m.path, b, other, product_bytes_of(packed));
 }
 
 // What was asked for is what is done, up to the ranks that it takes.
