@@ -211,4 +211,24 @@ inline void compare_types(const std::string &device, const std::string &prefix, 
     }
 }
 
+// A trainer that is given another's values, moments and counters, after so many steps and packs, goes on to the same bits.
+template <typename F> void compare_resumed(trainer &device, trainer &again, uint64_t n_steps, uint64_t n_packs, F step) {
+    using namespace checks;
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        again.write(slot, device.read(slot));
+    }
+    uint64_t steps = 0, micro_batches = 0;
+    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
+    CHECK(steps == n_steps && micro_batches == n_packs);
+    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
+    for (int i = 0; i < 2; i++) {
+        CHECK(step(device) == step(again));
+    }
+    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
+        const gradients a = device.read(slot), c = again.read(slot);
+        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
+    }
+    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+}
+
 } // namespace tiny

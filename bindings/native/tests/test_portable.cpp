@@ -163,21 +163,7 @@ void test_steps() {
     }
     const double want = cpu.evaluate(b);
     CHECK_NEAR(device.evaluate(b), want, want, step_tolerance);
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        again.write(slot, device.read(slot));
-    }
-    uint64_t steps = 0, micro_batches = 0;
-    OK(cft_trainer_get_counters(device.handle, &steps, &micro_batches, &err));
-    CHECK(steps == 4 && micro_batches == 8);
-    OK(cft_trainer_set_counters(again.handle, steps, micro_batches, &err));
-    for (int i = 0; i < 2; i++) {
-        CHECK(step(device) == step(again));
-    }
-    for (cft_slot slot : {CFT_SLOT_VALUE, CFT_SLOT_MOMENT1, CFT_SLOT_MOMENT2}) {
-        const gradients a = device.read(slot), c = again.read(slot);
-        CHECK(worst_tensor(a, c) == 0 && norm(flat(a)) > 0);
-    }
-    CHECK(norm(flat(device.read(CFT_SLOT_GRADIENT))) == 0);
+    compare_resumed(device, again, 4, 8, step);
     device.accumulate(b);
     const gradients once = device.read(CFT_SLOT_GRADIENT);
     CHECK(norm(flat(once)) > 0);
