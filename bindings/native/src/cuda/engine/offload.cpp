@@ -1,8 +1,6 @@
 // offload.cpp - see offload.h.
 #include "offload.h"
 
-#include "../../failure.h"
-
 namespace cft::cuda {
 
 offload::offload(const plan &p, const std::vector<activations> &of) : memory_(p.offloaded_bytes), index_(p.layers.size(), -1) {
@@ -19,12 +17,7 @@ offload::offload(const plan &p, const std::vector<activations> &of) : memory_(p.
     }
 }
 
-offload::~offload() {
-    try {
-        copies_.wait(); // to and from memory that is given back next
-    } catch (const failure &) { // told by whoever waits for the work; nothing is under way any more
-    }
-}
+offload::~offload() { copies_.wait_to_end(); } // to and from memory that is given back next
 
 void offload::enter(int layer, const stream &work) {
     if (const int i = index_[size_t(layer)]; i >= 0) {

@@ -1,6 +1,7 @@
 // runtime.h - a device's memory, stream and copies: all that the engine uses of CUDA's runtime beside kernels and products.
 #pragma once
 
+#include "../../failure.h"
 #include "../kernels.h"
 
 #include <string>
@@ -73,6 +74,14 @@ class stream {
     stream &operator=(const stream &) = delete;
     cudaStream_t get() const { return stream_; }
     void         wait() const; // until all work put on it is done; throws what went wrong in it
+    // The same for what is about to give back memory that the work uses: what went wrong is told by whoever else waits for the work, and nothing
+    // is under way any more.
+    void wait_to_end() const noexcept {
+        try {
+            wait();
+        } catch (const failure &) {
+        }
+    }
     // What is put on it from now on begins after the event, if that was recorded.
     void         wait_for(const event &e) const;
 

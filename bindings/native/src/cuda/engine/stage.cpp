@@ -1,8 +1,6 @@
 // stage.cpp - see stage.h.
 #include "stage.h"
 
-#include "../../failure.h"
-
 namespace cft::cuda {
 
 stage::stage(const plan &p, char *const places[2]) : layers_(p.layers.size()) {
@@ -26,12 +24,7 @@ void stage::lock(uint64_t lockable) {
     locks_ = std::make_unique<page_locks>(ranges, lockable);
 }
 
-stage::~stage() {
-    try {
-        copies_.wait(); // from pages that are unlocked next
-    } catch (const failure &) { // told by whoever waits for the work; nothing is under way any more
-    }
-}
+stage::~stage() { copies_.wait_to_end(); } // from pages that are unlocked next
 
 void stage::fetch(int layer) {
     place &p = place_of(layer);
