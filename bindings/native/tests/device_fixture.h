@@ -39,7 +39,8 @@ inline std::vector<float> flat(const gradients &g) {
     return all;
 }
 
-inline void compare_gradients(const gradients &got, const gradients &want, const nearness &near) {
+// All tensors as one vector: its direction and its length.
+inline void compare_whole(const gradients &got, const gradients &want, const nearness &near) {
     using checks::where;
     CHECK(got.size() == want.size());
     const auto g = flat(got), w = flat(want);
@@ -49,16 +50,23 @@ inline void compare_gradients(const gradients &got, const gradients &want, const
     }
     CHECK(whole >= near.cosine);
     CHECK_NEAR(checks::norm(g), checks::norm(w), checks::norm(w), near.norm);
-    const std::string outer = where;
-    for (const auto &[name, v] : want) {
-        where = outer + ", " + name;
-        const double c = cosine(got.at(name), v);
-        if (!(c >= near.tensor_cosine)) {
-            std::fprintf(stderr, "%s: cosine %.6f\n", where.c_str(), c);
-        }
-        CHECK(c >= near.tensor_cosine);
+}
+
+inline void compare_tensor(const std::string &name, double c, const nearness &near) {
+    const std::string outer = checks::where;
+    checks::where += ", " + name;
+    if (!(c >= near.tensor_cosine)) {
+        std::fprintf(stderr, "%s: cosine %.6f\n", checks::where.c_str(), c);
     }
-    where = outer;
+    CHECK(c >= near.tensor_cosine);
+    checks::where = outer;
+}
+
+inline void compare_gradients(const gradients &got, const gradients &want, const nearness &near) {
+    compare_whole(got, want, near);
+    for (const auto &[name, v] : want) {
+        compare_tensor(name, cosine(got.at(name), v), near);
+    }
 }
 
 // Values as of an adapter in training: A as it begins, B small, magnitudes off their norms. (Large ones make a model in which rounding errors

@@ -5,6 +5,9 @@
 #include "device_plans.h"
 #include "family_file.h"
 
+#include <algorithm>
+#include <map>
+
 using namespace checks;
 using namespace tiny;
 
@@ -463,7 +466,6 @@ void test_real_model() {
         return;
     }
     where = "real model, dora";
-    const batch b = real_pack();
     cft_trainer_params p = device_params();
     p.dora               = 1;
     const modules_list modules = without_layers(0, 5);
@@ -477,19 +479,34 @@ void test_real_model() {
         }
     }
     cpu.write(CFT_SLOT_VALUE, values), device.write(CFT_SLOT_VALUE, values);
-    const double want = cpu.accumulate(b);
-    CHECK_NEAR(device.accumulate(b), want, want, loss_tolerance);
-    // Each kind of tensor for itself.
-    const gradients g = cpu.read(CFT_SLOT_GRADIENT), d = device.read(CFT_SLOT_GRADIENT);
-    for (const char *kind : {"lora_a", "lora_b", "lora_magnitude"}) {
-        gradients got, expected;
-        for (const auto &[name, v] : g) {
-            if (name.find(kind) != std::string::npos) {
-                got[name] = d.at(name), expected[name] = v;
+    // A tensor's gradient in one pack may be next to nothing by chance, and its cosine is that of rounding then: 0.985 was seen for a layer's 192
+    // magnitudes of keys, where seven other packs gave 0.995 to 0.999. So each tensor's bound is for the second best of three packs: a fault is in
+    // every one of them.
+    constexpr int                              packs = 3;
+    std::map<std::string, std::vector<double>> cosines;
+    for (int i = 0; i < packs; i++) {
+        const batch  b    = real_pack();
+        const double want = cpu.accumulate(b);
+        CHECK_NEAR(device.accumulate(b), want, want, loss_tolerance);
+        const gradients g = cpu.read(CFT_SLOT_GRADIENT), d = device.read(CFT_SLOT_GRADIENT);
+        cft_trainer_discard(cpu.handle), cft_trainer_discard(device.handle);
+        for (const char *kind : {"lora_a", "lora_b", "lora_magnitude"}) { // each kind of tensor for itself
+            gradients got, expected;
+            for (const auto &[name, v] : g) {
+                if (name.find(kind) != std::string::npos) {
+                    got[name] = d.at(name), expected[name] = v;
+                    cosines[name].push_back(cosine(d.at(name), v));
+                }
             }
+            where = std::string("real model, dora, ") + kind;
+            compare_whole(got, expected, near);
         }
-        where = std::string("real model, dora, ") + kind;
-        compare_gradients(got, expected, near);
+    }
+    where = "real model, dora";
+    CHECK(cosines.size() == cpu.read(CFT_SLOT_GRADIENT).size());
+    for (auto &[name, seen] : cosines) {
+        std::sort(seen.begin(), seen.end());
+        compare_tensor(name, seen.at(packs / 2), near);
     }
 }
 
