@@ -303,6 +303,14 @@ func TestRefusals(t *testing.T) {
 			"chat template: leaves out what message 0 (system) says"},
 		{"prompts that training of both turns would not have", `{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: <think>{% endif %}`,
 			chatMLFake(), messages{user("q"), assistant("a"), user("r"), assistant("b")}, nil, "chat template: renders the messages before message 1 differently once it is there, so that what is learned would not follow the prompt of inference"},
+		{"only the last turn is ended: the user's next words would be learned", `{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant:{% else %}<|im_end|>{% endif %}`,
+			chatMLFake(), messages{user("q"), assistant("a"), user("secret"), assistant("b")}, nil, "chat template: does not end message 1 with a token that ends generation"},
+		{"only the user's turns are ended, and one says nothing", `{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'user' or loop.last %}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}`,
+			chatMLFake(), messages{user("q"), assistant("a"), user(""), assistant("b")}, nil, "chat template: does not end message 1 with a token that ends generation"},
+		{"the same, told by the prompt that a later one is not", `{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'user' or loop.last %}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: <think>{% endif %}`,
+			chatMLFake(), messages{user("q"), assistant("a"), user("secret")}, nil, "chat template: does not end message 1 with a token that ends generation"},
+		{"the same, of a template that looks into contents", `{% for m in messages %}{{ m.role }}: {{ m.content.split('</think>')[0] }}{% if '</think>' in m.content %}</think>{{ m.content.split('</think>')[1] }}{% endif %}{% if m.role == 'user' or loop.last %}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}`,
+			chatMLFake(), messages{user("q"), assistant("hm</think>a"), user("secret"), assistant("b")}, nil, "chat template: does not end message 1 with a token that ends generation"},
 		{"a learned message altered", turns + `{{ m.content | upper }}<|im_end|>{% endfor %}`, chatMLFake(), messages{user("q"), assistant("quite so")}, nil,
 			"chat template: alters or moves what message 1 (assistant) says, so that it cannot be learned as it stands"},
 		{"an altered message with a control token", turns + `{% if m.role == 'user' %}{{ m.content | upper }}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}`, chatMLFake(),
@@ -385,7 +393,7 @@ func TestTemplatesOfModelsCanBeLearned(t *testing.T) {
 	if len(paths) == 0 {
 		t.Skipf("no templates at %s", folder)
 	}
-	encoded := 0
+	encoded, several := 0, 0
 	for _, path := range paths {
 		tok := newFake("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<end_of_turn>",
 			"<start_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "[INST]", "[/INST]", "<s>", "</s>",
@@ -407,6 +415,14 @@ func TestTemplatesOfModelsCanBeLearned(t *testing.T) {
 			continue
 		}
 		encoded++
+		// Of several turns only what the assistant says is learned, where they can be learned at once.
+		_, every, err := template.Encode(messages{user("ask one"), assistant("yes one"), user("ask two"), assistant("yes two"), user("ask three")}, nil)
+		if err == nil {
+			several++
+			said := tok.show(slices.DeleteFunc(every, func(label int32) bool { return label == ignore }), nil)
+			assert.NotContains(t, said, "ask", path)
+			assert.Equal(t, 2, strings.Count(said, "yes"), path)
+		}
 		first := slices.IndexFunc(labels, func(label int32) bool { return label != ignore })
 		inference, err := template.EncodePrompt(prompt)
 		require.NoError(t, err, path)
@@ -420,5 +436,6 @@ func TestTemplatesOfModelsCanBeLearned(t *testing.T) {
 	}
 	// The others are refused with the reason that the log shows: they do not render without tools, or they end no turn.
 	assert.GreaterOrEqual(t, encoded, 25, "templates that can be trained with")
+	assert.GreaterOrEqual(t, several, 20, "templates of which several turns can be learned at once")
 	t.Logf("%d of %d templates can be trained with", encoded, len(paths))
 }

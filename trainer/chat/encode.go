@@ -53,7 +53,7 @@ func (t *Template) Encode(messages []dataset.Message, train []bool) (tokens, lab
 	}
 	all := t.withSystem(messages)
 	train = append(make([]bool, len(all)-len(messages)), train...)
-	spans, starts, err := t.learnedSpans(all, train)
+	spans, turns, err := t.learnedSpans(all, train)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -61,12 +61,12 @@ func (t *Template) Encode(messages []dataset.Message, train []bool) (tokens, lab
 	if err != nil {
 		return nil, nil, err
 	}
-	targets := make([]target, 0, len(starts))
+	targets := make([]target, 0, len(turns))
 	for i := range all {
 		if !train[i] {
 			continue
 		}
-		found, err := t.target(all[i], i, starts[len(targets)], spans, pieces)
+		found, err := t.target(all[i], i, turns[len(targets)], spans, pieces)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -75,15 +75,17 @@ func (t *Template) Encode(messages []dataset.Message, train []bool) (tokens, lab
 	return t.tokenize(pieces, targets)
 }
 
-// learnedSpans renders the conversation and returns where each learned message's generation begins: where a prompt of
-// the messages before it ends, even if the template puts more before the content (an empty <think></think>).
+// learnedSpans renders the conversation and returns the turn of each learned message: from where its generation begins,
+// which is where a prompt of the messages before it ends, even if the template puts more before the content (an empty
+// <think></think>), to where the next message's words begin.
 //
 // Some templates render a prompt that is no beginning of the conversation (it opens <think>, which a past turn has
 // not). If only one message is learned, its words and what ends it then follow that prompt: so they will be generated.
-func (t *Template) learnedSpans(all []dataset.Message, train []bool) (spans []span, starts []int, err error) {
+func (t *Template) learnedSpans(all []dataset.Message, train []bool) (spans []span, turns []target, err error) {
 	if spans, err = t.spans(all, false); err != nil {
 		return nil, nil, err
 	}
+	text := joined(spans)
 	for i := range all {
 		if !train[i] {
 			continue
@@ -92,8 +94,12 @@ func (t *Template) learnedSpans(all []dataset.Message, train []bool) (spans []sp
 		if err != nil {
 			return nil, nil, err
 		}
-		if hasPrefix(spans, prompt) {
-			starts = append(starts, len(prompt))
+		next, err := t.wordsAt(all, i+1, text)
+		if err != nil {
+			return nil, nil, err
+		}
+		if strings.HasPrefix(text, prompt) {
+			turns = append(turns, target{len(prompt), next})
 			continue
 		}
 		at := slices.IndexFunc(spans, func(s span) bool { return s.message == i })
@@ -106,9 +112,29 @@ func (t *Template) learnedSpans(all []dataset.Message, train []bool) (spans []sp
 		if err != nil {
 			return nil, nil, err
 		}
-		return append(before, spans[at:]...), []int{len(prompt)}, nil
+		list := append(before, spans[at:]...)
+		return list, []target{{len(prompt), len(joined(list)) - (len(text) - next)}}, nil
 	}
-	return spans, starts, nil
+	return spans, turns, nil
+}
+
+// wordsAt returns where message i's words begin in the rendered text, its end where there is no such message: up to
+// there the text is the same whatever the message says.
+func (t *Template) wordsAt(all []dataset.Message, i int, text string) (int, error) {
+	if i == len(all) {
+		return len(text), nil
+	}
+	other := slices.Clone(all)
+	other[i].Content = string(markOpen)
+	rendered, err := t.render(other, false)
+	if err != nil {
+		return 0, err
+	}
+	at := 0
+	for at < min(len(text), len(rendered)) && text[at] == rendered[at] {
+		at++
+	}
+	return at, nil
 }
 
 // learned checks which messages are learned.
@@ -136,28 +162,26 @@ func learned(messages []dataset.Message, train []bool) ([]bool, error) {
 	return train, nil
 }
 
-// target finds the end of message i's learned part: that of the token that ends generation.
-func (t *Template) target(m dataset.Message, i, start int, spans []span, pieces []piece) (target, error) {
+// target finds the end of message i's learned part: that of the token that ends generation. It must come before the next
+// message says anything: some templates end only the last turn, and then the user's words would be learned.
+func (t *Template) target(m dataset.Message, i int, turn target, spans []span, pieces []piece) (target, error) {
 	for _, p := range pieces {
-		if p.control < 0 || p.start < start || !t.tok.IsEOG(p.control) {
+		if p.control < 0 || p.start < turn.start || p.end() > turn.end || !t.tok.IsEOG(p.control) {
 			continue
 		}
-		found := target{start, p.end()}
+		found := target{turn.start, p.end()}
 		return found, within(found, m, i, spans)
 	}
 	return target{}, fmt.Errorf("chat template: does not end message %d with a token that ends generation", i)
 }
 
-// hasPrefix reports whether the spans' joined text begins with prefix.
-func hasPrefix(spans []span, prefix string) bool {
+// joined is the rendered text.
+func joined(spans []span) string {
+	var text strings.Builder
 	for _, s := range spans {
-		n := min(len(s.text), len(prefix))
-		if s.text[:n] != prefix[:n] {
-			return false
-		}
-		prefix = prefix[n:]
+		text.WriteString(s.text)
 	}
-	return prefix == ""
+	return text.String()
 }
 
 // within checks that the message's words, all of them, are in the target.
