@@ -9,7 +9,8 @@ import (
 // own, so that they differ from those of grouping.
 var written = strings.NewReplacer(
 	`\\`, `\\`, // a matrix's new row
-	`{,}`, ",", `\left`, "", `\right`, "", `\bigl`, "", `\bigr`, "", `\big`, "", `\Big`, "",
+	`\(`, " ", `\)`, " ", `\[`, " ", `\]`, " ", // around formulas
+	`{,}`, ",", `,\! `, ",", `\left`, "", `\right`, "", `\bigl`, "", `\bigr`, "", `\big`, "", `\Big`, "",
 	`\!`, "", `\,`, " ", `\;`, " ", `\:`, " ", `\ `, " ", "~", " ", `\quad`, " ", `\qquad`, " ", "\u00a0", " ", "\u202f", " ",
 	`\dfrac`, `\frac`, `\tfrac`, `\frac`, `\cfrac`, `\frac`, `\dbinom`, `\binom`, `\tbinom`, `\binom`,
 	`\cdot`, "*", `\times`, "*", "×", "*", "·", "*", "⋅", "*", `\div`, "/", "÷", "/",
@@ -17,7 +18,7 @@ var written = strings.NewReplacer(
 	`^\circ`, "°", `^{\circ}`, "°", `\circ`, "°", `\degree`, "°",
 	`\{`, setOpen, `\}`, setClose, `\lbrace`, setOpen, `\rbrace`, setClose,
 	`\%`, "%", `\$`, "$", `\&`, "&", "±", `\pm `, `\lvert`, "|", `\rvert`, "|", `\vert`, "|",
-	`\leq`, `\le`, `\geq`, `\ge`, "≤", `\le `, "≥", `\ge `, "∪", `\cup `, "∈", `\in `, "∅", `\emptyset `, `\varnothing`, `\emptyset`,
+	`\leq`, `\le `, `\geq`, `\ge `, `\le`, `\le `, `\ge`, `\ge `, "≤", `\le `, "≥", `\ge `, "∪", `\cup `, "∈", `\in `, "∅", `\emptyset `, `\varnothing`, `\emptyset`,
 )
 
 const (
@@ -30,8 +31,8 @@ var (
 	inText = regexp.MustCompile(`\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|operatorname|hbox|mathit)\s*\{([^{}]*)\}`)
 	// bareRoot is a root of a number without braces where it is no LaTeX, which would take one digit.
 	bareRoot = regexp.MustCompile(`(^|[^\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?|[a-z]\b)`)
-	// thousands is a number with separators, whole.
-	thousands = regexp.MustCompile(`^[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\s?\d{3})+(?:\.\d+)?\b`)
+	// thousands is a number with separators, whole. With spaces behind the commas it is a list.
+	thousands = regexp.MustCompile(`^[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\b`)
 	// unitWords are behind a number, in plain text.
 	unitWords = regexp.MustCompile(`^([-+]?[\d.,/^{}()*\s\\a-z]*?[\d})])\s*([A-Za-z]{2,}[A-Za-z\s./^\d²³-]*)$`)
 	textUnit  = regexp.MustCompile(`^(.*\S)\s*⟦([^⟧]*)⟧\s*(\^\{?\d\}?)?$`)
@@ -155,7 +156,7 @@ func isFormulaWord(text string) bool {
 
 // textOf is an answer as words: letter case, marks and articles do not count.
 func textOf(text string) string {
-	text = strings.NewReplacer(textOpen, " ", textClose, " ", "{", "", "}", "", `\`, " ").Replace(strings.ToLower(text))
+	text = strings.NewReplacer(textOpen, " ", textClose, " ", "{", "", "}", "", `\`, " ", "<", " < ", ">", " > ", "=", " = ").Replace(strings.ToLower(text))
 	fields := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n\"'`“”‘’.,;:!?*", r) })
 	var kept []string
 	for _, f := range fields {

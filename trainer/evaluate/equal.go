@@ -24,8 +24,18 @@ func Equal(a, b string) bool {
 	if a == "" || b == "" {
 		return false
 	}
-	return a == b || len(a) <= maxAnswer && len(b) <= maxAnswer && equalShapes(shapeOf(a, 0), shapeOf(b, 0))
+	if a == b || len(a) > maxAnswer || len(b) > maxAnswer {
+		return a == b
+	}
+	if equalShapes(shapeOf(a, 0), shapeOf(b, 0)) {
+		return true
+	}
+	// "58, 500" is a list, but may stand for one number.
+	narrowA, narrowB := wideThousands.ReplaceAllString(a, ",$1"), wideThousands.ReplaceAllString(b, ",$1")
+	return (narrowA != a || narrowB != b) && equalShapes(shapeOf(narrowA, 0), shapeOf(narrowB, 0))
 }
+
+var wideThousands = regexp.MustCompile(`,\s(\d{3})\b`)
 
 // maxAnswer bounds what is taken apart, in bytes: a longer answer is equal to itself only.
 const maxAnswer = 5000
@@ -39,7 +49,7 @@ type Grade struct {
 // GradeAnswer extracts a text's final answer and compares it with the right one.
 //
 // Where a text states its answer in a sentence ("the answer is that she has 18 left") and the right one is a number, a
-// single number of the sentence stands for it.
+// single number of the sentence stands for it. Where it is a choice, "(B) 12" and "option B" are B.
 // Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
 func GradeAnswer(text, gold string) Grade {
 	g := Grade{Extracted: ExtractAnswer(text)}
@@ -52,11 +62,24 @@ func GradeAnswer(text, gold string) Grade {
 	if g.Right = Equal(g.Text, gold); g.Right || g.Mark != MarkStatement {
 		return g
 	}
-	if numbers := number.FindAllString(g.Text, -1); len(numbers) == 1 && isNumber(gold) && hasWords(g.Text) {
-		g.Right = Equal(numbers[0], gold)
+	if all := numbers(g.Text); len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) {
+		g.Right = Equal(all[0], gold)
+	}
+	if choice.MatchString(strings.TrimSpace(gold)) {
+		if m := chosen.FindStringSubmatch(g.Text); m != nil {
+			g.Right = m[1]+m[2] == strings.Trim(gold, " ()")
+		}
 	}
 	return g
 }
+
+var (
+	// adverb is before a number that is meant.
+	adverb = regexp.MustCompile(`(?i)^(?:therefore|thus|hence|so|then|about|approximately|around|roughly|exactly|simply|just|only|now)[,:]?\s`)
+	// choice is a right answer that is one of the choices, chosen how a statement names one: "(B) 12", "option B".
+	choice = regexp.MustCompile(`^\(?[A-J]\)?$`)
+	chosen = regexp.MustCompile(`^[*_]*(?:(?i:option|choice)\s+\(?([A-J])\)?[*_]*(?:[).:,\s]|$)|\(?([A-J])\)(?:\s|$))`)
+)
 
 // oneWord is a word of more letters than a choice has.
 var oneWord = regexp.MustCompile(`^\p{L}[\p{L}'’-]+$`)

@@ -31,6 +31,12 @@ func TestExtractAnswer(t *testing.T) {
 		{"the last number", "She has 3, then 4 apples", "4", MarkNumber},
 		{"a negative number", "it falls to -12.5", "-12.5", MarkNumber},
 		{"before a critique", `\boxed{5} [END] Critique: \boxed{6}`, "5", MarkBoxed},
+		{"a thought before", "<think>maybe \\boxed{5}</think>\nThe answer is 6.", "6", MarkStatement},
+		{"a thought and nothing else", "<think>The answer is 5.</think>\n", "5", MarkStatement},
+		{"a range's end is not negative", "some 3-5", "5", MarkNumber},
+		{"a difference", "(a)-7 is 4−3", "3", MarkNumber},
+		{"LaTeX's round signs", `the answer is \(x = 18\), since 3 are gone`, "x = 18", MarkStatement},
+		{"LaTeX's square signs", `Answer: \[18\]`, "18", MarkStatement},
 		{"nothing", "I cannot tell.", "", ""},
 	}
 	for _, tt := range tests {
@@ -61,6 +67,11 @@ func TestEqual(t *testing.T) {
 		"a formula's name":    `2x + 3 ‖ y = 2x + 3 ‖ f(x) = 3+2x`,
 		"lists":               `1,-2 ‖ -2, 1 ‖ \{1,-2\} ‖ {1, -2} ‖ 1 and -2 ‖ x = 1 or x = -2`,
 		"plus or minus":       `1 \pm \sqrt{19} ‖ 1+\sqrt{19}, 1-\sqrt{19}`,
+		"formula signs":       `18 ‖ \(18\) ‖ \[ 18 \]`,
+		"lists of hundreds":   `100, 200, 300 ‖ 300, 100, 200`,
+		"wide separators":     `58,500 ‖ 58, 500 ‖ 58500`,
+		"inequalities":        `x \le 5 ‖ x\leq5 ‖ x ≤ 5`,
+		"tight inequalities":  `x<5 ‖ x < 5`,
 		"tuples":              `\left( 3, \frac{\pi}{2} \right) ‖ (3, \pi/2) ‖ (3.0,0.5\pi)`,
 		"intervals":           `(-\infty, 2) \cup (3, \infty) ‖ (3,\infty)\cup(-\infty,2)`,
 		"membership":          `x \in [-2,7] ‖ [-2, 7]`,
@@ -91,7 +102,7 @@ func TestNotEqual(t *testing.T) {
 		`\sqrt{2} ‖ 1.41`, `x^2 ‖ x^3`, `x ‖ y`, `\sqrt{x^2} ‖ x`, `(x+1)^2 ‖ x^2+1`, `2x ‖ 2`, `y = 2x+3 ‖ y = 2x+4`, `x = 5 ‖ x = 6`,
 		`(1,2) ‖ (2,1)`, `(1,2) ‖ [1,2]`, `(1,2] ‖ (1,2)`, `1,2 ‖ 1,3`, `1,2 ‖ 1,2,3`, `1,1 ‖ 1,2`, `\text{even} ‖ \text{odd}`, `no ‖ on`, `even ‖ neve`,
 		`52_8 ‖ 52`, `52_8 ‖ 52_9`, `(C) ‖ (D)`, `2^{100} ‖ 1267650600228229401496703205377`, `1/0 ‖ 2/0`, ` ‖ `, ` ‖ 5`,
-		`\begin{pmatrix} 1 \\ 2 \end{pmatrix} ‖ \begin{pmatrix} 2 \\ 1 \end{pmatrix}`, `3.1416 ‖ 3.14161`, `0.25 ‖ 0.2500001`, `x+1=0 ‖ 1`,
+		`\begin{pmatrix} 1 \\ 2 \end{pmatrix} ‖ \begin{pmatrix} 2 \\ 1 \end{pmatrix}`, `3.1416 ‖ 3.14161`, `0.25 ‖ 0.2500001`, `x+1=0 ‖ 1`, `100, 200 ‖ 100, 300`, `x < 5 ‖ x > 5`,
 	} {
 		a, b, _ := strings.Cut(pair, " ‖ ")
 		assert.False(t, Equal(a, b), pair)
@@ -103,6 +114,14 @@ func TestGradeAnswer(t *testing.T) {
 	assert.True(t, GradeAnswer("The answer is that she makes 18 dollars a day.", "18").Right)
 	assert.False(t, GradeAnswer("The answer is that 3 hens make 18 dollars a day.", "3").Right, "which number is meant cannot be told")
 	assert.False(t, GradeAnswer("I do not know", "18").Right)
+	assert.True(t, GradeAnswer("The answer is therefore 18.", "18").Right)
+	assert.False(t, GradeAnswer(`The answer is 10\sqrt{2}`, "2").Right)
+	for _, text := range []string{"The answer is (B) 12.", "Answer: B) 12", "The answer is **option B**.", "The answer is B."} {
+		assert.True(t, GradeAnswer(text, "B").Right, text)
+		assert.True(t, GradeAnswer(text, "(B)").Right, text)
+		assert.False(t, GradeAnswer(text, "A").Right, text)
+	}
+	assert.False(t, GradeAnswer("The answer is a) wrong", "A").Right, "an article is no choice")
 	assert.Equal(t, "18", GoldAnswer("9 * 2 = 18\n#### 18"))
 	assert.Equal(t, "east", GoldAnswer("east"))
 }

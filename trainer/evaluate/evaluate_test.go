@@ -57,6 +57,14 @@ func TestParseVerdict(t *testing.T) {
 		{"a rubric's score", "It does not meet the criteria for a score of 5.", NoVerdict},
 		{"a score against the conclusion", "Conclusion: wrong. [RESULT] 5", NoVerdict},
 		{"an opinion without a conclusion", "The answer is correct.", NoVerdict},
+		{"what is thought does not count", "<think>Conclusion: right</think>\nConclusion: wrong [END]", Wrong},
+		{"the right answer is named", "Conclusion: Correct answer is 42, and the solution says 32.", NoVerdict},
+		{"the right answer is named behind a colon", "Conclusion: right answer: 42", NoVerdict},
+		{"another number is said to be right", "Conclusion: The student answered 5 where 6 is correct.", NoVerdict},
+		{"another one, after a but", "Conclusion: The solution says 32 but 42 is right.", NoVerdict},
+		{"the answer that was wrong", "Conclusion: wrong answer.", Wrong},
+		{"in short", "Conclusion: It's wrong", Wrong},
+		{"not only", "Conclusion: not only correct but elegant", NoVerdict},
 		{"empty", "", NoVerdict},
 	}
 	for _, tt := range tests {

@@ -3,6 +3,8 @@ package evaluate
 import (
 	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // The ways in which an answer is marked in a text.
@@ -35,11 +37,9 @@ var (
 // ExtractAnswer finds the final answer of a text. The marks are tried in this order, the last of each kind counting:
 // Minerva's ending, \boxed with balanced braces, GSM8K's ####, "answer is" and "Answer:", a line that begins with "A:",
 // and otherwise the last number. What stands behind the first end mark ([END] and the like) does not count, since a
-// model that learned critiques goes on into one.
+// model that learned critiques goes on into one; nor does a thought before </think>.
 func ExtractAnswer(text string) Extracted {
-	if before, _ := CutAtEnd(text); strings.TrimSpace(before) != "" {
-		text = before
-	}
+	text = said(text)
 	if m := lastMatch(minerva, text); m != "" {
 		return Extracted{m, MarkStatement}
 	}
@@ -58,10 +58,39 @@ func ExtractAnswer(text string) Extracted {
 	if m := lastMatch(lettered, text); m != "" {
 		return Extracted{m, MarkStatement}
 	}
-	if all := number.FindAllString(text, -1); len(all) > 0 {
+	if all := numbers(text); len(all) > 0 {
 		return Extracted{all[len(all)-1], MarkNumber}
 	}
 	return Extracted{}
+}
+
+// said returns what a text says after its thought and before its end mark. Where that is nothing, what there is counts.
+func said(text string) string {
+	if at := strings.LastIndex(text, endOfThought); at >= 0 {
+		thought, rest := text[:at], text[at+len(endOfThought):]
+		if text = rest; strings.TrimSpace(rest) == "" {
+			text = thought
+		}
+	}
+	if before, _ := CutAtEnd(text); strings.TrimSpace(before) != "" {
+		text = before
+	}
+	return text
+}
+
+const endOfThought = "</think>"
+
+// numbers returns the numbers of a text. A hyphen behind a digit or a letter is no sign: "3-5" ends with a 5.
+func numbers(text string) []string {
+	var list []string
+	for _, at := range number.FindAllStringIndex(text, -1) {
+		found := text[at[0]:at[1]]
+		if before, _ := utf8.DecodeLastRuneInString(text[:at[0]]); unicode.IsDigit(before) || unicode.IsLetter(before) || before == ')' {
+			found = strings.TrimLeft(found, "-−")
+		}
+		list = append(list, found)
+	}
+	return list
 }
 
 // Found reports whether there was an answer.
@@ -116,11 +145,12 @@ func closing(text string) int {
 	return 0
 }
 
-// firstSentence cuts a stated answer off where its sentence ends; LaTeX between dollar signs stands for all of it.
+// firstSentence cuts a stated answer off where its sentence ends; a formula between LaTeX's signs stands for all of it.
 func firstSentence(text string) string {
 	end := sentenceEnd.FindStringIndex(text)
 	if m := dollars.FindStringSubmatchIndex(text); m != nil && (end == nil || m[0] < end[0]) {
-		if inner := text[m[2]:m[3]]; !hasWords(inner) || strings.Contains(inner, `\`) {
+		inner := text[max(m[2], m[4]):max(m[3], m[5])]
+		if m[4] >= 0 || !hasWords(inner) || strings.Contains(inner, `\`) {
 			return strings.TrimSpace(inner)
 		}
 	}
@@ -130,5 +160,5 @@ func firstSentence(text string) string {
 	return strings.Trim(strings.TrimSpace(text), "*_\"'` ")
 }
 
-// dollars is LaTeX between dollar signs, within which escaped ones are currency.
-var dollars = regexp.MustCompile(`(?:^|[^\\])\$((?:\\.|[^$\\])+)\$`)
+// dollars is LaTeX between dollar signs, within which escaped ones are currency, or between \( and \) or \[ and \].
+var dollars = regexp.MustCompile(`(?:^|[^\\])\$((?:\\.|[^$\\])+)\$|\\[(\[](.+?)\\[)\]]`)

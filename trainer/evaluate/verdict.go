@@ -53,10 +53,10 @@ const (
 	// A heading, as an own word; the names with underscores are MR-GSM8K's fields.
 	heading = `(?:conclu(?:sion|ded?)|(?:final|overall)\s+(?:judge?ment|verdict|assessment|evaluation|decision)|judge?ment|verdict|(?:\w+_)?correctness(?:_pred)?)`
 	// Who is said to be right or wrong, before the word.
-	subject = `(?:(?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed)\b[^.:!?\n]{0,80}?\b(?:is|are|was|were)\s+|it\s+is\s+)?`
+	subject = `((?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed)\b[^.:!?\n]{0,80}?\b(?:is|are|was|were)\s+|it(?:\s+is|['’]s)\s+)?`
 	manner  = `(?:(?:therefore|thus|hence|overall|so)\b,?\s+)?`
 	degree  = `(?:(?:completely|entirely|clearly|definitely|fully|totally|indeed|therefore|thus|also)\s+)?`
-	limits  = `(?:(not|partially|partly|mostly|nearly|almost|largely|somewhat|neither)\s+(?:\w+ly\s+)?)?`
+	limits  = `(?:(not\s+only|not|partially|partly|mostly|nearly|almost|largely|somewhat|neither)\s+(?:\w+ly\s+)?)?`
 	judged  = `(right|wrong|correct|incorrect)`
 )
 
@@ -66,14 +66,17 @@ var (
 	// judges a part, is none.
 	conclusion = regexp.MustCompile(`(?i)(?:\b` + heading + `\b` + marks + `(?:[:：=–—-]|\n)|\bin\s+conclusion\b,?)` + marks +
 		`(?:text` + marks + `|boxed` + marks + `)*` + manner + subject + `[*_"'` + "`" + `]*` + limits + degree + `[*_"'` + "`" + `]*` + judged +
-		`\b([*_"'` + "`" + `]*\s*(?:/|\||\bor\b|\?))?`)
+		`\b([*_"'` + "`" + `]*\s*(?:/|\||\bor\b|\?)|\s+(?:answer|solution|result|value)\s*(?:[:=]|(?:is|was|would|should)\b))?`)
+
+	// turned is within what is said before the word where the word is about something else: "the answer says 5 but 6 is correct".
+	turned = regexp.MustCompile(`(?i)\b(?:but|where|whereas|while|when|although|though|instead|rather|not|never|nor)\b|n['’]t\b`)
 
 	// score is a stated score. A bare "a score of 5" is none: critiques speak of the rubric's scores.
 	score = regexp.MustCompile(`(?i)(?:\[result\]` + marks + `(?:score` + marks + `)?:?|\b(?:result|(?:(?:final|overall)\s+)?score)` + marks + `:|\b(?:final|overall)\s+score\s+(?:is|of)\b|\b(?:is|be|gets?|gives?|deserves?|earns?|receives?)\s+an?\s+(?:(?:final|overall)\s+)?score(?:\s+of)?\b)` +
 		marks + `(\d+(?:\.\d+)?)\b(?:\s*(?:/|out\s+of)\s*(\d+))?`)
 
 	// endMark is where a critique is over: what a model goes on with behind it is not part of it.
-	endMark = regexp.MustCompile(`(?i)\\?\[\s*end\s*\\?\]|\(END\)|\*\*END\*\*|</s>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>`)
+	endMark = regexp.MustCompile(`(?i)\\?\[\s*end\s*\\?\]|\(END\)|\*\*END\*\*|</s>|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>`)
 )
 
 // CutAtEnd returns the text up to the first end mark ([END] and its variants, and the tokens that end a turn), and
@@ -90,14 +93,11 @@ func ParseVerdict(critique string) Verdict { return Judge(critique, DefaultThres
 
 // Judge reads a critique's verdict.
 //
-// What counts is what stands before the first end mark. A conclusion that asks ("right?") or repeats the instruction
+// What counts is what stands after a thought and before the first end mark. A conclusion that asks ("right?") or repeats the instruction
 // ("right/wrong") is none. Conclusions that contradict each other, or a score that contradicts them, give no verdict;
 // so do a hedged one ("partially correct"), and opinions outside a conclusion.
 func Judge(critique string, t Thresholds) Judgement {
-	text, _ := CutAtEnd(critique)
-	if strings.TrimSpace(text) == "" {
-		text = critique // the mark came first: the rest is all there is
-	}
+	text := said(critique)
 	var j Judgement
 	concluded, reason := concludes(text)
 	scored, value := scores(text, t)
@@ -123,15 +123,16 @@ func Judge(critique string, t Thresholds) Judgement {
 func concludes(text string) (Verdict, string) {
 	found, reason := NoVerdict, ""
 	for _, m := range conclusion.FindAllStringSubmatch(text, -1) {
-		if m[3] != "" {
+		subject, limit, word := m[1], strings.ToLower(m[2]), strings.ToLower(m[3])
+		if m[4] != "" || turned.MatchString(subject) {
 			continue
 		}
-		verdict := Of(strings.EqualFold(m[2], "right") || strings.EqualFold(m[2], "correct"))
-		switch limit := strings.ToLower(m[1]); {
+		verdict := Of(word == "right" || word == "correct")
+		switch {
 		case limit == "not":
 			verdict = Of(verdict == Wrong)
 		case limit != "":
-			reason = fmt.Sprintf("hedged: %s %s", limit, strings.ToLower(m[2]))
+			reason = fmt.Sprintf("hedged: %s %s", limit, word)
 			continue
 		}
 		if found != NoVerdict && found != verdict {
