@@ -17,7 +17,7 @@ var formatFields = map[string][]string{
 	"alpaca":            {"instruction", "input", "output"},
 	"webinstruct-cft":   {"instruction", "input", "output"},
 	"messages":          {"messages"},
-	"sharegpt":          {"conversations"},
+	"sharegpt":          {"conversations", "system"},
 	"prompt-completion": {"prompt", "completion"},
 	FormatQuery:         {"query", "gold"},
 	"tokenized":         {"input_ids", "labels", "attention_mask"},
@@ -28,7 +28,7 @@ var inBraces = regexp.MustCompile(`\{([^{}]+)\}`)
 
 // mapped is a format whose fields come from others of the row: {query: problem} takes problem for query, {query: a.b} the
 // field b of the object a, {query: "{body} {question}"} puts texts together, and a list's items by line breaks. What is not named comes as it is, but never
-// under a name that the map gives to another.
+// under a name that the map gives to another. {tools: ""} leaves a field out, also one that the format would lose.
 func mapped(name string, fields config.Fields) (format, error) {
 	read := formats[name]
 	if len(fields) == 0 {
@@ -36,7 +36,7 @@ func mapped(name string, fields config.Fields) (format, error) {
 	}
 	takes := append([]string{"id", "weight"}, formatFields[name]...)
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
-		if !slices.Contains(takes, field) {
+		if !slices.Contains(takes, field) && !(fields[field] == "" && slices.Contains(lostFields[name], field)) {
 			return nil, fmt.Errorf("fields: format %s has no field %q; it has %s", name, field, strings.Join(takes, ", "))
 		}
 	}
@@ -46,6 +46,9 @@ func mapped(name string, fields config.Fields) (format, error) {
 			delete(to.fields, field)
 		}
 		for _, field := range slices.Sorted(maps.Keys(fields)) {
+			if fields[field] == "" {
+				continue
+			}
 			value, err := r.compose(fields[field])
 			if err != nil {
 				to.complain("fields.%s: %v", field, err)

@@ -35,6 +35,7 @@ func named(name string, read func(*row) Record) format {
 		r := read(fields)
 		r.RowID = fields.textOrNumber("id")
 		r.Weight = fields.weight()
+		checkLost(fields, name)
 		return r, fields.err(name)
 	}
 }
@@ -127,10 +128,18 @@ var speakers = map[string]string{
 	"human": RoleUser, "user": RoleUser, "gpt": RoleAssistant, "chatgpt": RoleAssistant, "assistant": RoleAssistant, "model": RoleAssistant, "system": RoleSystem,
 }
 
-// shareGPT: {"conversations": [{from, value}, ...]}.
+// shareGPT: {"conversations": [{from, value}, ...], "system"}; system is a first turn that stands apart.
 func shareGPT(fields *row) Record {
 	r := Record{Messages: fields.speeches("conversations")}
 	checkTurns(fields, r.Messages, "conversations")
+	system := fields.text("system")
+	if strings.TrimSpace(system) == "" {
+		return r
+	}
+	if len(r.Messages) > 0 && r.Messages[0].Role == RoleSystem {
+		fields.complain("system is there twice: as a field and as the first turn")
+	}
+	r.Messages = append([]Message{{RoleSystem, system}}, r.Messages...)
 	return r
 }
 

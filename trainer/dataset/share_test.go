@@ -115,6 +115,12 @@ func TestFieldMaps(t *testing.T) {
 	bad.Fields = config.Fields{"question": "problem"}
 	_, err := Open(t.Context(), []config.Source{bad}, Options{})
 	assert.EqualError(t, err, `open data d.jsonl: fields: format cft has no field "question"; it has id, weight, query, response, critique, solution, label, gold`)
+	write(t, "lost.jsonl", `{"prompt":"p","completion":"c","system":"s"}`)
+	without := from("lost.jsonl", "prompt-completion")
+	without.Fields = config.Fields{"system": ""}
+	got, err := open(t, without).Record(0)
+	require.NoError(t, err)
+	assert.Equal(t, Record{ID: "lost.jsonl:1", Query: "p", Solution: "c", Weight: 1}, got)
 	for name, fields := range formatFields {
 		assert.Contains(t, formats, name)
 		assert.NotEmpty(t, fields)
