@@ -75,3 +75,19 @@ func ReadEnd(dir string) (*End, error) {
 	}
 	return &e, nil
 }
+
+// over reports whether no step can follow, where the plan does not tell: the checkpoint of the last step must know its
+// validation loss, and is written before the feeder finds no more records.
+func (t *Trainer) over() bool {
+	if !t.dynamic() && t.counters.Skipped == 0 {
+		return false
+	}
+	if most := t.run.Train.MaxSteps; most > 0 && t.done >= most || t.cursor.Epoch >= t.run.Train.Epochs {
+		return true
+	}
+	if t.cursor.Epoch < t.run.Train.Epochs-1 || t.set.EpochLen()-t.cursor.Index > t.run.Train.GlobalBatch.Examples {
+		return false
+	}
+	next := t.newFeeder().make(t.cursor, t.done+1) // the last records may all be left out
+	return next.err == nil && next.batches == nil
+}

@@ -114,6 +114,8 @@ func TestSkippedStepsAreTheSameAfterAResume(t *testing.T) {
 	last, err := checkpoint.Open(want, straight.Step)
 	require.NoError(t, err)
 	assert.EqualValues(t, 4, last.Counters.Skipped)
+	assert.Equal(t, straight.Step, last.ValidatedStep, "the last checkpoint does not know the last validation")
+	assert.Equal(t, straight.Best, last.Best)
 	assert.EqualValues(t, 2*(siteRecords-8), last.Counters.Examples)
 	before := curve(t, want)
 	again, err := life(t, s, "straight", sick())

@@ -304,7 +304,7 @@ func (t *Trainer) changeHeld(ctx context.Context) error {
 // comes first, so that a checkpoint knows it.
 func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Result, ends bool) error {
 	every := t.run.Data.Validation.EverySteps
-	if t.held != nil && t.validated != t.done && (ends || t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps) {
+	if t.held != nil && t.validated != t.done && (ends || t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps || t.over()) {
 		loss, err := t.validate(ctx, engine)
 		if err != nil {
 			return err
