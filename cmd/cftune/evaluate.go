@@ -50,6 +50,7 @@ cftune export --checkpoint best takes it.`
 type evaluateFlags struct {
 	model, output string
 	system        string
+	systemGiven   bool
 	sets          []string
 	checkpoints   string
 	choose        string
@@ -69,6 +70,7 @@ func newEvaluateCommand() *cobra.Command {
 		Long:  evaluateLong,
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			f.systemGiven = cmd.Flags().Changed("system")
 			if err := f.check(); err != nil {
 				return codedError{fmt.Errorf("evaluate: %w", err), codeUsage}
 			}
@@ -79,7 +81,7 @@ func newEvaluateCommand() *cobra.Command {
 	flags.StringVar(&f.output, "output", "", "folder for texts and reports (required)")
 	flags.StringArrayVar(&f.sets, "set", nil, "a test set (repeatable)")
 	flags.StringVar(&f.model, "model", "", "the base model (default: the runs')")
-	flags.StringVar(&f.system, "system", "", "system prompt of all conversations")
+	flags.StringVar(&f.system, "system", "", "system prompt of all conversations (default: of a run's, what it was trained with)")
 	flags.StringSliceVar(&f.o.Tasks, "tasks", f.o.Tasks, "what is scored: "+strings.Join(score.Tasks(), ", "))
 	flags.StringVar(&f.checkpoints, "checkpoints", "latest", "of runs: latest, all, best, or steps (50,100)")
 	flags.StringVar(&f.choose, "choose", "", "record the run's best checkpoint, by: answers, verdicts, loss")

@@ -5,6 +5,7 @@ import (
 
 	"cftune/bindings/engine"
 	"cftune/trainer/chat"
+	"cftune/trainer/config"
 	"cftune/trainer/dataset"
 	"cftune/trainer/objective"
 	"cftune/trainer/score"
@@ -13,7 +14,7 @@ import (
 // servedModel lets score's package write and measure through libllama.
 type servedModel struct {
 	model, adapter string
-	system         string
+	chat           config.Chat
 	o              servedOptions
 
 	vocab    *engine.Vocab
@@ -30,10 +31,10 @@ type servedOptions struct {
 
 var _ score.Model = (*servedModel)(nil)
 
-func openServed(model, adapter, system string, o servedOptions) (*servedModel, error) {
-	m := &servedModel{model: model, adapter: adapter, system: system, o: o}
+func openServed(model, adapter string, chat config.Chat, o servedOptions) (*servedModel, error) {
+	m := &servedModel{model: model, adapter: adapter, chat: chat, o: o}
 	var err error
-	if m.vocab, m.template, err = openChat(model, "", system); err != nil {
+	if m.vocab, m.template, err = openChat(model, chat.TemplateFile, chat.System); err != nil {
 		return nil, err
 	}
 	m.logits = make([]float32, m.vocab.Info().Tokens)

@@ -12,6 +12,7 @@ import (
 
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
+	"cftune/trainer/config"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 	"cftune/trainer/score"
@@ -25,6 +26,7 @@ type served struct {
 	name, model, adapter string
 	run                  string // that it is a checkpoint of
 	step                 int
+	chat                 config.Chat // that the run was trained with
 }
 
 // subjects finds what the arguments name. run is the one that all checkpoints are of, empty if there are none or several.
@@ -81,9 +83,20 @@ func (f *evaluateFlags) subjects(ctx context.Context, args []string, notes io.Wr
 		if err != nil {
 			return nil, "", err
 		}
+		if f.systemGiven || s.run == "" {
+			s.chat.System = f.system
+		}
+		weight := []string{model, adapter, s.chat.System}
+		if s.chat.TemplateFile != "" {
+			layout, err := digest(s.chat.TemplateFile)
+			if err != nil {
+				return nil, "", err
+			}
+			weight = append(weight, layout)
+		}
 		subjects = append(subjects, score.Subject{
-			Name: s.name, Model: filepath.Base(s.model), Step: s.step, Weight: strings.Join([]string{model, adapter, f.system}, "/"),
-			Open: func() (score.Model, error) { return openServed(s.model, s.adapter, f.system, f.served) },
+			Name: s.name, Model: filepath.Base(s.model), Step: s.step, Weight: strings.Join(weight, "/"),
+			Open: func() (score.Model, error) { return openServed(s.model, s.adapter, s.chat, f.served) },
 		})
 	}
 	if len(runs) == 1 {
@@ -161,6 +174,9 @@ func (f *evaluateFlags) checkpointsOf(name, path string) ([]served, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkChat(record); err != nil {
+		return nil, fmt.Errorf("evaluate %s: %w", path, err)
+	}
 	model := record.Model.Path
 	if _, err := os.Stat(model); errors.Is(err, os.ErrNotExist) && f.model == "" {
 		model = record.Config.Model
@@ -171,7 +187,7 @@ func (f *evaluateFlags) checkpointsOf(name, path string) ([]served, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := served{name: orDefault(name, filepath.Base(filepath.Clean(run))), model: model, adapter: export.AdapterOf(c), run: filepath.Clean(run), step: step}
+		s := served{name: orDefault(name, filepath.Base(filepath.Clean(run))), model: model, adapter: export.AdapterOf(c), run: filepath.Clean(run), step: step, chat: record.Config.Chat}
 		if len(steps) > 1 || f.checkpoints != "latest" || isStep && name == "" {
 			s.name += fmt.Sprintf("@%d", step)
 		}

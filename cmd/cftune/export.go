@@ -174,6 +174,9 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 	if err := modelThere(e.model); err != nil {
 		return exported{}, err
 	}
+	if err := checkChat(record); err != nil {
+		return exported{}, err
+	}
 	run := record.Config
 	run.Model = e.model
 	if e.threads > 0 {
@@ -190,6 +193,9 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 		if result, err = e.prove(ctx, run, c, result, served, kind, notes); err != nil {
 			return result, err
 		}
+	}
+	if err := e.noteChat(record, notes); err != nil {
+		return result, err
 	}
 	if e.modelfile != "" {
 		if err := e.writeModelfile(run, result, served, notes); err != nil {

@@ -78,6 +78,9 @@ func newGenerateCommand() *cobra.Command {
 			if o.model, err = findModel(cmd.Context(), o.model, cmd.ErrOrStderr()); err != nil {
 				return fmt.Errorf("generate: %w", err)
 			}
+			if err := layOut(cmd, o.adapter, &o.templateFile, &o.system); err != nil {
+				return fmt.Errorf("generate: %w", err)
+			}
 			if err := o.run(cmd.Context(), questions, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
 				return engineError(fmt.Errorf("generate: %w", err))
 			}
@@ -89,8 +92,8 @@ func newGenerateCommand() *cobra.Command {
 	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter: a GGUF file, a PEFT folder, or a run (its newest checkpoint)")
 	flags.Float64Var(&o.adapterScale, "adapter-scale", 1, "factor of the adapter's effect")
 	flags.StringVar(&o.prompt, "prompt", "", "what the user says (default: standard input)")
-	flags.StringVar(&o.system, "system", "", "system message")
-	flags.StringVar(&o.templateFile, "template-file", "", "chat template instead of the model's own")
+	flags.StringVar(&o.system, "system", "", "system message (default: what --adapter, a run, was trained with)")
+	flags.StringVar(&o.templateFile, "template-file", "", "chat template instead of the model's own (or of what --adapter, a run, was trained with)")
 	flags.BoolVar(&o.jsonl, "jsonl", false, "read questions from standard input, one JSON object per line")
 	flags.BoolVar(&o.asJSON, "json", false, "print the answer as one JSON object")
 	flags.IntVar(&o.maxTokens, "max-tokens", 256, "most tokens of an answer")

@@ -18,7 +18,8 @@ import (
 
 const mergeLong = `Write a model with an adapter's products added to its weights: a file that needs no adapter.
 
-The adapter is a GGUF file, a PEFT folder or a run (its newest checkpoint). Weights are widened to F32, the products added, and
+The adapter is a GGUF file, a PEFT folder or a run (its newest checkpoint), whose own chat template (chat.template_file) then
+replaces the base's. Weights are widened to F32, the products added, and
 the result stored as --type by llama.cpp's own code. It goes tensor by tensor, so that memory does not grow with the model;
 beside the output, a temporary file takes space on the same disk.
 
@@ -66,6 +67,17 @@ func newMergeCommand() *cobra.Command {
 			}
 			if o.Importance, err = columnWeights(imatrix, base, o.Type); err != nil {
 				return err
+			}
+			chat, err := trainedChat(adapter)
+			if err != nil {
+				return err
+			}
+			if chat.TemplateFile != "" {
+				text, err := os.ReadFile(chat.TemplateFile)
+				if err != nil {
+					return err
+				}
+				o.ChatTemplate = string(text)
 			}
 			merged, err := export.Merge(cmd.Context(), exportEngine{threads}, base, a, output, o)
 			if err != nil {

@@ -48,6 +48,9 @@ func newSampleCommand() *cobra.Command {
 		Long:  sampleLong,
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := layOut(cmd, s.adapter, &s.templateFile, &s.system); err != nil {
+				return fmt.Errorf("sample: %w", err)
+			}
 			if err := f.sample(cmd, args, s); err != nil {
 				return fmt.Errorf("sample: %w", err)
 			}
@@ -58,9 +61,9 @@ func newSampleCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&s.model, "model", "", "a local model, a GGUF file")
 	flags.StringVar(&s.adapter, "adapter", "", "LoRA adapter for --model: a GGUF file, or a run (its newest checkpoint)")
-	flags.StringVar(&s.templateFile, "template-file", "", "chat template instead of the --model's own")
+	flags.StringVar(&s.templateFile, "template-file", "", "chat template instead of the --model's own (or of what --adapter, a run, was trained with)")
 	flags.StringVar(&s.endpoint, "endpoint", "", "an OpenAI-compatible endpoint instead of --model")
-	flags.StringVar(&s.system, "system", "", "system message")
+	flags.StringVar(&s.system, "system", "", "system message (default: what --adapter, a run, was trained with)")
 	flags.IntVarP(&f.perRow, "answers", "n", 1, "answers to each question")
 	flags.StringVar(&s.keep, "keep", "all", "what is written: all, wrong, right, or mix=SHARE of wrong ones")
 	flags.BoolVar(&s.distinct, "distinct", false, "write each of a question's answers once")

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -365,9 +363,8 @@ func openText(run config.Run) (trainer.Text, *engine.Vocab, error) {
 		}
 		source = string(text)
 	}
-	sum := sha256.Sum256([]byte(source))
 	return trainer.Text{
-		Template: template, Digest: hex.EncodeToString(sum[:]), Vocabulary: vocab.Info().Tokens, BOS: vocab.BOS(),
+		Template: template, Digest: digestOf([]byte(source)), Vocabulary: vocab.Info().Tokens, BOS: vocab.BOS(),
 	}, vocab, nil
 }
 

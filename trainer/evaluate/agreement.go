@@ -19,7 +19,7 @@ func (a *Agreement) Add(p, q []float32, target int) {
 	kl := 0.0
 	for i := range p {
 		logP := float64(p[i]) - sumP
-		if probability := math.Exp(logP); probability > 0 {
+		if probability := math.Exp(logP); probability != 0 { // also where it is not a number: then nothing agrees
 			kl += probability * (logP - (float64(q[i]) - sumQ))
 		}
 	}

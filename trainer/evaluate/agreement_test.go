@@ -26,6 +26,13 @@ func TestAgreement(t *testing.T) {
 	assert.InDelta(t, math.Log(4), p, rounding)
 	assert.InDelta(t, math.Log(4), q, rounding)
 
+	for _, broken := range [][2][]float32{{{float32(math.NaN()), 1}, {0, 1}}, {{0, 1}, {float32(math.NaN()), 1}}} {
+		var none Agreement
+		none.Add(broken[0], broken[1], 1)
+		mean, worst := none.KL()
+		assert.True(t, math.IsNaN(mean) && math.IsNaN(worst), "%v must not agree with %v", broken[0], broken[1])
+	}
+
 	var other Agreement
 	other.Add(log(0.5, 0.25, 0.25), log(0.25, 0.5, 0.25), 0)
 	other.Add(log(0.9, 0.1), log(0.9, 0.1), 0)
