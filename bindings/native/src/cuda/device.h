@@ -36,6 +36,8 @@ inline void check(cudaError_t e, const char *what) {
 
 constexpr size_t shared_without_asking = 48 << 10;    // a kernel that wants more must say so
 constexpr size_t shared_everywhere     = 99 * 1024;   // the least of the devices from sm_80 on
+constexpr unsigned largest_grid_x = 0x7fffffff, largest_grid_yz = 65535;
+constexpr int      largest_block  = 1024; // threads
 
 // launch puts one kernel on the stream. A grid without blocks is nothing to do.
 template <typename... P, typename... A>
@@ -53,12 +55,22 @@ void launch(const char *name, void (*kernel)(P...), dim3 grid, int threads, size
     if (shared_bytes > shared_everywhere) {
         throw failure(CFT_ERR_INTERNAL, std::string(name) + " wants more shared memory than devices have");
     }
+    if (grid.x > largest_grid_x || grid.y > largest_grid_yz || grid.z > largest_grid_yz || threads > largest_block || threads % lanes != 0) {
+        throw failure(CFT_ERR_INTERNAL, std::string(name) + " wants a grid or a block that devices do not take");
+    }
     shim::put(stream, [=] { shim::run(name, grid, dim3(unsigned(threads)), shared_bytes, [&] { kernel(P(args)...); }); });
 #endif
 }
 
 // blocks_for is the grid's size for n things, per_block at a time.
 inline unsigned blocks_for(int64_t n, int64_t per_block) { return unsigned((n + per_block - 1) / per_block); }
+
+// An address of what is taken `bytes` at a time. A device stops at one that is no multiple of them, and so does the shim.
+template <int bytes> __device__ __forceinline__ void must_be_aligned([[maybe_unused]] const void *p) {
+#if !defined(__CUDACC__)
+    shim::check_alignment(p, bytes);
+#endif
+}
 
 // Dynamic shared memory as an array.
 template <typename T> __device__ __forceinline__ T *shared_array() {
@@ -155,19 +167,23 @@ struct eight {
 };
 
 __device__ __forceinline__ eight load8(const float *p) {
+    must_be_aligned<16>(p);
     const float4 a = reinterpret_cast<const float4 *>(p)[0], b = reinterpret_cast<const float4 *>(p)[1];
     return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 __device__ __forceinline__ eight load8(const bf16 *p) {
+    must_be_aligned<16>(p);
     const uint4 u = *reinterpret_cast<const uint4 *>(p);
     return {{as_float(u.x << 16), as_float(u.x & 0xffff0000u), as_float(u.y << 16), as_float(u.y & 0xffff0000u), as_float(u.z << 16),
              as_float(u.z & 0xffff0000u), as_float(u.w << 16), as_float(u.w & 0xffff0000u)}};
 }
 __device__ __forceinline__ void store8(float *p, const eight &e) {
+    must_be_aligned<16>(p);
     reinterpret_cast<float4 *>(p)[0] = float4{e.x[0], e.x[1], e.x[2], e.x[3]};
     reinterpret_cast<float4 *>(p)[1] = float4{e.x[4], e.x[5], e.x[6], e.x[7]};
 }
 __device__ __forceinline__ void store8(bf16 *p, const eight &e) {
+    must_be_aligned<16>(p);
     *reinterpret_cast<uint4 *>(p) = uint4{pack(e.x[0], e.x[1]), pack(e.x[2], e.x[3]), pack(e.x[4], e.x[5]), pack(e.x[6], e.x[7])};
 }
 

@@ -42,6 +42,7 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const
 // Four 8 x 8 matrices: lane i gives the address of row i % 8 of matrix i / 8 and gets of each matrix row g, elements 2t and
 // 2t + 1; transposed, column g, those elements.
 template <bool transposed> __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const bf16 *row) {
+    must_be_aligned<16>(row);
 #if CFT_ON_DEVICE
     const uint32_t address = uint32_t(__cvta_generic_to_shared(row));
     if (transposed) {
@@ -128,6 +129,8 @@ __device__ __forceinline__ void multiply_scores(float (&acc)[n_tiles][4], const 
 
 // Copies 16 bytes to shared memory, or zeros; done when the thread has waited for its group and the block for one another.
 __device__ __forceinline__ void copy_async(bf16 *shared, const bf16 *from, bool present) {
+    must_be_aligned<16>(shared);
+    must_be_aligned<16>(from); // also where nothing is read
 #if CFT_ON_DEVICE
     const uint32_t to = uint32_t(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0) : "memory");
@@ -137,6 +140,8 @@ __device__ __forceinline__ void copy_async(bf16 *shared, const bf16 *from, bool 
 }
 // The same of one word.
 __device__ __forceinline__ void copy_async_word(float *shared, const float *from, bool present) {
+    must_be_aligned<4>(shared);
+    must_be_aligned<4>(from);
 #if CFT_ON_DEVICE
     const uint32_t to = uint32_t(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");

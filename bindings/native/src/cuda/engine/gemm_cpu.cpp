@@ -2,9 +2,11 @@
 #include "gemm.h"
 
 #include "../../blas.h"
+#include "../../failure.h"
 #include "../shim/cuda_shim.h"
 
 #include <cstring>
+#include <string>
 #include <vector>
 
 namespace cft::cuda {
@@ -40,11 +42,23 @@ class cpu_products : public products {
   public:
     void run(const product &p, cudaStream_t stream) override {
         if (p.m > 0 && p.n > 0) {
+            check(p);
             shim::put(stream, [p] { multiply(p); });
         }
     }
 
   private:
+    // What cuBLASLt has its fast algorithms for, and perhaps any: each row begins at a multiple of 16 bytes.
+    static void check(const product &p) {
+        const auto aligned = [](const void *at, int64_t ld, size_t element) { return (uintptr_t(at) | size_t(ld) * element) % 16 == 0; };
+        const bool inside  = p.ld_a >= (p.transposed_a ? p.m : p.k) && p.ld_b >= (p.transposed_b ? p.k : p.n) && p.ld_c >= p.n;
+        if (p.k < 1 || !inside || !aligned(p.a, p.ld_a, sizeof(bf16)) || !aligned(p.b, p.ld_b, sizeof(bf16)) ||
+            !aligned(p.c, p.ld_c, p.c_is_f32 ? sizeof(float) : sizeof(bf16))) {
+            throw failure(CFT_ERR_INTERNAL, "a product of " + std::to_string(p.m) + " x " + std::to_string(p.k) + " by " + std::to_string(p.k) + " x " +
+                                                std::to_string(p.n) + " whose rows are not aligned, or too short");
+        }
+    }
+
     static void multiply(const product &p) {
         const auto a = p.transposed_a ? widened(p.a, p.k, p.m, p.ld_a) : widened(p.a, p.m, p.k, p.ld_a);
         const auto b = p.transposed_b ? widened(p.b, p.n, p.k, p.ld_b) : widened(p.b, p.k, p.n, p.ld_b);

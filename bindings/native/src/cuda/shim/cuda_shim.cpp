@@ -107,7 +107,8 @@ struct block {
     std::vector<char>                  stacks;
 };
 
-block b;
+block       b;
+const char *running = ""; // the kernel
 
 [[noreturn]] void stop(const char *name, const char *what) {
     std::fprintf(stderr, "cuda_shim: kernel %s, block (%u, %u, %u): %s\n", name, block_index.x, block_index.y, block_index.z, what);
@@ -254,12 +255,19 @@ void run(const char *name, dim3 grid, dim3 size, size_t shared_bytes, const std:
     block_size                = size;
     grid_size                 = grid;
     b.body                    = &body;
+    running                   = name;
     const unsigned n          = grid.x * grid.y * grid.z;
     for (unsigned k = 0; k < n; k++) {
         const unsigned i = descending ? n - 1 - k : k;
         block_index      = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
         run_block(name, size, aligned, shared_bytes);
     }
+}
+
+void misaligned(const void *p, size_t bytes) {
+    std::fprintf(stderr, "cuda_shim: kernel %s, block (%u, %u, %u): takes %zu bytes at %p, which is no multiple of them\n", running, block_index.x,
+                 block_index.y, block_index.z, bytes, p);
+    std::abort();
 }
 
 void block_barrier() {

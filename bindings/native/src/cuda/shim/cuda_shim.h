@@ -51,10 +51,17 @@ inline char *shared_memory = nullptr;
 constexpr int warp_size = 32;
 
 // Runs body once for each thread of each block. A block whose threads wait for one another forever, or that writes past its
-// dynamic shared memory, ends the process with words.
+// dynamic shared memory, ends the process with words; so does an address that its vectors or copies are not aligned to.
 void run(const char *name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body);
 
 void block_barrier();
+// Ends the process with words where the address is no multiple of so many bytes, which a device refuses.
+void misaligned(const void *p, size_t bytes);
+inline void check_alignment(const void *p, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(p) % bytes != 0) {
+        misaligned(p, bytes);
+    }
+}
 // Waits for the warp's threads, and gives what each of them brought: `bytes` bytes at most 32, of lane i at result[i].
 struct warp_values {
     alignas(16) unsigned char of_lane[warp_size][32];
