@@ -4,6 +4,7 @@
 
 #include "device_fixture.h"
 
+#include <dlfcn.h>
 #include <functional>
 
 namespace tiny {
@@ -11,6 +12,13 @@ namespace tiny {
 // bf16 rounds each activation to 8 bits. The tiny models' activations are as rough as it gets: nothing averages out.
 constexpr double   norm_tolerance = 0.01, loss_tolerance = 5e-3, logit_tolerance = 0.03;
 constexpr nearness near = {0.999, 0.985, norm_tolerance, loss_tolerance};
+
+// The shim's count of the host's bytes that are locked; NULL where the library under test is a device's, which has no such count.
+using locked_count = size_t (*)();
+inline locked_count locked_on_shim() {
+    void *const library = dlopen(std::getenv("CFT_CUDA_LIBRARY"), RTLD_LAZY);
+    return reinterpret_cast<locked_count>(library ? dlsym(library, "cft_shim_locked") : nullptr);
+}
 
 inline void compare(const std::string &path, const batch &b, const cft_trainer_params &p, const std::vector<cft_module> &modules = {}) {
     compare_on("cuda", path, b, p, near, modules);
@@ -111,6 +119,31 @@ inline void compare_streams(const std::string &path, const batch &b, const batch
     }
     unsetenv("CFT_SHIM_LATE");
     where = outer;
+}
+
+struct test_case {
+    const char *name;
+    void (*run)();
+};
+
+// The case of the name that is given, or all; "cases" prints their names, so that whoever runs them one by one (scripts/gpu-check) forgets none.
+inline int run_cases(const char *program, int argc, char **argv, const std::vector<test_case> &cases) {
+    const std::string wanted = argc > 1 ? argv[1] : "";
+    bool              found  = false;
+    for (const test_case &c : cases) {
+        if (wanted == "cases") {
+            std::printf("%s\n", c.name);
+        } else if (wanted.empty() || wanted == c.name) {
+            checks::random_bits.seed(1); // the same models alone and with the others
+            c.run();
+        }
+        found = found || wanted.empty() || wanted == "cases" || wanted == c.name;
+    }
+    if (!found) {
+        std::fprintf(stderr, "%s: no case %s\n", program, wanted.c_str());
+        return 2;
+    }
+    return wanted == "cases" ? 0 : checks::finish(program);
 }
 
 } // namespace tiny

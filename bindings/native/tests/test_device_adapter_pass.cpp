@@ -70,7 +70,9 @@ void test_ranks() {
         where = "one pass, rank " + std::to_string(rank);
         const auto apart = gradient("", rank), pass = gradient("pass", rank), gated = gradient("gated", rank);
         CHECK(pass.first == apart.first && gated.first == apart.first);
-        CHECK((worst_tensor(pass.second, apart.second) > 0) == (rank <= 64) && (worst_tensor(gated.second, apart.second) > 0) == (rank <= 64)); // asked for, and done
+        // Asked for, and done: sums in another order. What they round to may be the same on a device, whose products go by the same tensor cores.
+        const double by_pass = worst_tensor(pass.second, apart.second), by_gated = worst_tensor(gated.second, apart.second);
+        CHECK(rank > 64 ? by_pass == 0 && by_gated == 0 : !locked_on_shim() || (by_pass > 0 && by_gated > 0));
         CHECK(worst_tensor(pass.second, apart.second) < 1e-2 && worst_tensor(gated.second, apart.second) < 1e-2);
     }
     // DoRA's gains come between gated units and products: there is nothing to take along.
@@ -80,17 +82,20 @@ void test_ranks() {
     unsetenv(variable);
 }
 
-} // namespace
-
-int main() {
-    test_ranks();
+void test_as(const char *how) {
     options o = device_sizes();
     o.n_ff = 2112, o.n_layer = 2;
     const model wide(o, "device-pass-wide.gguf"), m(device_sizes(), "device-pass.gguf");
-    for (const char *how : {"pass", "gated"}) {
-        random_bits.seed(1);
-        setenv(variable, how, 1);
-        test_as(how, wide.path, m.path);
-    }
-    return finish("test_device_adapter_pass");
+    random_bits.seed(1);
+    setenv(variable, how, 1);
+    test_as(how, wide.path, m.path);
+    unsetenv(variable);
+}
+void test_pass() { test_as("pass"); }
+void test_gated() { test_as("gated"); }
+
+} // namespace
+
+int main(int argc, char **argv) {
+    return run_cases("test_device_adapter_pass", argc, argv, {{"ranks", test_ranks}, {"pass", test_pass}, {"gated", test_gated}});
 }

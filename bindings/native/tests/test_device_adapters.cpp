@@ -513,15 +513,20 @@ void test_real_model() {
 } // namespace
 
 int main(int argc, char **argv) {
-    const struct {
-        const char *name;
-        void (*run)();
-    } tests[] = {{"ranks", test_ranks}, {"layers", test_layers}, {"memory", test_layers_memory}, {"counted", test_dora_counted}, {"dora", test_dora}, {"lengths", test_dora_lengths}, {"small", test_dora_small_steps}, {"base", test_dora_begins_at_the_base}, {"ends", test_ends}, {"ends-base", test_ends_begin_at_the_base}, {"plans", test_plans}, {"steps", test_steps}, {"plus", test_lora_plus}, {"real", test_real_model}};
-    for (const auto &t : tests) {
-        if (argc < 2 || std::string(argv[1]) == t.name) {
-            random_bits.seed(1); // the same models alone and with the others
-            t.run();
-        }
-    }
-    return finish("test_device_adapters");
+    return run_cases("test_device_adapters", argc, argv,
+                     {{"ranks", test_ranks},
+                      {"layers", test_layers},
+                      {"memory", test_layers_memory},
+                      {"counted", test_dora_counted},
+                      {"dora", test_dora},
+                      {"lengths", test_dora_lengths},
+                      {"small", test_dora_small_steps},
+                      {"base", test_dora_begins_at_the_base},
+                      {"ends", test_ends},
+                      {"ends-base", test_ends_begin_at_the_base},
+                      {"offload", test_offload},
+                      {"plans", test_plans},
+                      {"steps", test_steps},
+                      {"plus", test_lora_plus},
+                      {"real", test_real_model}});
 }

@@ -168,15 +168,14 @@ void test_not_finite() {
 } // namespace
 
 int main(int argc, char **argv) {
-    const struct {
-        const char *name;
-        void (*run)();
-    } tests[] = {{"experts", test_experts}, {"adapters", test_adapters}, {"types", test_types}, {"logits", test_logits}, {"plans", test_plans}, {"one", test_one_launch},
-                 {"steps", test_steps}, {"streams", test_streams}, {"finite", test_not_finite}};
-    for (const auto &t : tests) {
-        if (argc < 2 || std::string(argv[1]) == t.name) {
-            t.run();
-        }
-    }
-    return finish("test_device_experts");
+    return run_cases("test_device_experts", argc, argv,
+                     {{"experts", test_experts},
+                      {"adapters", test_adapters},
+                      {"types", test_types},
+                      {"logits", test_logits},
+                      {"plans", test_plans},
+                      {"one", test_one_launch},
+                      {"steps", test_steps},
+                      {"streams", test_streams},
+                      {"finite", test_not_finite}});
 }

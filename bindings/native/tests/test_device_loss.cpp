@@ -68,8 +68,4 @@ void test_places() {
 
 } // namespace
 
-int main() {
-    test_tiles();
-    test_places();
-    return finish("test_device_loss");
-}
+int main(int argc, char **argv) { return run_cases("test_device_loss", argc, argv, {{"tiles", test_tiles}, {"places", test_places}}); }
