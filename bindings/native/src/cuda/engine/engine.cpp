@@ -81,6 +81,7 @@ engine::~engine() {
         use_device(device_);
     } catch (const failure &) { // a device that is lost has nothing to give back
     }
+    stream_.wait_to_end(); // after a failure work may be under way, to and from memory that is given back next
 }
 
 std::string engine::remark() const {

@@ -30,6 +30,8 @@ void check(cublasStatus_t s, const char *what) {
     }
 }
 
+constexpr int candidates = 8; // of the ranking, where more than its first are looked at
+
 // The largest power of two up to 256 that divides the pointer and the distance of its rows.
 uint32_t alignment_of(const void *p, int64_t ld, size_t element) {
     const uint64_t bits = uint64_t(reinterpret_cast<uintptr_t>(p)) | uint64_t(ld) * element | 256;
@@ -88,11 +90,19 @@ struct prepared {
         const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation, first.handle, second.handle, result.handle, result.handle,
                                                                      preference, most, found.data(), &n_found);
         cublasLtMatmulPreferenceDestroy(preference);
-        if (status != CUBLAS_STATUS_SUCCESS || n_found == 0) {
-            throw failure(CFT_ERR_DEVICE, "cuBLASLt has no algorithm for a product of " + std::to_string(p.m) + " x " + std::to_string(p.k) +
-                                              " by " + std::to_string(p.k) + " x " + std::to_string(p.n));
+        const failure none(CFT_ERR_DEVICE, "cuBLASLt has no algorithm for a product of " + std::to_string(p.m) + " x " + std::to_string(p.k) + " by " +
+                                               std::to_string(p.k) + " x " + std::to_string(p.n) + " (" + cublasLtGetStatusString(status) + ")");
+        if (status != CUBLAS_STATUS_SUCCESS) {
+            throw none;
         }
         found.resize(size_t(n_found));
+        found.erase(std::remove_if(found.begin(), found.end(), [](const auto &f) { return f.state != CUBLAS_STATUS_SUCCESS; }), found.end());
+        if (found.empty() && most < candidates) {
+            return ranking(handle, p, candidates);
+        }
+        if (found.empty()) {
+            throw none;
+        }
         return found;
     }
 
@@ -153,7 +163,7 @@ class lt_products : public products {
 
   private:
     static constexpr size_t max_shapes = 20000; // packs of many lengths make many
-    static constexpr int    max_measured = 512, candidates = 8, repetitions = 3;
+    static constexpr int    max_measured = 512, repetitions = 3;
     static constexpr double least_flops = 1e9; // of a product that is worth measuring
     static constexpr float  clearly     = 0.98f; // what is not faster than this by the ranking's better is left to the ranking
 
