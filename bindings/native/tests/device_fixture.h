@@ -99,6 +99,7 @@ inline void in_tiles(trainer &t, const tiling &how) {
     const gradients    values = t.read(CFT_SLOT_VALUE);
     cft_trainer_params p      = inside.params;
     p.memory_limit            = how.memory_limit;
+    inside.device.reset(); // and what it has locked
     inside.device.reset(inside.model.device->make(inside.model, p, inside.adapter, inside.model.device_index, {how.tiles, 0}));
     for (const cft_trainer::tensor &of : inside.tensors) {
         if (of.kind == cft::magnitude) { // as long as nothing has been trained

@@ -266,6 +266,35 @@ void test_locks() {
     CHECK(remark_of(small).find("at most 0 MiB can be locked now") != std::string::npos && same(small) && locked(0) == 0);
 }
 
+// A small model's tensors share pages, so that of its head some is locked with the layer that lies behind it: another trainer of the model copies it all the same.
+void test_shared_pages() {
+    where     = "locks, pages of several tensors";
+    options o = device_sizes();
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 7, o.tied = false;
+    const model          m(o, "device-shared-pages.gguf");
+    const batch          b = segments(o.n_vocab);
+    const locked_count   count = locked_on_shim();
+    const opened         on_device(m.path, "cuda");
+    cft_trainer_params   p = device_params(), host = p;
+    plan_that(on_device, host, {}, [](const cft_memory_estimate &e) { return e.streamed > 0; });
+    trainer              first(on_device.handle, host);
+    const gradients      values = some_values(first);
+    const size_t         bytes  = count ? count() : 1;
+    first.write(CFT_SLOT_VALUE, values);
+    const gradients want = first.gradient(b);
+    CHECK(bytes > 0 && norm(flat(want)) > 0);
+    for (const cft_trainer_params &of : {p, host}) {
+        trainer t(on_device.handle, of);
+        t.write(CFT_SLOT_VALUE, values);
+        CHECK(worst_tensor(t.gradient(b), want) == 0);
+    }
+    setenv("CFT_CUDA_PAGE_LOCKS", "0", 1);
+    trainer t(on_device.handle, host);
+    unsetenv("CFT_CUDA_PAGE_LOCKS");
+    t.write(CFT_SLOT_VALUE, values);
+    CHECK(worst_tensor(t.gradient(b), want) == 0 && (!count || count() == bytes));
+}
+
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.
 void test_steps() {
     where = "steps";
@@ -366,6 +395,7 @@ int main(int argc, char **argv) {
                       {"offload", test_offload},
                       {"streams", test_streams},
                       {"locks", test_locks},
+                      {"pages", test_shared_pages},
                       {"refusals", test_refusals},
                       {"real", test_real_model}});
 }

@@ -48,16 +48,16 @@ page_locks::page_locks(const std::vector<range> &ranges, uint64_t lockable) {
         refusal_ = "CFT_CUDA_PAGE_LOCKS=0";
         return;
     }
-    const std::vector<range> pages = in_pages(ranges);
-    uint64_t                 bytes = 0;
-    for (const auto &[from, to] : pages) {
-        bytes += uint64_t(to - from);
+    const std::vector<range>    pages = in_pages(ranges);
+    std::lock_guard<std::mutex> lock(locked().mutex);
+    uint64_t                    bytes = 0;
+    for (const range &r : pages) {
+        bytes += locked().uses.count(r) ? 0 : uint64_t(r.second - r.first);
     }
     if (bytes > lockable) {
         refusal_ = "they are " + std::to_string(bytes >> 20) + " MiB, and of the host's memory at most " + std::to_string(lockable >> 20) + " MiB can be locked now";
         return;
     }
-    std::lock_guard<std::mutex> lock(locked().mutex);
     for (const range &r : pages) {
         int &uses = locked().uses[r];
         if (uses == 0 && !lock_pages(r.first, size_t(r.second - r.first), refusal_)) {
@@ -84,6 +84,25 @@ void page_locks::give_back() {
         }
     }
     held_.clear();
+}
+
+void to_device_from_file(void *to, const void *from, size_t bytes, cudaStream_t stream) {
+    const char *at = static_cast<const char *>(from), *const end = at + bytes;
+    const auto  copy_until = [&](const char *edge) {
+        if (at < edge) {
+            to_device(to, at, size_t(edge - at), stream);
+            to = static_cast<char *>(to) + (edge - at);
+            at = edge;
+        }
+    };
+    std::lock_guard<std::mutex> lock(locked().mutex);
+    for (const auto &[range, uses] : locked().uses) { // ascending, and apart
+        if (range.first < end && range.second > at) {
+            copy_until(range.first);
+            copy_until(std::min(range.second, end));
+        }
+    }
+    copy_until(end);
 }
 
 } // namespace cft::cuda

@@ -2,6 +2,8 @@
 // full rate. The pages are those of the mapped file: nothing is copied for it.
 #pragma once
 
+#include "../kernels.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -16,7 +18,7 @@ class page_locks {
   public:
     using range = std::pair<const char *, const char *>; // from, to
 
-    // The pages of these ranges, if they are at most so many bytes.
+    // The pages of these ranges, if those that nobody has locked are at most so many bytes.
     page_locks(const std::vector<range> &ranges, uint64_t lockable);
     ~page_locks();
     page_locks(const page_locks &)            = delete;
@@ -31,5 +33,9 @@ class page_locks {
     std::vector<range> held_;
     std::string        refusal_;
 };
+
+// Copies from where a file is mapped. CUDA takes no range of which a part is locked: a tensor's last page may be that of the next one, which a trainer of
+// the same model has locked. So it is copied in parts that are locked or not.
+void to_device_from_file(void *to, const void *from, size_t bytes, cudaStream_t stream);
 
 } // namespace cft::cuda

@@ -1,7 +1,7 @@
 // runtime_cpu.cpp - runtime.h for the shim: one device, which is the host. CFT_SHIM_MEMORY is how much memory it says to have free,
 // in bytes, so that plans for small devices can be tested. With CFT_SHIM_LATE=work or CFT_SHIM_LATE=copies, what is put on the stream of that
 // name happens no sooner than somebody waits for it, and all else at once. Memory of the host that is locked is kept count of: locked twice,
-// given back unlocked, left locked when the process ends, or copied from when it is not locked, it is an error. With CFT_SHIM_LOCKS=N all but the
+// given back unlocked, left locked when the process ends, or copied from when it is not locked or only in part, it is an error. With CFT_SHIM_LOCKS=N all but the
 // first N ranges are refused.
 #include "runtime.h"
 
@@ -124,7 +124,15 @@ void copy_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, s
 
 } // namespace
 
-void to_device(void *to, const void *from, size_t bytes, cudaStream_t s) { copy_rows(to, 0, from, 0, bytes, 1, s); }
+void to_device(void *to, const void *from, size_t bytes, cudaStream_t s) {
+    const char *const first = static_cast<const char *>(from), *const end = first + bytes;
+    for (const auto &[at, size] : locked.ranges) {
+        if (at < end && first < at + size && (first < at || end > at + size)) { // cudaErrorInvalidValue
+            locks::fail("a copy from memory of which a part is locked");
+        }
+    }
+    copy_rows(to, 0, from, 0, bytes, 1, s);
+}
 void to_device_from_locked(void *to, const void *from, size_t bytes, cudaStream_t s) {
     shim::put(s, [=] { // when the copy happens, it must still be locked
         const auto *const r = locked.of(static_cast<const char *>(from));

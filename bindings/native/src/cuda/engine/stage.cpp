@@ -33,7 +33,7 @@ void stage::fetch(int layer) {
     }
     copies_.wait_for(p.released); // the work that read the layer which is there
     for (const entry &e : layers_[size_t(layer)]) {
-        const auto copy = locks_->held() ? to_device_from_locked : to_device;
+        const auto copy = locks_->held() ? to_device_from_locked : to_device_from_file;
         copy(p.data + e.at, e.source.data, e.source.row_bytes * size_t(e.source.rows), copies_.get());
     }
     p.arrived.record(copies_);

@@ -64,12 +64,12 @@ const float *weights::vector(const std::vector<float> &v) {
 matrix weights::raw(const weight &w) {
     const size_t bytes = w.row_bytes * size_t(w.rows);
     char *const  to    = from_.take<char>(int64_t(bytes));
-    to_device(to, w.data, bytes, stream_.get());
+    to_device_from_file(to, w.data, bytes, stream_.get());
     return {w.type, to, w.rows, w.cols, w.row_bytes};
 }
 
 void weights::widen(const weight &w, bf16 *to, int64_t ld, char *staging) {
-    to_device(staging, w.data, w.row_bytes * size_t(w.rows), stream_.get());
+    to_device_from_file(staging, w.data, w.row_bytes * size_t(w.rows), stream_.get());
     dequantize(w.type, staging, w.row_bytes, w.rows, w.cols, to, ld, stream_.get());
 }
 
@@ -89,7 +89,7 @@ void weights::upload_experts(const layer_weights &from, size_t layer, char *stag
     const hyperparameters &hp      = plan_.model->hp;
     bf16 *const            gate_up = from_.take<bf16>(2 * from.gates.rows * from.gates.cols), *const down = from_.take<bf16>(from.downs.rows * from.downs.cols);
     for (const weight *w : {&from.gates, &from.ups}) {
-        to_device(staging, w->data, w->row_bytes * size_t(w->rows), stream_.get());
+        to_device_from_file(staging, w->data, w->row_bytes * size_t(w->rows), stream_.get());
         widen_halves({w->type, staging, w->rows, w->cols, w->row_bytes}, 0, hp.n_expert, hp.n_expert, gate_up + (w == &from.ups ? hp.n_ff * w->cols : 0), stream_);
     }
     widen(from.downs, down, from.downs.cols, staging);
