@@ -1,11 +1,12 @@
 // bench_device.cpp - measures training steps through cft.h on a device, or the CPU, with random weights in the shape of a published
-// model, and prints one JSON line. It needs no model file: the GGUF is written to a folder and removed again.
+// model, and prints one JSON line. It needs no model file: the GGUF is written to a folder and removed again. With --models DIR it stays there, for
+// whoever comes next with the same shape and type: to write 8B takes longer than to train some steps.
 //
 // With --estimate 1 it prints what the trainer would take, and trains nothing. With --compare 1 it computes one pack's gradient on the device and
 // on the CPU instead, and fails where they differ; a mixture's router then decides clearly, since rounding must not send rows to other experts.
 //
 // usage: bench_device --shape qwen3-0.6b --type bf16|q8_0|q4_k_m --device cuda --tokens 16384 --segment 2048 --targets 1.0
-//                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --compare 0
+//                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --models DIR --compare 0
 #include "cft.h"
 
 #include "ggml.h"
@@ -20,6 +21,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 namespace {
@@ -38,7 +40,7 @@ constexpr int head_dim = 128;
 
 std::map<std::string, std::string> options = {
     {"shape", "qwen3-0.6b"}, {"type", "bf16"}, {"device", "cuda"}, {"tokens", "16384"}, {"segment", "2048"}, {"targets", "1.0"}, {"steps", "8"},
-    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"}};
+    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"models", ""}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"}};
 
 std::string path_to_remove;
 
@@ -418,10 +420,18 @@ int main(int argc, char **argv) {
     }
     shape s = shapes.at(options.at("shape"));
     s.n_layer = number("layers") > 0 ? number("layers") : s.n_layer;
-    const std::string path  = options.at("folder") + "/bench_device." + std::to_string(now()) + ".gguf";
+    const bool        stays = !options.at("models").empty() && !number("estimate") && !number("compare");
+    const std::string once  = (stays ? options.at("models") : options.at("folder")) + "/bench_device." + std::to_string(now()) + ".gguf";
+    const std::string kept  = options.at("models") + "/model." + options.at("shape") + "-" + options.at("type") + "-" + std::to_string(s.n_layer) + ".gguf";
+    const std::string path  = stays ? kept : once;
     const double      begin = now();
-    path_to_remove          = path;
-    write_model(s, path, number("estimate") == 0, number("compare") != 0);
+    path_to_remove          = once;
+    if (!stays || access(kept.c_str(), R_OK) != 0) {
+        write_model(s, once, number("estimate") == 0, number("compare") != 0);
+        if (stays && std::rename(once.c_str(), kept.c_str()) != 0) {
+            fail("cannot write " + kept);
+        }
+    }
     const double written = now() - begin;
     if (number("estimate")) {
         estimate(s, path);
@@ -430,5 +440,5 @@ int main(int argc, char **argv) {
     } else {
         measure(s, path, written);
     }
-    std::remove(path.c_str());
+    std::remove(once.c_str());
 }
