@@ -33,12 +33,17 @@ type MismatchError struct {
 	Fields []config.FieldDiff // A is the run's, B what was given
 	// Final: differences of this kind are never accepted.
 	Final bool
+	// Again: the run was to be made again, not to be resumed.
+	Again bool
 }
 
 func (e *MismatchError) Error() string {
 	lines := make([]string, len(e.Fields))
 	for i, f := range e.Fields {
 		lines[i] = fmt.Sprintf("%s: the run has %s, given is %s", f.Key, f.A, f.B)
+	}
+	if e.Again {
+		return fmt.Sprintf("replay %s: it was made from other files:\n%s", e.Run, strings.Join(lines, "\n"))
 	}
 	kind := "it was begun with other settings"
 	if e.Final {

@@ -144,7 +144,12 @@ const (
 
 // differences returns what of a run differs from what it is to be resumed with.
 func (r Record) differences(now Record) []config.FieldDiff {
-	fields := config.Diff(identity(r.Config), identity(now.Config))
+	return append(config.Diff(identity(r.Config), identity(now.Config)), r.fileDifferences(now)...)
+}
+
+// fileDifferences returns which of the files that a run is made from are others.
+func (r Record) fileDifferences(now Record) []config.FieldDiff {
+	var fields []config.FieldDiff
 	for _, d := range []struct{ key, a, b string }{
 		{keyModelDigest, r.Model.SHA256, now.Model.SHA256},
 		{keyDataDigest, r.DataDigest, now.DataDigest},
@@ -156,6 +161,18 @@ func (r Record) differences(now Record) []config.FieldDiff {
 		}
 	}
 	return fields
+}
+
+// sameFiles is an error where a run that is to be made again would be made from other files.
+func (r Record) sameFiles(now Record) error {
+	fields := r.fileDifferences(now)
+	if was, is := r.WarmStart, now.WarmStart; was != nil && is != nil && was.SHA256 != is.SHA256 {
+		fields = append(fields, config.FieldDiff{Key: "adapter.init_from's sha256", A: orNone(was.SHA256), B: orNone(is.SHA256)})
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	return &MismatchError{Run: r.Config.Output, Fields: fields, Again: true}
 }
 
 func orNone(s string) string {

@@ -55,6 +55,8 @@ type Options struct {
 	// now). With both, and the same configuration, a run is made again to the same bits.
 	Changes []objective.Change
 	Started time.Time
+	// Again, if not nil, is the record of that run: New refuses another model, data, chat template or first adapter.
+	Again *Record
 
 	fs durable.FS // nil means durable.OS
 	// openMirror is mirror.Open where it is nil.
@@ -128,6 +130,12 @@ func New(ctx context.Context, o Options) (*Trainer, error) {
 	}
 	if err := t.prepare(ctx); err != nil {
 		return fail(err)
+	}
+	if was := o.Again; was != nil {
+		if err := was.sameFiles(t.record); err != nil {
+			return fail(err)
+		}
+		t.notes = append(t.notes, was.notes(t.record)...)
 	}
 	t.dir = dir
 	return t, nil

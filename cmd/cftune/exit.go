@@ -132,6 +132,9 @@ func hintFor(err error) string {
 		}
 	}
 	if e, ok := errors.AsType[*trainer.MismatchError](err); ok {
+		if e.Again {
+			return "put back what the run had; cftune train makes a run of what there is now"
+		}
 		if e.Final {
 			return "begin a new run; adapter.init_from can start it from this one's adapter"
 		}

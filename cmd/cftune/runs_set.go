@@ -141,7 +141,7 @@ func setStoppedRun(ctx context.Context, dir string, record trainer.Record, stage
 const runsReplayLong = `Make a run again, in another folder: with its configuration, and with its journal's changes of the objective at their steps.
 
 On the same device and number of threads, with the same model and data, the new run ends with the very bits of the old one,
-however often that was interrupted.
+however often that was interrupted. With another model, other data or another chat template it is refused.
 
 `
 
@@ -174,7 +174,7 @@ func newRunsReplayCommand() *cobra.Command {
 			if run.Checkpoint.Mirror == record.Config.Checkpoint.Mirror {
 				run.Checkpoint.Mirror = "" // that is the old run's
 			}
-			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, started: record.Started}
+			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, started: record.Started, again: &record}
 			var torn bool
 			if s.changes, torn, err = trainer.ReadJournal(args[0]); err != nil {
 				return err

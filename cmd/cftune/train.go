@@ -148,9 +148,10 @@ type session struct {
 	quiet bool
 	// team is who trains together; nil: this process alone.
 	team *team
-	// changes and started are of a run that is made again.
+	// changes, started and again are of a run that is made again.
 	changes []objective.Change
 	started time.Time
+	again   *trainer.Record
 }
 
 // together does the work of a command as f says: alone, or as the first of several processes, which the others help.
@@ -201,7 +202,7 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 func (s session) options(run config.Run, model string, text trainer.Text) trainer.Options {
 	return trainer.Options{
 		Config: run, ModelFile: model, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
-		Changes: s.changes, Started: s.started, Processes: s.team.processes(), Cache: cacheFolder(), NativeStacks: engine.Stacks,
+		Changes: s.changes, Started: s.started, Again: s.again, Processes: s.team.processes(), Cache: cacheFolder(), NativeStacks: engine.Stacks,
 		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
 	}
 }
