@@ -233,7 +233,7 @@ func (t *Trainer) holdOut() error {
 // openError tells faults of the data from those of the disk.
 func openError(err error) error {
 	var fault *dataset.Error
-	if errors.As(err, &fault) {
+	if errors.As(err, &fault) && !errors.Is(err, context.Canceled) {
 		return &DataError{Problems: []string{err.Error()}}
 	}
 	return err
@@ -404,6 +404,10 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 	}
 	if !was.owns(c) {
 		return fmt.Errorf("resume %s: checkpoint step %d is not of the run in %s: %w", dir, c.Step, checkpoint.ConfigName, checkpoint.ErrIncompatible)
+	}
+	if steps := t.record.Plan.Steps; !t.dynamic() && steps < c.Step && steps < was.Plan.Steps {
+		return &config.Problems{List: []config.Problem{{Message: fmt.Sprintf(
+			"resume %s: train.epochs and train.max_steps make a run of %d steps, and %d are done: ask for at least so many", dir, steps, c.Step)}}}
 	}
 	t.notes = append(t.notes, was.notes(t.record)...)
 	t.done, t.cursor = c.Step, dataset.Cursor(c.Cursor)

@@ -34,7 +34,7 @@ func newCritiqueCommand() *cobra.Command {
 		teachers []string
 	)
 	cmd := &cobra.Command{
-		Use:   "critique DATA...",
+		Use:   "critique DATA... --teacher TEACHER --output FOLDER",
 		Short: "Ask teachers for critiques of answers",
 		Long:  critiqueLong,
 		Args:  cobra.MinimumNArgs(1),

@@ -66,7 +66,7 @@ func newDataStatsCommand() *cobra.Command {
 		asJSON bool
 	)
 	cmd := &cobra.Command{
-		Use:   "stats",
+		Use:   "stats --config FILE",
 		Short: "Count records, lengths, targets, repeats and overlap",
 		Long:  dataStatsLong,
 		Args:  cobra.NoArgs,
@@ -103,7 +103,7 @@ no defect. The exit code is 3 where there are defects. Training makes the same c
 func newDataAuditCommand() *cobra.Command {
 	var f dataFlags
 	cmd := &cobra.Command{
-		Use:   "audit",
+		Use:   "audit --config FILE",
 		Short: "Look for defects that training would refuse",
 		Long:  dataAuditLong + exitCodesHelp,
 		Args:  cobra.NoArgs,

@@ -36,7 +36,7 @@ func newDataConvertCommand() *cobra.Command {
 		force      bool
 	)
 	cmd := &cobra.Command{
-		Use:   "convert",
+		Use:   "convert --config FILE --output FILE",
 		Short: "Write a run's examples as tokens or as conversations",
 		Long:  dataConvertLong,
 		Args:  cobra.NoArgs,

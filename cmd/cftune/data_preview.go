@@ -36,7 +36,7 @@ func newDataPreviewCommand() *cobra.Command {
 		asJSON  bool
 	)
 	cmd := &cobra.Command{
-		Use:   "preview",
+		Use:   "preview --config FILE",
 		Short: "Show how records become tokens, and which of them are learned",
 		Long:  dataPreviewLong,
 		Args:  cobra.NoArgs,
@@ -79,7 +79,7 @@ func printExamples(w io.Writer, style string, tok chat.Tokenizer, examples []pac
 		case "json":
 			err = writeTokenized(w, e)
 		case "text":
-			_, err = fmt.Fprintf(w, "%s\n%s\n\n", exampleTitle(e), markedText(tok, e, isTerminal(w)))
+			_, err = fmt.Fprintf(w, "%s\n%s\n\n", exampleTitle(e), markedText(tok, e, isTerminal(w) && os.Getenv("NO_COLOR") == ""))
 		default:
 			_, err = fmt.Fprintf(w, "%s\n%s\n", exampleTitle(e), chat.Preview(tok, e.Tokens, e.Labels))
 		}

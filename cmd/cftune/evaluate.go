@@ -65,7 +65,7 @@ type evaluateFlags struct {
 func newEvaluateCommand() *cobra.Command {
 	f := evaluateFlags{o: score.DefaultOptions()}
 	cmd := &cobra.Command{
-		Use:   "evaluate SUBJECT...",
+		Use:   "evaluate SUBJECT... --set FILE --output FOLDER",
 		Short: "Score models, adapters and checkpoints on test sets",
 		Long:  evaluateLong,
 		Args:  cobra.MinimumNArgs(1),
@@ -181,9 +181,13 @@ func (f *evaluateFlags) run(cmd *cobra.Command, args []string) error {
 			return codedError{fmt.Errorf("evaluate: %w", err), codeData}
 		}
 	}
+	if report.Empty() && f.part.All() { // another shard's rows may have it
+		return codedError{fmt.Errorf("evaluate: nothing can be scored: %s", strings.Join(report.Notes(), "; ")), codeData}
+	}
 	if err := f.write(report); err != nil {
 		return err
 	}
+	fmt.Fprintf(notes, "cftune: the report as a page: %s\n", filepath.Join(f.output, "report.html"))
 	if f.choose != "" {
 		if err := recordChoice(run, report); err != nil {
 			return err

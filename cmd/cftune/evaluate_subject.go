@@ -68,9 +68,6 @@ func (f *evaluateFlags) subjects(ctx context.Context, args []string, notes io.Wr
 		if s.model, err = findModel(ctx, s.model, notes); err != nil {
 			return nil, "", err
 		}
-		if err := modelThere(s.model); err != nil {
-			return nil, "", err
-		}
 		if names[s.name] {
 			return nil, "", codedError{fmt.Errorf("evaluate: two subjects are called %s; NAME=SUBJECT names one otherwise", s.name), codeUsage}
 		}

@@ -98,7 +98,10 @@ var rules = []rule{
 	{codeDevice, as[*launch.PreflightError], ""},
 	{codeOther, as[*launch.RunError], ""},
 	{codeUsage, as[*config.Problems], ""},
+	{codeUsage, as[*usageError], ""},
+	{codeData, as[*modelError], ""},
 	{codeUsage, as[*trainer.AdapterError], "the adapter section must say what the adapter is; --set adapter.rank=... and the like change it"},
+	{codeInterrupted, is(context.Canceled), ""},
 	{codeData, as[*trainer.DataError], ""},
 	{codeData, as[*dataset.Error], ""},
 	{codeData, is(gguf.ErrFormat), ""},
@@ -139,6 +142,12 @@ func hintFor(err error) string {
 			return "begin a new run; adapter.init_from can start it from this one's adapter"
 		}
 		return "resume with what the run has, or with --accept-changes, which tells what each change gives up; or begin a new run"
+	}
+	if e, ok := errors.AsType[*usageError](err); ok {
+		return e.hint
+	}
+	if e, ok := errors.AsType[*modelError](err); ok {
+		return e.hint()
 	}
 	if e, ok := errors.AsType[*mirrorBehindError](err); ok {
 		return fmt.Sprintf("cftune resume %s tries again; until then %s is the only copy", e.run, e.run)

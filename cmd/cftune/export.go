@@ -78,12 +78,18 @@ func newExportCommand() *cobra.Command {
 		asJSON bool
 	)
 	cmd := &cobra.Command{
-		Use:   "export RUN",
+		Use:   "export RUN[/checkpoints/step-N] --output FILE",
 		Short: "Write the trained adapter or a merged model, and prove that it answers as trained",
 		Long:  exportLong + strings.Join(export.FileTypeNames(), ", ") + "\n\n" + exitCodesHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e.run = args[0]
+			if run, step, ok := checkpoint.SplitStep(e.run); ok {
+				if cmd.Flags().Changed("checkpoint") {
+					return codedError{fmt.Errorf("export: %s names a checkpoint, and so does --checkpoint: give one of them", e.run), codeUsage}
+				}
+				e.run, e.which = run, strconv.Itoa(step)
+			}
 			if err := e.check(); err != nil {
 				return codedError{err, codeUsage}
 			}
@@ -129,6 +135,9 @@ func (e *exporter) check() error {
 	if err := e.checkBeside(); err != nil {
 		return err
 	}
+	if err := writable(e.output); err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
 	if e.proofRows < 0 {
 		return fmt.Errorf("--proof-rows: must be at least 0, got %d", e.proofRows)
 	}
@@ -169,9 +178,6 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 		e.modelName = record.Config.Model
 	}
 	if e.model, err = findModel(ctx, e.model, notes); err != nil {
-		return exported{}, err
-	}
-	if err := modelThere(e.model); err != nil {
 		return exported{}, err
 	}
 	if err := checkChat(record); err != nil {

@@ -63,7 +63,7 @@ otherwise the same --seed gives the same answers.`
 func newGenerateCommand() *cobra.Command {
 	o := generateOptions{}
 	cmd := &cobra.Command{
-		Use:   "generate",
+		Use:   "generate --model MODEL [--adapter ADAPTER] [--prompt TEXT | --jsonl]",
 		Short: "Answer prompts with a model and an adapter",
 		Long:  generateLong,
 		Args:  cobra.NoArgs,
@@ -71,7 +71,7 @@ func newGenerateCommand() *cobra.Command {
 			if err := o.check(cmd.Flags().Changed("prompt")); err != nil {
 				return codedError{fmt.Errorf("generate: %w", err), codeUsage}
 			}
-			questions, err := o.questions(cmd.Flags().Changed("prompt"), cmd.InOrStdin())
+			questions, err := o.questions(cmd.Flags().Changed("prompt"), standardInput(cmd))
 			if err != nil {
 				return fmt.Errorf("generate: %w", err)
 			}
@@ -89,7 +89,7 @@ func newGenerateCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.model, "model", "", "base model: a GGUF file, hf:// or ollama:// (required)")
-	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter: a GGUF file, a PEFT folder, or a run (its newest checkpoint)")
+	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter: a GGUF file, a PEFT folder, a run (its newest checkpoint), or a checkpoint")
 	flags.Float64Var(&o.adapterScale, "adapter-scale", 1, "factor of the adapter's effect")
 	flags.StringVar(&o.prompt, "prompt", "", "what the user says (default: standard input)")
 	flags.StringVar(&o.system, "system", "", "system message (default: what --adapter, a run, was trained with)")
@@ -192,7 +192,7 @@ func parseQuestion(text []byte) (question, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&q); err != nil {
-		return q, err
+		return q, plainJSON(err)
 	}
 	if d.More() {
 		return q, errors.New("more than one value")
@@ -254,6 +254,9 @@ func (o generateOptions) run(ctx context.Context, questions []question, out, not
 			return codedError{fmt.Errorf("question %d: %w", i+1, err), codeData}
 		}
 		longest = max(longest, len(prompts[i]))
+	}
+	if o.context != 0 && longest >= o.context {
+		return codedError{fmt.Errorf("--context is %d, and the longest question has %d tokens", o.context, longest), codeUsage}
 	}
 	session, err := o.openSession(len(questions), longest)
 	if err != nil {
@@ -317,7 +320,11 @@ func (o generateOptions) answer(ctx context.Context, g *engine.Generator, questi
 	if !o.jsonl && !o.asJSON && len(answers) == 1 {
 		_, writeErr = io.WriteString(out, "\n")
 		if reason := answers[0].Reason; reason == engine.StopLength || reason == engine.StopContext {
-			fmt.Fprintf(notes, "cftune: note: the answer was cut off: %s\n", reason)
+			limit := fmt.Sprintf("--max-tokens is %d", o.maxTokens)
+			if reason == engine.StopContext {
+				limit = fmt.Sprintf("--context is %d", o.context)
+			}
+			fmt.Fprintf(notes, "cftune: note: the answer was cut off: %s\n", limit)
 		}
 	}
 	return errors.Join(err, writeErr)

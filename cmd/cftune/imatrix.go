@@ -92,11 +92,11 @@ func (o imatrixOptions) run(ctx context.Context, name string, notes io.Writer) (
 	if _, err := os.Lstat(o.output); err == nil && !o.force {
 		return imatrixResult{}, fmt.Errorf("%s %w", o.output, export.ErrExists)
 	}
-	model, err := findModel(ctx, name, notes)
-	if err != nil {
+	if err := writable(o.output); err != nil {
 		return imatrixResult{}, err
 	}
-	if err := modelThere(model); err != nil {
+	model, err := findModel(ctx, name, notes)
+	if err != nil {
 		return imatrixResult{}, err
 	}
 	var pieces [][]int32

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -62,7 +63,11 @@ func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.S
 
 // printError writes an error, which may have several lines, and a hint where there is one.
 func printError(w io.Writer, err error) {
-	fmt.Fprintf(w, "cftune: error: %v\n", err)
+	text := err.Error()
+	if errors.Is(err, context.Canceled) {
+		text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
+	}
+	fmt.Fprintf(w, "cftune: error: %s\n", text)
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(w, "cftune: hint: %s\n", hint)
 	}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -18,10 +20,10 @@ import (
 
 const mergeLong = `Write a model with an adapter's products added to its weights: a file that needs no adapter.
 
-The adapter is a GGUF file, a PEFT folder or a run (its newest checkpoint), whose own chat template (chat.template_file) then
-replaces the base's. Weights are widened to F32, the products added, and
-the result stored as --type by llama.cpp's own code. It goes tensor by tensor, so that memory does not grow with the model;
-beside the output, a temporary file takes space on the same disk.
+The adapter is a GGUF file, a PEFT folder, a run (its newest checkpoint) or a checkpoint (the folder that cftune train prints); a
+run's own chat template (chat.template_file) then replaces the base's. Weights are widened to F32, the products added, and the result
+stored as --type by llama.cpp's own code. It goes tensor by tensor, so that memory does not grow with the model; beside the output,
+a temporary file takes space on the same disk.
 
 A base whose weights are quantized is merged with --accept-quantized-base only: what rounding took from them stays lost, and they
 are rounded once more. Where it can be had, merge into the unquantized original.
@@ -45,11 +47,11 @@ func newMergeCommand() *cobra.Command {
 			if o.Type, err = export.ParseFileType(kind); err != nil {
 				return codedError{fmt.Errorf("--%w", err), codeUsage}
 			}
+			if err := writable(output); err != nil {
+				return fmt.Errorf("merge: %w", err)
+			}
 			model, err := findModel(cmd.Context(), args[0], cmd.ErrOrStderr())
 			if err != nil {
-				return err
-			}
-			if err := modelThere(model); err != nil {
 				return err
 			}
 			base, err := gguf.Open(model)
@@ -87,7 +89,7 @@ func newMergeCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&adapter, "adapter", "", "the adapter: a GGUF file, a PEFT folder, or a run (required)")
+	f.StringVar(&adapter, "adapter", "", "the adapter: a GGUF file, a PEFT folder, a run, or a checkpoint (required)")
 	f.StringVar(&output, "output", "", "the file to write (required)")
 	f.StringVar(&kind, "type", "F16", "what the weights are stored as")
 	f.StringVar(&imatrix, "imatrix", "", "an importance matrix (cftune imatrix)")
@@ -116,9 +118,31 @@ func readAnyAdapter(path string, base *gguf.File) (gguf.Adapter, error) {
 // modelThere says what a missing model is: something that cannot be used.
 func modelThere(path string) error {
 	if _, err := os.Stat(path); err != nil {
-		return codedError{fmt.Errorf("model: %w", err), codeData}
+		return &modelError{path, err}
 	}
 	return nil
+}
+
+// modelError says that there is no file of a model.
+type modelError struct {
+	path string
+	err  error
+}
+
+func (e *modelError) Error() string { return fmt.Sprintf("model: %v", e.err) }
+
+func (e *modelError) Unwrap() error { return e.err }
+
+var hubName = regexp.MustCompile(`^[\w-][\w.-]*/[\w-][\w.-]*$`)
+
+func (e *modelError) hint() string {
+	if !filepath.IsAbs(e.path) && hubName.MatchString(e.path) && filepath.Ext(e.path) != ".gguf" {
+		return fmt.Sprintf("of Hugging Face's hub a model is named with its file: hf://%s/FILE.gguf; cftune pull hf://%s shows which there are", e.path, e.path)
+	}
+	if !filepath.IsAbs(e.path) {
+		return "a path is taken from the folder that the command runs in; hf://owner/repo/file.gguf and ollama://name:tag name models elsewhere"
+	}
+	return ""
 }
 
 func isFolder(path string) bool {

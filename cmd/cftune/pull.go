@@ -123,7 +123,10 @@ func downloadProgress(notes io.Writer) func(file string, done, total int64) {
 // findModel returns the file that a model's name stands for: a path, hf:// or ollama://.
 func findModel(ctx context.Context, name string, notes io.Writer) (string, error) {
 	if !hub.IsReference(name) {
-		return name, nil
+		if name == "" { // a teacher that is an endpoint
+			return "", nil
+		}
+		return name, modelThere(name)
 	}
 	found, err := modelStore(notes).Find(ctx, name)
 	if err != nil {

@@ -49,11 +49,11 @@ func newQuantizeCommand() *cobra.Command {
 			if err != nil {
 				return codedError{fmt.Errorf("--%w", err), codeUsage}
 			}
+			if err := writable(args[1]); err != nil {
+				return fmt.Errorf("quantize: %w", err)
+			}
 			model, err := findModel(cmd.Context(), args[0], cmd.ErrOrStderr())
 			if err != nil {
-				return err
-			}
-			if err := modelThere(model); err != nil {
 				return err
 			}
 			base, err := gguf.Open(model)

@@ -12,6 +12,7 @@ Results go to standard output; progress, errors and hints go to standard error.
 ` + exitCodesHelp
 
 func newRootCommand() *cobra.Command {
+	version := false
 	root := &cobra.Command{
 		Use:           "cftune",
 		Short:         "Fine-tune GGUF models with LoRA adapters",
@@ -19,9 +20,15 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return newVersionReport().print(cmd.OutOrStdout())
+			}
+			return cmd.Help()
+		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return codedError{err, codeUsage} })
+	root.SetFlagErrorFunc(newUsageError)
+	root.Flags().BoolVar(&version, "version", false, "the same as cftune version")
 	root.AddCommand(
 		newTrainCommand(),
 		newResumeCommand(),
@@ -49,24 +56,4 @@ func newRootCommand() *cobra.Command {
 	)
 	markUsage(root)
 	return root
-}
-
-// markUsage gives the errors of wrong arguments their exit code, in all commands.
-func markUsage(cmd *cobra.Command) {
-	check := cmd.Args
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if check == nil {
-			check = cobra.ArbitraryArgs
-		}
-		if err := check(cmd, args); err != nil {
-			return codedError{err, codeUsage}
-		}
-		if err := cmd.ValidateRequiredFlags(); err != nil {
-			return codedError{err, codeUsage}
-		}
-		return nil
-	}
-	for _, sub := range cmd.Commands() {
-		markUsage(sub)
-	}
 }

@@ -105,6 +105,9 @@ func newRunsPruneCommand() *cobra.Command {
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s checkpoint %d\n", verb, step)
 			}
+			if err == nil && len(removed) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "nothing to remove")
+			}
 			return err
 		},
 	}

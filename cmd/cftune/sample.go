@@ -43,7 +43,7 @@ func newSampleCommand() *cobra.Command {
 	f := askFlags{temperature: 0.8, topP: 0.95, maxTokens: 512}
 	var s sampleFlags
 	cmd := &cobra.Command{
-		Use:   "sample DATA...",
+		Use:   "sample DATA... {--model MODEL | --endpoint ENDPOINT} --output FOLDER",
 		Short: "Sample candidate answers to questions, graded where there is a gold answer",
 		Long:  sampleLong,
 		Args:  cobra.MinimumNArgs(1),
@@ -60,7 +60,7 @@ func newSampleCommand() *cobra.Command {
 	f.add(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&s.model, "model", "", "a local model, a GGUF file")
-	flags.StringVar(&s.adapter, "adapter", "", "LoRA adapter for --model: a GGUF file, or a run (its newest checkpoint)")
+	flags.StringVar(&s.adapter, "adapter", "", "LoRA adapter for --model: a GGUF file, a run (its newest checkpoint), or a checkpoint")
 	flags.StringVar(&s.templateFile, "template-file", "", "chat template instead of the --model's own (or of what --adapter, a run, was trained with)")
 	flags.StringVar(&s.endpoint, "endpoint", "", "an OpenAI-compatible endpoint instead of --model")
 	flags.StringVar(&s.system, "system", "", "system message (default: what --adapter, a run, was trained with)")

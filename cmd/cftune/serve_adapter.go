@@ -23,8 +23,21 @@ func newSession(model, adapter string, p engine.SessionParams) (*engine.Session,
 	return engine.NewSession(model, adapter, p)
 }
 
-// adapterFile is the file of a run's newest checkpoint, where path is a run; otherwise it is path.
+// adapterFile is the file of a checkpoint, or of a run's newest one, where path is such a folder; otherwise it is path.
 func adapterFile(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	if run, step, ok := checkpoint.SplitStep(path); ok {
+		c, err := checkpoint.Open(run, step)
+		if err != nil {
+			return "", err
+		}
+		return export.AdapterOf(c), nil
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", codedError{fmt.Errorf("adapter: %w", err), codeData}
+	}
 	if !isFolder(path) {
 		return path, nil
 	}
@@ -32,10 +45,21 @@ func adapterFile(path string) (string, error) {
 	switch {
 	case err == nil:
 		return export.AdapterOf(c), nil
-	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, os.ErrNotExist): // no run
-		return path, nil
+	case errors.Is(err, checkpoint.ErrNotFound), errors.Is(err, os.ErrNotExist):
+		return path, notEmptyHanded(path, err)
 	}
 	return "", err
+}
+
+// notEmptyHanded refuses a folder that is no run with a checkpoint, unless it is a PEFT adapter.
+func notEmptyHanded(folder string, noRun error) error {
+	if _, err := os.Stat(filepath.Join(folder, "adapter_config.json")); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(folder, checkpoint.ConfigName)); err == nil {
+		return fmt.Errorf("adapter %s: the run has no checkpoint: %w", folder, noRun)
+	}
+	return codedError{fmt.Errorf("adapter %s: it is neither a run (no %s) nor a PEFT adapter (no adapter_config.json)", folder, checkpoint.ConfigName), codeData}
 }
 
 // forLlama returns a file that llama.cpp reads as the adapter at path, and what removes it if it is a temporary one.

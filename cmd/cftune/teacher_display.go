@@ -17,6 +17,7 @@ type askDisplay struct {
 	w        io.Writer
 	kind     string
 	budget   critic.Money
+	costs    bill
 	terminal bool
 	quiet    bool
 
@@ -31,9 +32,9 @@ type askDisplay struct {
 // saidEvery is how often a log gets a line.
 const saidEvery = 10 * time.Second
 
-func newAskDisplay(w io.Writer, kind string, budget critic.Money, quiet bool) *askDisplay {
+func newAskDisplay(w io.Writer, kind string, budget critic.Money, costs bill, quiet bool) *askDisplay {
 	f, ok := w.(*os.File)
-	return &askDisplay{w: w, kind: kind, budget: budget, terminal: ok && hasSize(f), quiet: quiet}
+	return &askDisplay{w: w, kind: kind, budget: budget, costs: costs, terminal: ok && hasSize(f), quiet: quiet}
 }
 
 func (d *askDisplay) begin(before critic.Tally) {
@@ -41,8 +42,11 @@ func (d *askDisplay) begin(before critic.Tally) {
 	defer d.mu.Unlock()
 	d.began, d.before, d.said = time.Now(), before, time.Now()
 	if before.Answered > 0 || before.Unknown > 0 {
-		d.print(fmt.Sprintf("goes on: %d requests are answered already, %s spent, %d unknown after a kill (they may have been paid; asked again under the same keys)",
-			before.Answered, before.Spent, before.Unknown))
+		text := fmt.Sprintf("goes on: %d requests are answered already%s", before.Answered, d.costs.text(before.Spent))
+		if before.Unknown > 0 {
+			text += fmt.Sprintf("; %d unknown after a kill (they may have been paid; asked again under the same keys)", before.Unknown)
+		}
+		d.print(text)
 	}
 }
 
@@ -74,7 +78,9 @@ func (d *askDisplay) text(p critic.Progress) string {
 		each := time.Since(d.began) / time.Duration(n)
 		line += fmt.Sprintf(", %.1f/s, ETA %s", float64(time.Second)/float64(max(1, each)), (each * time.Duration(p.Jobs-t.Answered)).Round(time.Second))
 	}
-	line += ", " + t.Spent.String()
+	if d.costs.priced || t.Spent > 0 {
+		line += ", " + t.Spent.String()
+	}
 	if d.budget > 0 {
 		line += " of " + d.budget.String()
 	}

@@ -124,7 +124,39 @@ type asking struct {
 	run     *critic.Run
 	plan    critic.Plan
 	display *askDisplay
+	bill    bill
 	cleanup []func()
+}
+
+// bill knows which answers have a price: those of a local model have none.
+type bill struct {
+	priced   bool
+	unpriced []string // endpoints whose prices are not told
+}
+
+func newBill(specs []teacherSpec) bill {
+	var b bill
+	for _, s := range specs {
+		switch {
+		case s.price.In > 0 || s.price.Out > 0:
+			b.priced = true
+		case s.gguf == "":
+			b.unpriced = append(b.unpriced, s.name)
+		}
+	}
+	return b
+}
+
+// text is what was spent, as the end of a list; empty where nothing costs money.
+func (b bill) text(spent critic.Money) string {
+	text := ""
+	if b.priced || spent > 0 {
+		text = fmt.Sprintf("; %s spent", spent)
+	}
+	if len(b.unpriced) > 0 {
+		text += fmt.Sprintf("; what %s cost is not known (no price_in, price_out)", strings.Join(b.unpriced, ", "))
+	}
+	return text
 }
 
 func (a *asking) close() {
@@ -140,7 +172,7 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 	if err != nil {
 		return nil, codedError{err, codeUsage}
 	}
-	a := &asking{}
+	a := &asking{bill: newBill(specs)}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -184,7 +216,7 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 			return nil, codedError{fmt.Errorf("--shard %s: of %d records none falls to it", f.shard, records.Len()), codeUsage}
 		}
 	}
-	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, f.quiet)
+	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, a.bill, f.quiet)
 	o := critic.Options{
 		Dir: f.output, Budget: budget, Attempts: f.attempts, Backoff: critic.Backoff{First: time.Second, Most: time.Minute}, Drain: 30 * time.Second,
 		Observe: a.display.observe, Note: a.display.note,
@@ -423,7 +455,7 @@ func (a *asking) finish(cmd *cobra.Command, r critic.Result, report askReport, a
 	if asJSON {
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(report)
 	} else {
-		err = report.print(cmd.OutOrStdout())
+		err = report.print(cmd.OutOrStdout(), a.bill)
 	}
 	if err != nil || r.Complete() {
 		return err
@@ -431,7 +463,7 @@ func (a *asking) finish(cmd *cobra.Command, r critic.Result, report askReport, a
 	return &shortError{r}
 }
 
-func (r askReport) print(w io.Writer) error {
+func (r askReport) print(w io.Writer, costs bill) error {
 	t := r.Tally
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d of %d requests answered, %d given up; %d sent in all, %d answers lost, %d unknown after a kill\n",
@@ -439,7 +471,7 @@ func (r askReport) print(w io.Writer) error {
 	for _, kind := range sortedKeys(t.Faults) {
 		fmt.Fprintf(&b, "  %-12s %d\n", kind, t.Faults[kind])
 	}
-	fmt.Fprintf(&b, "%d tokens in, %d out; %s spent", t.TokensIn, t.TokensOut, t.Spent)
+	fmt.Fprintf(&b, "%d tokens in, %d out%s", t.TokensIn, t.TokensOut, costs.text(t.Spent))
 	if t.Possible > 0 {
 		fmt.Fprintf(&b, ", at most %s more may have been for answers that did not arrive", t.Possible)
 	}

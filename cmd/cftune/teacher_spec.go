@@ -83,6 +83,8 @@ func parseTeacher(text string) (teacherSpec, error) {
 		key, value, found := strings.Cut(strings.TrimSpace(part), "=")
 		put, known := set[key]
 		switch {
+		case !found && strings.HasSuffix(key, ".gguf"):
+			return s, fmt.Errorf("%q: want name=value: gguf=%s", part, key)
 		case !found || value == "":
 			return s, fmt.Errorf("%q: want name=value", part)
 		case !known:

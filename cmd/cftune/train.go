@@ -83,7 +83,7 @@ func newTrainCommand() *cobra.Command {
 		orResume     bool
 	)
 	cmd := &cobra.Command{
-		Use:   "train",
+		Use:   "train --config FILE",
 		Short: "Train an adapter as a configuration says",
 		Long:  trainLong + exitCodesHelp,
 		Args:  cobra.NoArgs,
@@ -263,8 +263,11 @@ func (s session) progress(first, total int) metrics.Progress {
 	return metrics.NewLines(s.notes, total)
 }
 
-// hasSize reports whether f is a terminal that a bar can be drawn on; some have no rows.
+// hasSize reports whether f is a terminal that a bar can be drawn on; some have no rows, and a dumb one cannot go back.
 func hasSize(f *os.File) bool {
+	if os.Getenv("TERM") == "dumb" {
+		return false
+	}
 	width, height, err := term.GetSize(int(f.Fd()))
 	return err == nil && width > 0 && height > 0
 }

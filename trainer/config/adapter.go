@@ -35,7 +35,11 @@ func TargetsMask(spec string) ([]string, error) {
 	for name := range strings.SplitSeq(spec, ",") {
 		name = strings.TrimSpace(name)
 		if !slices.Contains(allTargets, name) {
-			return nil, fmt.Errorf("unknown target module %q: must be a list of %s%s", name, strings.Join(allTargets, ", "), suggestion(name, allTargets))
+			meant := suggestion(name, allTargets)
+			if here := modulesElsewhere[name]; here != "" {
+				meant = fmt.Sprintf(" (did you mean %s?)", here)
+			}
+			return nil, fmt.Errorf("unknown target module %q: must be a list of %s%s", name, strings.Join(allTargets, ", "), meant)
 		}
 		if chosen[name] {
 			return nil, fmt.Errorf("target module %s is named twice", name)

@@ -158,6 +158,10 @@ func TestProblems(t *testing.T) {
 		{"not a number", "optimizer: {lr: .nan}", nil, nil, "line 5: optimizer.lr: must be a finite number above 0, got NaN"},
 		{"one beta", "optimizer: {betas: [0.9]}", nil, nil, "line 5: optimizer.betas: must be two numbers, got 1"},
 		{"unknown module", "adapter: {targets: 'attn_q,ffn_don'}", nil, nil, `line 5: adapter.targets: unknown target module "ffn_don": must be a list of all_linear, attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate, ffn_up, ffn_down, token_embd, output (did you mean ffn_down?)`},
+		{"a key as PEFT calls it", "lora_r: 8", nil, nil, "line 5: lora_r: unknown key (did you mean adapter.rank?)"},
+		{"a key as transformers call it", "", nil, []string{"train.learning_rate=1e-4"}, "--set: train.learning_rate: unknown key (did you mean optimizer.lr?)"},
+		{"a module as transformers call it", "adapter: {targets: [q_proj]}", nil, nil, `line 5: adapter.targets: unknown target module "q_proj": must be a list of all_linear, attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate, ffn_up, ffn_down, token_embd, output (did you mean attn_q?)`},
+		{"targets of no words", "adapter: {targets: [[attn_q]]}", nil, nil, "line 5: adapter.targets: its items must be words, got a list"},
 		{"a mirror that is a path", "checkpoint: {mirror: /mnt/x}", nil, nil, "line 5: checkpoint.mirror: must begin with s3://, gs://, azblob:// or file://"},
 		{"a mirror on another machine", "", nil, []string{"checkpoint.mirror=file://host/x"}, "--set: checkpoint.mirror: names the machine host; three slashes begin a path of this one (file:///folder/file)"},
 		{"no time for the mirror", "checkpoint: {mirror_wait: 0s}", nil, nil, `line 5: checkpoint.mirror_wait: must be a time above 0 such as 90m or 1h30m, got "0s"`},
@@ -185,6 +189,37 @@ func TestProblems(t *testing.T) {
 			require.ErrorAs(t, err, &problems)
 			assert.Contains(t, strings.Split(err.Error(), "\n"), tt.want)
 		})
+	}
+}
+
+// What is a list may be written as one, wherever it is given.
+func TestListsOfWordsMayBeLists(t *testing.T) {
+	for _, tt := range []struct {
+		name, file    string
+		sets, environ []string
+	}{
+		{"commas", "adapter: {targets: 'attn_q,attn_v', layers: '0-2,-1'}", nil, nil},
+		{"a list", "adapter: {targets: [attn_q, attn_v], layers: [0-2, -1]}", nil, nil},
+		{"--set", "", []string{"adapter.targets=[attn_q, attn_v]", "adapter.layers=[0-2,-1]"}, nil},
+		{"environment", "", nil, []string{"CFTUNE_ADAPTER__TARGETS=[attn_q, attn_v]", "CFTUNE_ADAPTER__LAYERS=[0-2, -1]"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			run, err := Parse([]byte(minimal+tt.file), tt.sets, tt.environ)
+			require.NoError(t, err)
+			assert.Equal(t, "attn_q,attn_v", run.Adapter.Targets)
+			assert.Equal(t, "0-2,-1", run.Adapter.Layers)
+		})
+	}
+}
+
+// Each name of other trainers leads to a key that there is.
+func TestNamesElsewhereLeadToKeys(t *testing.T) {
+	for name, key := range namesElsewhere {
+		assert.Contains(t, allKeys, key, name)
+		assert.NotContains(t, allKeys, name)
+	}
+	for name, module := range modulesElsewhere {
+		assert.Contains(t, allTargets, module, name)
 	}
 }
 

@@ -79,7 +79,7 @@ func (d *Document) Set(set string) {
 	}
 	r.verbatim = true
 	node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
-	if to.Kind() != reflect.String {
+	if to.Kind() != reflect.String || isTextList(path, to.Type()) && strings.HasPrefix(value, "[") {
 		var doc yaml.Node
 		if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
 			r.add(nil, key, err.Error())

@@ -147,7 +147,7 @@ func (r *reader) readSets(sets []string) []map[string]any {
 func (r *reader) readValue(key, value string, t reflect.Type) (map[string]any, bool) {
 	r.verbatim = true
 	node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
-	if t.Kind() != reflect.String {
+	if t.Kind() != reflect.String || isTextList(key, t) && strings.HasPrefix(value, "[") {
 		var doc yaml.Node
 		if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
 			r.add(nil, key, err.Error())

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -59,6 +60,9 @@ func suggestKey(root reflect.Type, keys []string, parent, name string) string {
 	}
 	if len(elsewhere) > 0 {
 		return fmt.Sprintf(" (did you mean %s?)", strings.Join(elsewhere, " or "))
+	}
+	if key := namesElsewhere[lastPart(name)]; slices.Contains(keys, key) {
+		return fmt.Sprintf(" (did you mean %s?)", key)
 	}
 	return suggestion(join(parent, name), keys)
 }

@@ -51,12 +51,38 @@ func (r *reader) read(n *yaml.Node, t reflect.Type, key string) (any, bool) {
 	case reflect.Map:
 		return r.readMap(n, t, key)
 	}
+	if n.Kind == yaml.SequenceNode && isTextList(key, t) {
+		n = r.joined(n, key)
+		if n == nil {
+			return nil, false
+		}
+	}
 	v := reflect.New(t).Elem()
 	if message := r.readScalar(n, v); message != "" {
 		r.add(n, key, message)
 		return nil, false
 	}
 	return v.Interface(), true
+}
+
+// isTextList reports whether a text is a list written with commas, which may be written as a list, too.
+func isTextList(key string, t reflect.Type) bool {
+	return t.Kind() == reflect.String && (strings.HasSuffix(key, "adapter.targets") || strings.HasSuffix(key, "adapter.layers"))
+}
+
+// joined makes a list of plain values one text with commas, nil if it is no such list.
+func (r *reader) joined(n *yaml.Node, key string) *yaml.Node {
+	words := make([]string, len(n.Content))
+	for i, item := range n.Content {
+		if item.Kind != yaml.ScalarNode || item.ShortTag() == "!!null" {
+			r.add(item, key, "its items must be words, got "+describe(item))
+			return nil
+		}
+		words[i] = item.Value
+	}
+	one := *n
+	one.Kind, one.Tag, one.Value, one.Content = yaml.ScalarNode, "!!str", strings.Join(words, ","), nil
+	return &one
 }
 
 // readStruct reads a mapping whose keys are the struct's. An empty mapping ("chat:" with nothing below) sets nothing.

@@ -76,8 +76,14 @@ func (s *Store) patiently(ctx context.Context, attempt func() (progress bool, er
 	wait, failed := s.Patience.First, 0
 	for {
 		progress, err := attempt()
-		if err == nil || ctx.Err() != nil || !temporary(err) {
+		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
+		}
+		if !temporary(err) {
+			if away(err) { // a name that no server knows
+				return fmt.Errorf("%w: %w", ErrUnreachable, err)
+			}
+			return err
 		}
 		if progress {
 			wait, failed = s.Patience.First, 0

@@ -65,7 +65,10 @@ func FromEnvironment(getenv func(string) string, home string) *Store {
 	if dir := getenv("OLLAMA_MODELS"); dir != "" {
 		s.Ollama = []string{dir}
 	} else {
-		s.Ollama = []string{below(home, ".ollama", "models"), "/usr/share/ollama/.ollama/models"}
+		s.Ollama = []string{"/usr/share/ollama/.ollama/models"}
+		if own := below(home, ".ollama", "models"); own != "" {
+			s.Ollama = append([]string{own}, s.Ollama...)
+		}
 	}
 	return s
 }
@@ -137,7 +140,7 @@ func (s *Store) noFile(ctx context.Context, r Reference) error {
 	files, err := s.list(ctx, r)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: it names no file: %w", r, err)
+		return fmt.Errorf("%s: it names no file, and which there are is not known: %w", r, err)
 	case len(files) == 0:
 		return fmt.Errorf("%s: %w: the repository has no GGUF file", r, ErrNotFound)
 	}

@@ -14,6 +14,21 @@ type Report struct {
 	Chosen  *Choice   `json:"chosen,omitempty"`
 }
 
+// Empty reports whether there is nothing that could be scored.
+func (r Report) Empty() bool {
+	for _, result := range r.Results {
+		if result.Probes != nil {
+			return false
+		}
+		for _, s := range result.Sets {
+			if s.Answers != nil || s.Critiques != nil || s.Self != nil || len(s.Losses) > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // SetInfo tells which rows were scored.
 type SetInfo struct {
 	Name   string `json:"name"`

@@ -67,11 +67,18 @@ type pipe struct {
 // standardInput is one for the process: whoever reads it first has it.
 var standardInput = &pipe{opener: func() (io.ReadCloser, error) { return io.NopCloser(os.Stdin), nil }}
 
-func (p *pipe) open(context.Context) (io.ReadCloser, error) {
+func (p *pipe) open(ctx context.Context) (io.ReadCloser, error) {
 	if p.taken.Swap(true) {
 		return nil, errors.New("can be read only once, and was; save it to a file first")
 	}
-	return p.opener()
+	in, err := p.opener()
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{Interruptible(ctx, in), in}, nil
 }
 
 func (p *pipe) openAt(context.Context) (readerAt, int64, error) {
