@@ -23,6 +23,8 @@ type DataError struct {
 	Overlap bool
 	// Objective: there are records that lack what their objective needs.
 	Objective bool
+	// Fields: there are rows without a field that their format needs; it may have another name.
+	Fields bool
 }
 
 func (e *DataError) Error() string { return "data: " + strings.Join(e.Problems, "\n") }

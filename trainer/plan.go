@@ -290,6 +290,7 @@ func faultsError(faults []fault, seen, seqLen int) error {
 	if n := len(overlap); n > 0 {
 		e.Problems = append(e.Problems, overlapText(n, seen, ids(overlap)))
 	}
+	e.Fields = slices.ContainsFunc(other, func(f fault) bool { return errors.Is(f.err, dataset.ErrMissing) })
 	for _, list := range [][]fault{layout, other} {
 		if n := len(list); n > 0 {
 			e.Problems = append(e.Problems, fmt.Sprintf("%d of %d records cannot be used:", n, seen))

@@ -34,7 +34,7 @@ type dataFlags struct {
 }
 
 func (f *dataFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.path, "config", "", "configuration of a run (required)")
+	cmd.Flags().StringVarP(&f.path, "config", "c", "", "configuration of a run (required)")
 	cmd.Flags().StringArrayVar(&f.sets, "set", nil, "override a key of the configuration (key=value)")
 	if err := cmd.MarkFlagRequired("config"); err != nil {
 		panic(err) // the flag is defined above

@@ -93,7 +93,7 @@ the run would take of memory, part by part; if that does not fit, name settings 
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "configuration of a run")
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration of a run")
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a key of the configuration (key=value)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"cftune/bindings/engine"
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
@@ -130,8 +131,10 @@ func hintFor(err error) string {
 			return "raise train.seq_len, or set data.over_long to drop, truncate_prompt or split"
 		case e.Overlap:
 			return "take them out of one of the two, or set data.audit to false if it is meant"
+		case e.Fields:
+			return "where a field has another name, data.sources[].fields says which it is, as fields: {query: question, response: answer}"
 		case e.Objective:
-			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique, refine all four"
+			return "objective.stages decides what is learned: sft needs a query with a solution, cft a query with a response and a critique, refine all four; data.sources[].fields names a field that is called otherwise"
 		}
 	}
 	if e, ok := errors.AsType[*trainer.MismatchError](err); ok {
@@ -150,10 +153,10 @@ func hintFor(err error) string {
 		return e.hint()
 	}
 	if e, ok := errors.AsType[*mirrorBehindError](err); ok {
-		return fmt.Sprintf("cftune resume %s tries again; until then %s is the only copy", e.run, e.run)
+		return fmt.Sprintf("cftune resume %s tries again; until then %s is the only copy", spell.Word(e.run), e.run)
 	}
 	if e, ok := errors.AsType[*trainer.Interrupted](err); ok && !as[*studyInterrupted](err) {
-		return fmt.Sprintf("cftune resume %s goes on", e.Run)
+		return fmt.Sprintf("cftune resume %s goes on", spell.Word(e.Run))
 	}
 	if e, ok := errors.AsType[*launch.HostKeyError](err); ok {
 		return e.Hint()

@@ -71,7 +71,7 @@ func newImatrixCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.text, "text", "", "a text file to read")
-	f.StringVar(&o.config, "config", "", "a configuration whose training data to read")
+	f.StringVarP(&o.config, "config", "c", "", "a configuration whose training data to read")
 	f.StringArrayVar(&o.sets, "set", nil, "override a key of the configuration (key=value)")
 	f.StringVar(&o.adapter, "adapter", "", "read it with this adapter (a GGUF file, a PEFT folder, a run): for a model that it will be merged into")
 	f.StringVar(&o.output, "output", "", "the file to write (required)")

@@ -127,7 +127,7 @@ func newTrainCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "configuration of the run, a YAML file (required)")
+	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration of the run, a YAML file (required)")
 	cmd.Flags().StringVar(&output, "output", "", "the run directory, instead of the configuration's output")
 	cmd.Flags().BoolVar(&orResume, "or-resume", false, "where the run has a checkpoint, in its directory or its mirror, go on from the newest that is whole")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "look at configuration, model and data, show the plan, and write nothing")
@@ -234,6 +234,9 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 	t.SaveOn(asked)
 	s.note("%s: %d steps over %d examples of %d tokens, %d of them targets; %s of memory, activations kept: %s",
 		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, spell.Size(e.memory.Total), keptText(e.memory))
+	if t.Done() == 0 {
+		s.noteWarmup(run, plan.Steps)
+	}
 	if e.memory.Streamed > 0 {
 		s.note("note: %s of weights do not fit the device beside the rest: they stay in the host's memory and are copied for each use, which is slower", spell.Size(e.memory.Streamed))
 	}
@@ -244,6 +247,13 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 		s.note("note: %s", remark)
 	}
 	return t.Run(ctx, trains)
+}
+
+// noteWarmup says where most of a run is warmup, as with few records and the default.
+func (s session) noteWarmup(run config.Run, steps int) {
+	if w := run.Optimizer.WarmupSteps; steps > 0 && 2*w > steps {
+		s.note("note: the learning rate grows over %d steps (optimizer.warmup_steps), and the run has %d", w, steps)
+	}
 }
 
 func (s session) note(format string, args ...any) {
@@ -285,9 +295,9 @@ func (s session) print(r trainer.Result, asJSON bool) error {
 	case "":
 	case trainer.EndPatience:
 		s.note("ended after step %d of %d: the validation loss has not fallen for %s (data.validation.patience), and was lowest after step %d; "+
-			"cftune resume %s --set data.validation.patience=0 goes on all the same", r.Step, r.Steps, validations(r.Best.Stale), r.Best.Step, r.Run)
+			"cftune resume %s --set data.validation.patience=0 goes on all the same", r.Step, r.Steps, validations(r.Best.Stale), r.Best.Step, spell.Word(r.Run))
 	default:
-		s.note("stopped after step %d of %d (%s); cftune resume %s goes on", r.Step, r.Steps, r.Stopped, r.Run)
+		s.note("stopped after step %d of %d (%s); cftune resume %s goes on", r.Step, r.Steps, r.Stopped, spell.Word(r.Run))
 	}
 	var err error
 	if asJSON {
@@ -328,6 +338,7 @@ func (s session) dryRun(ctx context.Context, run config.Run, asJSON bool) error 
 	}
 	defer t.Close()
 	plan := t.Plan()
+	s.noteWarmup(run, plan.Steps)
 	if asJSON {
 		return json.NewEncoder(s.out).Encode(plan)
 	}

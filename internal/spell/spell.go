@@ -3,6 +3,7 @@ package spell
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -22,4 +23,17 @@ func Size[N uint64 | float64](bytes N) string {
 // Quote makes one word of any text for a POSIX shell; a shell takes no NUL, whatever is around it.
 func Quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
+
+// Word makes one word of a path for a shell, and leaves it as it is where that is one.
+func Word(text string) string {
+	if plainWord.MatchString(text) && !strings.HasPrefix(text, "-") {
+		return text
+	}
+	if strings.HasPrefix(text, "-") {
+		text = "./" + text
+	}
+	return Quote(text)
 }

@@ -24,3 +24,10 @@ func TestQuotedWordsPassAShell(t *testing.T) {
 		assert.Equal(t, word, string(out))
 	}
 }
+
+// A path that is one word stays readable; any other is made one.
+func TestWordsAreOneWord(t *testing.T) {
+	for text, want := range map[string]string{"runs/first-1": "runs/first-1", "two words": "'two words'", "-n": "'./-n'", "": "''", "ü": "'ü'"} {
+		assert.Equal(t, want, spell.Word(text))
+	}
+}

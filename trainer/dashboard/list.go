@@ -86,7 +86,7 @@ var orders = []order{
 	{"name", "run", false, false, func(a, b row) int { return strings.Compare(a.Name, b.Name) }},
 	{"state", "state", false, false, func(a, b row) int { return cmp.Compare(stateOrder(a.Standing.State), stateOrder(b.Standing.State)) }},
 	{"step", "step", false, true, func(a, b row) int { return cmp.Compare(a.Step, b.Step) }},
-	{"loss", "loss", true, false, func(a, b row) int { return cmp.Compare(last(a.loss), last(b.loss)) }},
+	{"loss", "loss, smoothed", true, false, func(a, b row) int { return cmp.Compare(last(a.loss), last(b.loss)) }},
 	{"best", "best validation", true, false, func(a, b row) int { return cmp.Compare(last(a.best), last(b.best)) }},
 	{"speed", "tokens/s", true, true, func(a, b row) int { return cmp.Compare(a.speed, b.speed) }},
 	{"model", "model, adapter", false, false, func(a, b row) int {

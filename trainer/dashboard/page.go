@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/spell"
 	"cftune/trainer/chart"
 	"cftune/trainer/config"
 	"cftune/trainer/metrics"
@@ -261,7 +262,7 @@ func (r *run) checkpointRows() []checkpointRow {
 
 // commands are what one does next with the run.
 func (r *run) commands() []command {
-	dir := word(r.dir)
+	dir := spell.Word(r.dir)
 	var list []command
 	if r.standing.State == runs.Stopped {
 		list = append(list, command{"go on with the run", "cftune resume " + dir})

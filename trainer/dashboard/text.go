@@ -124,16 +124,3 @@ func counted(n int64, one, more string) string {
 	}
 	return fmt.Sprintf("%d %s", n, more)
 }
-
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
-
-// word makes one word of a text for a shell.
-func word(text string) string {
-	if plainWord.MatchString(text) && !strings.HasPrefix(text, "-") {
-		return text
-	}
-	if strings.HasPrefix(text, "-") {
-		text = "./" + text
-	}
-	return spell.Quote(text)
-}

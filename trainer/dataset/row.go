@@ -19,6 +19,7 @@ type row struct {
 	fields   map[string]json.RawMessage
 	problems []string
 	came     map[string]json.RawMessage // the fields before a map renamed them; nil without one
+	lacks    bool                       // a problem is a field that is not there
 }
 
 // parseRow splits an object into fields. Duplicate names are errors: JSON decoders keep one of the two at will.
@@ -70,6 +71,12 @@ func syntaxError(err error) error {
 	return fmt.Errorf("no JSON: %w", err)
 }
 
+// missing complains of a field that is not there.
+func (r *row) missing(name string) {
+	r.complain("%s is missing", name)
+	r.lacks = true
+}
+
 func (r *row) complain(format string, args ...any) {
 	r.problems = append(r.problems, fmt.Sprintf(format, args...))
 }
@@ -79,7 +86,11 @@ func (r *row) err(format string) error {
 	if len(r.problems) == 0 {
 		return nil
 	}
-	return fmt.Errorf("format %s: %s; the row has {%s}", format, strings.Join(r.problems, "; "), r.looks())
+	err := fmt.Errorf("format %s: %s; the row has {%s}", format, strings.Join(r.problems, "; "), r.looks())
+	if r.lacks {
+		return missingError{err}
+	}
+	return err
 }
 
 // looks tells what each field of the row, as it came, looks like.
@@ -119,7 +130,7 @@ func (r *row) text(name string) string {
 // needText returns a field that must be there and have more than white space.
 func (r *row) needText(name string) string {
 	if !r.has(name) {
-		r.complain("%s is missing", name)
+		r.missing(name)
 		return ""
 	}
 	before := len(r.problems)
@@ -195,7 +206,7 @@ func (r *row) weight() float32 {
 // tokens returns a field with a list of token numbers or IgnoreLabel.
 func (r *row) tokens(name string) []int32 {
 	if !r.has(name) {
-		r.complain("%s is missing", name)
+		r.missing(name)
 		return nil
 	}
 	value := r.fields[name]
@@ -217,7 +228,7 @@ func (r *row) tokens(name string) []int32 {
 // list returns a field's items.
 func (r *row) list(name string) []json.RawMessage {
 	if !r.has(name) {
-		r.complain("%s is missing", name)
+		r.missing(name)
 		return nil
 	}
 	var items []json.RawMessage

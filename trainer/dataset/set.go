@@ -23,6 +23,14 @@ const MaxLineBytes = source.MaxRowBytes
 // maxCheckErrors is how many faults Check spells out.
 const maxCheckErrors = 20
 
+// ErrMissing is among the causes where a row lacks a field that its format needs.
+var ErrMissing = errors.New("a field is missing")
+
+// missingError is such a cause, in the words that it came with.
+type missingError struct{ error }
+
+func (missingError) Is(target error) bool { return target == ErrMissing }
+
 // Error is a fault of the data: which file and line, and what is wrong.
 type Error = source.Error
 

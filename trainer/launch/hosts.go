@@ -96,7 +96,7 @@ func FindHosts(path, folder string) (string, error) {
 			return c, nil
 		}
 	}
-	return "", &UsageError{fmt.Errorf("no file of targets: neither %s exists; configs/launch/hosts.example.yaml is one to begin with", strings.Join(candidates, " nor "))}
+	return "", &UsageError{fmt.Errorf("no file of targets: neither %s exists; configs/launch/hosts.example.yaml is one to begin with; targets: {local: {kind: local}} is one that has this machine", strings.Join(candidates, " nor "))}
 }
 
 // UsageError is a mistake in what the user wrote: the file of targets, names, or a run that cannot be launched as it is.
