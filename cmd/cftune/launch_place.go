@@ -96,7 +96,11 @@ func (l launcher) fetched(output string, checkpoints int) error {
 	if err := l.sound(output, problems); err != nil {
 		return err
 	}
-	l.say("%s: %d checkpoints are here, verified", output, checkpoints)
+	if checkpoints == 0 {
+		l.say("%s: made here, so that there is nothing to fetch; verified", output)
+	} else {
+		l.say("%s: %d checkpoints are here, verified", output, checkpoints)
+	}
 	return nil
 }
 

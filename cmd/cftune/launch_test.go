@@ -145,6 +145,7 @@ func TestLaunchHere(t *testing.T) {
 	require.Contains(t, r.err, "launched is done already")
 	_, attempts := p.phase("launched")
 	require.Equal(t, 1, attempts, "a run that is done is not started again")
+	require.Contains(t, p.must("launch", "fetch", "launched").err, "runs/launched: made here, so that there is nothing to fetch; verified")
 }
 
 func TestLaunchSeveralProcessesHere(t *testing.T) {

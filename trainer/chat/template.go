@@ -34,7 +34,7 @@ type cache struct {
 // strftime_now gives the time of this call, so that a prompt with a date has the same tokens throughout a run; see At.
 func NewTemplate(source string, tok Tokenizer) (*Template, error) {
 	if strings.TrimSpace(source) == "" {
-		return nil, errors.New("chat template: there is none; give one with chat.template_file")
+		return nil, errors.New("chat template: there is none; give one with chat.template_file (--template-file of commands without a configuration)")
 	}
 	if strings.ContainsRune(source, markOpen) {
 		return nil, fmt.Errorf("chat template: uses the private character %U, which stands for contents here", markOpen)
