@@ -79,7 +79,7 @@ func printExamples(w io.Writer, style string, tok chat.Tokenizer, examples []pac
 		case "json":
 			err = writeTokenized(w, e)
 		case "text":
-			_, err = fmt.Fprintf(w, "%s\n%s\n\n", exampleTitle(e), markedText(tok, e, isTerminal(w) && os.Getenv("NO_COLOR") == ""))
+			_, err = fmt.Fprintf(w, "%s\n%s\n\n", exampleTitle(e), markedText(tok, e, hasColours(w)))
 		default:
 			_, err = fmt.Fprintf(w, "%s\n%s\n", exampleTitle(e), chat.Preview(tok, e.Tokens, e.Labels))
 		}
@@ -96,6 +96,11 @@ func exampleTitle(e pack.Example) string {
 
 func writeTokenized(w io.Writer, e pack.Example) error {
 	return json.NewEncoder(w).Encode(map[string]any{"id": e.ID, "objective": e.Objective, "input_ids": e.Tokens, "labels": e.Labels})
+}
+
+// hasColours reports whether w is a terminal that may be written to in colour (no-color.org).
+func hasColours(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == ""
 }
 
 func isTerminal(w io.Writer) bool {
