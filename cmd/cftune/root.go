@@ -30,6 +30,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(newUsageError)
 	root.Flags().BoolVar(&version, "version", false, "the same as cftune version")
 	root.AddCommand(
+		newInitCommand(),
 		newTrainCommand(),
 		newResumeCommand(),
 		newExportCommand(),

@@ -339,12 +339,37 @@ func (s session) dryRun(ctx context.Context, run config.Run, asJSON bool) error 
 	defer t.Close()
 	plan := t.Plan()
 	s.noteWarmup(run, plan.Steps)
+	takes := s.memoryOf(local)
 	if asJSON {
-		return json.NewEncoder(s.out).Encode(plan)
+		return json.NewEncoder(s.out).Encode(struct {
+			trainer.Plan
+			Memory *runReport `json:"memory,omitempty"`
+		}{plan, takes})
 	}
 	_, err = fmt.Fprintf(s.out, "steps: %d\nrecords: %d\nexamples: %d\ntokens: %d\ntargets: %d\nlonger than a pack: %d (%s)\nvalidation examples: %d\n",
 		plan.Steps, plan.Records, plan.Examples, plan.Tokens, plan.Targets, plan.OverLong.Count, plan.OverLong.Policy, plan.Validation.Examples)
+	if err == nil && takes != nil {
+		_, err = fmt.Fprintf(s.out, "memory: %s of %s (cftune doctor --config tells more)\n", spell.Size(takes.Buffers), spell.Size(takes.Available))
+	}
 	return err
+}
+
+// memoryOf tells what a run takes on its device. What is wrong there is a note: the plan may be for another machine. It
+// returns nil where the device is not here.
+func (s session) memoryOf(run config.Run) *runReport {
+	devices, err := engine.Devices()
+	var takes *runReport
+	if err == nil {
+		takes, err = examineRun("", run, devices)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintf(s.notes, "note: this machine cannot train it: %v\n", err)
+	case !takes.Fits:
+		fmt.Fprintf(s.notes, "note: this machine cannot train it: it takes %s of memory, %s are available; cftune doctor --config names settings that fit\n",
+			spell.Size(takes.Buffers), spell.Size(takes.Available))
+	}
+	return takes
 }
 
 // openText opens the base model's vocabulary and, unless all records are tokenized, its chat template. The caller closes
