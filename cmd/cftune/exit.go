@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"cftune/bindings/engine"
 	"cftune/internal/spell"
@@ -163,6 +164,9 @@ func hintFor(err error) string {
 	}
 	if e, ok := errors.AsType[*launch.RunError](err); ok && launch.Over(e.State.Phase) {
 		return fmt.Sprintf("cftune launch resume %s starts it again, from its newest checkpoint; cftune launch fetch %s brings what there is", e.Name, e.Name)
+	}
+	if as[*checkpoint.SpaceError](err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return "make room; what was there before is whole, and cftune resume goes on from a run's newest checkpoint"
 	}
 	if r := ruleFor(err); r != nil {
 		return r.hint

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -77,6 +78,13 @@ func TestExitCodes(t *testing.T) {
 func TestEngineErrorsSayNonFiniteInTheLoopsWords(t *testing.T) {
 	assert.ErrorIs(t, engineError(engine.ErrNonFinite), trainer.ErrNonFinite)
 	assert.NotErrorIs(t, engineError(engine.ErrNoMemory), trainer.ErrNonFinite)
+}
+
+// A disk that is full says how to go on, whoever noticed.
+func TestFullDisksHaveAHint(t *testing.T) {
+	for _, err := range []error{&checkpoint.SpaceError{Path: "disk"}, &os.PathError{Op: "write", Path: "run", Err: syscall.ENOSPC}} {
+		assert.Contains(t, hintFor(fmt.Errorf("checkpoint: %w", err)), "make room; ")
+	}
 }
 
 // Every code that a rule gives is in --help and in the README.

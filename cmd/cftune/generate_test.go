@@ -79,7 +79,7 @@ func TestGenerateAnswersAQuestion(t *testing.T) {
 
 	cut, notes := ask("", "--prompt", question, "--max-tokens", "2")
 	require.True(t, strings.HasPrefix(text, strings.TrimSpace(cut)))
-	require.Contains(t, notes, "cut off: max_tokens")
+	require.Contains(t, notes, "cut off: --max-tokens is 2")
 
 	line, _ := ask("", "--prompt", question, "--max-tokens", "40", "--json", "--stop", "Paris")
 	var a answerLine
@@ -130,13 +130,13 @@ func TestGenerateRefuses(t *testing.T) {
 		words       string
 		code        int
 	}{
-		{"missing model", "", []string{"--model", "none.gguf", "--prompt", "a"}, "No such file", 3},
+		{"missing model", "", []string{"--model", "none.gguf", "--prompt", "a"}, "no such file", 3},
 		{"cut-off model", "", []string{"--model", cut, "--prompt", "a"}, "cut off: tensor", 3},
 		{"adapter that is a model", "", ask("--adapter", model), "not a LoRA adapter", 3},
 		{"missing template", "", ask("--template-file", "none.jinja"), "no such file", 2},
 		{"empty prompt", "", []string{"--model", model}, "the prompt is empty", 2},
-		{"no JSON", "{\"prompt\": \"a\"}\nhello\n", []string{"--model", model, "--jsonl"}, "line 2: invalid character", 3},
-		{"unknown key", `{"promt": "a"}`, []string{"--model", model, "--jsonl"}, `line 1: json: unknown field "promt"`, 3},
+		{"no JSON", "{\"prompt\": \"a\"}\nhello\n", []string{"--model", model, "--jsonl"}, "line 2: no JSON: invalid character", 3},
+		{"unknown key", `{"promt": "a"}`, []string{"--model", model, "--jsonl"}, `line 1: unknown field "promt"`, 3},
 		{"neither prompt nor messages", `{"id": 1}`, []string{"--model", model, "--jsonl"}, "want either", 3},
 		{"both inputs", "", ask("--jsonl"), "exclude each other", 2},
 		{"no tokens", "", ask("--max-tokens", "0"), "--max-tokens: must be at least 1, got 0", 2},
@@ -145,7 +145,7 @@ func TestGenerateRefuses(t *testing.T) {
 		{"top-p above 1", "", ask("--temperature", "1", "--top-p", "1.5"), "--top-p", 2},
 		{"top-k without temperature", "", ask("--top-k", "5"), "need a --temperature", 2},
 		{"adapter scale without adapter", "", ask("--adapter-scale", "2"), "needs an --adapter", 2},
-		{"prompt above the context", "", ask("--context", "4"), "the context 4", 1},
+		{"prompt above the context", "", ask("--context", "4"), "--context is 4, and the longest question has 10 tokens", 2},
 		{"GPU layers without a GPU", "", ask("--gpu-layers", "1"), "no GPU", 5},
 		{"cache above the memory", "", ask("--context", "2000000000"), "takes about", 5},
 	} {
