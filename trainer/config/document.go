@@ -77,19 +77,9 @@ func (d *Document) Set(set string) {
 		r.add(nil, key, "unknown key"+r.suggest("", key))
 		return
 	}
-	r.verbatim = true
-	node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
-	if to.Kind() != reflect.String || isTextList(path, to.Type()) && strings.HasPrefix(value, "[") {
-		var doc yaml.Node
-		if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
-			r.add(nil, key, err.Error())
-			return
-		}
-		if len(doc.Content) == 0 {
-			r.add(nil, key, "has no value")
-			return
-		}
-		node = doc.Content[0]
+	node, ok := r.outside(key, path, value, to.Type())
+	if !ok {
+		return
 	}
 	if read, ok := r.read(node, to.Type(), path); ok {
 		assign(to, read)

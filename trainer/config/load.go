@@ -143,21 +143,30 @@ func (r *reader) readSets(sets []string) []map[string]any {
 	return layers
 }
 
+// outside makes a node of a value that is given outside the file: text as it stands, all else (and a text that may be written as
+// a list, where it is) as YAML. name is the key as problems name it, path the one of the file.
+func (r *reader) outside(name, path, value string, t reflect.Type) (*yaml.Node, bool) {
+	r.verbatim = true
+	if t.Kind() == reflect.String && !(isTextList(path, t) && strings.HasPrefix(value, "[")) {
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}, true
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
+		r.add(nil, name, err.Error())
+		return nil, false
+	}
+	if len(doc.Content) == 0 {
+		r.add(nil, name, "has no value")
+		return nil, false
+	}
+	return doc.Content[0], true
+}
+
 // readValue reads the value of one key, given outside the file, into a layer of its own.
 func (r *reader) readValue(key, value string, t reflect.Type) (map[string]any, bool) {
-	r.verbatim = true
-	node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
-	if t.Kind() != reflect.String || isTextList(key, t) && strings.HasPrefix(value, "[") {
-		var doc yaml.Node
-		if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
-			r.add(nil, key, err.Error())
-			return nil, false
-		}
-		if len(doc.Content) == 0 {
-			r.add(nil, key, "has no value")
-			return nil, false
-		}
-		node = doc.Content[0]
+	node, ok := r.outside(key, key, value, t)
+	if !ok {
+		return nil, false
 	}
 	read, ok := r.read(node, t, key)
 	if !ok {
