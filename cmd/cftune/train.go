@@ -364,9 +364,9 @@ func (s session) memoryOf(run config.Run) *runReport {
 	}
 	switch {
 	case err != nil:
-		fmt.Fprintf(s.notes, "note: this machine cannot train it: %v\n", err)
+		s.note("note: this machine cannot train it: %v", err)
 	case !takes.Fits:
-		fmt.Fprintf(s.notes, "note: this machine cannot train it: it takes %s of memory, %s are available; cftune doctor --config names settings that fit\n",
+		s.note("note: this machine cannot train it: it takes %s of memory, %s are available; cftune doctor --config names settings that fit",
 			spell.Size(takes.Buffers), spell.Size(takes.Available))
 	}
 	return takes
