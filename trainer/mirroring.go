@@ -90,12 +90,33 @@ func (m *mirroring) finish(ctx context.Context, say func(string)) *mirror.Report
 		say(fmt.Sprintf("mirror %s: waiting for the copy of step %d, at most %v; the checkpoint itself is safe on disk", m.store.Name(), step, m.limit))
 	}
 	report := m.worker.Finish(ctx, m.limit)
+	m.keepEnd(ctx, report, say)
 	m.tell(say)
 	say(report.String())
 	if err := m.store.Close(); err != nil {
 		say(fmt.Sprintf("mirror %s: close: %v", m.store.Name(), err))
 	}
 	return &report
+}
+
+// endLimit bounds the copying of a run's end, after that of its last checkpoint went well.
+const endLimit = 30 * time.Second
+
+// keepEnd copies what the run's own file says of its end, where the mirror has the checkpoint that it names.
+func (m *mirroring) keepEnd(ctx context.Context, report mirror.Report, say func(string)) {
+	end, err := ReadEnd(m.dir)
+	if err != nil || end == nil || report.Step != end.Checkpoint || report.Behind() {
+		return // who restores the run learns no more than of one that was killed
+	}
+	ctx, cancel := context.WithTimeout(ctx, endLimit)
+	defer cancel()
+	text, err := json.Marshal(end)
+	if err == nil {
+		err = m.worker.KeepEnd(ctx, end.Checkpoint, text)
+	}
+	if err != nil {
+		say(fmt.Sprintf("mirror %s: why the run ended is not told there: %v", m.store.Name(), err))
+	}
 }
 
 // keepState writes down how the mirror stands. It is called by the worker's goroutine: the run's own disk, of which tests

@@ -196,6 +196,9 @@ func (l launcher) launch(ctx context.Context) error {
 	if state, is := plan.Running(); is && !l.dryRun {
 		name := l.requests[0].Name
 		l.say("%s is %s already", name, state.Phase)
+		if state.StepsLeft {
+			l.say("%s", state.Message)
+		}
 		if state.Phase == launch.PhaseDone {
 			l.say("cftune launch fetch %s brings what it made", name)
 			_, err := fmt.Fprintln(l.out, name)

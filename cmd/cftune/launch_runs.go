@@ -149,7 +149,7 @@ func newLaunchStopCommand() *cobra.Command {
 
 func newLaunchResumeCommand() *cobra.Command {
 	var detach bool
-	cmd, _ := launched("resume NAME", "Start a launched run again that was stopped, failed or lost",
+	cmd, _ := launched("resume NAME", "Start a launched run again that was stopped, failed or lost, or that limits.max_time has ended",
 		"Start a launched run again, from its newest checkpoint, and follow it. One that runs is followed.",
 		func(l launcher, ctx context.Context, p launchPlace, _ launch.Record, name string) error {
 			if err := p.Resume(ctx); err != nil {

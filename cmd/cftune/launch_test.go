@@ -148,6 +148,32 @@ func TestLaunchHere(t *testing.T) {
 	require.Contains(t, p.must("launch", "fetch", "launched").err, "runs/launched: made here, so that there is nothing to fetch; verified")
 }
 
+// A limit ends a run well, with steps left; resumed by name it goes on, and launched again it does not.
+func TestLaunchResumeAfterMaxTime(t *testing.T) {
+	p := newPlace(t)
+	p.write("hosts.yaml", "targets: {here: {kind: local, retries: 0}}\n")
+	p.config("straight", 2000)
+	p.config("limited", 2000)
+	launch := []string{"launch", "-c", "limited.yaml", "--on", "here", "--set", "limits.max_time=500ms"}
+	r := p.must(launch...)
+	require.Contains(t, r.err, "limited is done: it ended with steps left (max_time); cftune launch resume limited goes on")
+	r = p.must(launch...)
+	require.Contains(t, r.err, "it ended with steps left (max_time)")
+	phase, attempts := p.phase("limited")
+	require.Equal(t, "done", phase)
+	require.Equal(t, 1, attempts)
+	var before, after struct {
+		Step int
+	}
+	require.NoError(t, json.Unmarshal([]byte(p.must("runs", "show", "runs/limited", "--json").out), &before))
+	r = p.must("launch", "resume", "limited")
+	require.Contains(t, r.err, "steps left (max_time)")
+	require.NoError(t, json.Unmarshal([]byte(p.must("runs", "show", "runs/limited", "--json").out), &after))
+	require.Greater(t, after.Step, before.Step)
+	_, attempts = p.phase("limited")
+	require.Equal(t, 2, attempts)
+}
+
 func TestLaunchSeveralProcessesHere(t *testing.T) {
 	if _, err := exec.LookPath("mpirun"); err != nil {
 		t.Skip("no mpirun: scripts/install-deps installs openmpi-bin and libopenmpi-dev")

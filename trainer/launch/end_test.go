@@ -14,11 +14,14 @@ import (
 // Which limit has ended a run is told with its being done.
 func TestSupervisorTellsOfStepsLeft(t *testing.T) {
 	run := t.TempDir()
-	for reason, words := range map[string]string{"max_time": "steps left (max_time)", "patience": "by patience", "finished": ""} {
+	for reason, words := range map[string]string{"max_time": "steps left (max_time); cftune launch resume test goes on", "patience": "by patience", "finished": ""} {
 		s, _ := supervised(t, `echo '{"reason":"`+reason+`"}' >`+spell.Quote(run+"/"+runEnd), Job{Run: run}, nil)
 		assert.Equal(t, PhaseDone, s.Phase)
 		assert.Contains(t, s.Message, words)
 		assert.Equal(t, words == "", s.Message == "")
+		assert.Equal(t, reason == "max_time", s.StepsLeft)
+		assert.Equal(t, reason == "max_time", s.Resumable())
+		assert.False(t, startable(s), "being launched again is not enough")
 	}
 }
 

@@ -83,7 +83,7 @@ func farStatus(dir string) (farAnswer, error) {
 
 func farStart(dir, program string) (farAnswer, error) {
 	a, err := farStatus(dir)
-	if err != nil || !Over(a.State.Phase) || a.State.Phase == PhaseDone {
+	if err != nil || a.Exists && !a.State.Resumable() {
 		return a, err
 	}
 	if !a.Exists {
@@ -102,11 +102,12 @@ func farStart(dir, program string) (farAnswer, error) {
 		return a, err
 	}
 	pid := cmd.Process.Pid
+	began := processBegan(pid) // the state of an earlier supervisor may have the same number
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	deadline := time.After(startTimeout)
 	for {
-		if now, err := readState(dir); err == nil && now.Pid == pid && now.Phase != PhaseNew {
+		if now, err := readState(dir); err == nil && now.Pid == pid && now.Began == began && now.Phase != PhaseNew {
 			return farAnswer{Started: true, Exists: true, State: now}, nil
 		}
 		select {

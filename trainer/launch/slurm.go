@@ -217,7 +217,7 @@ func (c *slurm) Start(ctx context.Context, jobs []Placed, secrets map[string]str
 		if err != nil {
 			return err
 		}
-		if !Over(s.Phase) || s.Phase == PhaseDone {
+		if !s.Resumable() {
 			if len(jobs) == 1 {
 				return nil
 			}

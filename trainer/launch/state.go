@@ -33,9 +33,11 @@ type State struct {
 	// Message tells people more.
 	Message string `json:"message,omitempty"`
 	// ExitCode is that of the last attempt that ended; -1 after a signal.
-	ExitCode int       `json:"exit_code"`
-	Attempts []Attempt `json:"attempts"`
-	Updated  time.Time `json:"updated"`
+	ExitCode int `json:"exit_code"`
+	// StepsLeft says of a run that is done that a limit ended it (limits.max_time): it goes on if it is resumed by name.
+	StepsLeft bool      `json:"steps_left,omitempty"`
+	Attempts  []Attempt `json:"attempts"`
+	Updated   time.Time `json:"updated"`
 
 	// The supervisor, known beyond a reused process number by when it began and on which boot of which host.
 	Host  string `json:"host"`
@@ -65,6 +67,9 @@ func Over(phase string) bool {
 	}
 	return true
 }
+
+// Resumable reports whether nothing happens, and more can be had by another start.
+func (s State) Resumable() bool { return startable(s) || s.Phase == PhaseDone && s.StepsLeft }
 
 func parseState(text []byte) (State, error) {
 	var s State

@@ -126,7 +126,7 @@ func (p *Plan) leaveOut() {
 	p.jobs, p.states, p.shipped = jobs, states, ships
 }
 
-// startable reports whether a job may be started.
+// startable reports whether a job is started by being launched again.
 func startable(s State) bool { return Over(s.Phase) && s.Phase != PhaseDone }
 
 var partFolder = regexp.MustCompile(`^(.+)-([0-9]+)-of-([0-9]+)$`)

@@ -115,7 +115,9 @@ func (s *supervisor) run() (int, error) {
 		code := s.state.ExitCode
 		switch {
 		case code == exitDone:
-			return code, s.set(PhaseDone, "%s", s.job.stepsLeft())
+			var words string
+			words, s.state.StepsLeft = s.job.stepsLeft()
+			return code, s.set(PhaseDone, "%s", words)
 		case wasAsked && asked == AskRequeue && s.job.Requeue && code == exitInterrupted:
 			if now, err := s.job.saved(); err != nil || now == before {
 				return code, errors.Join(err, s.set(PhaseStopped, "the time was up before a step of this turn was saved, and another turn would end so: raise slurm.time"))
@@ -182,23 +184,23 @@ func (s *supervisor) how() string {
 	return fmt.Sprintf("ended with exit code %d", s.state.ExitCode)
 }
 
-// stepsLeft says, of a run that ended well before its last step, at which limit it did.
-func (j Job) stepsLeft() string {
+// stepsLeft says, of a run that ended well before its last step, at which limit it did, and whether it can go on from there.
+func (j Job) stepsLeft() (words string, resumable bool) {
 	text, err := os.ReadFile(filepath.Join(j.Run, runEnd))
 	if err != nil {
-		return "" // a study, or a program that writes none
+		return "", false // a study, or a program that writes none
 	}
 	var end struct{ Reason string }
 	if err := json.Unmarshal(text, &end); err != nil {
-		return ""
+		return "", false
 	}
 	switch end.Reason {
 	case "max_time", "stop_after":
-		return fmt.Sprintf("it ended with steps left (%s); fetched, it can be resumed", end.Reason)
+		return fmt.Sprintf("it ended with steps left (%s); cftune launch resume %s goes on", end.Reason, j.Name), true
 	case "patience":
-		return "it ended by patience (data.validation.patience)"
+		return "it ended by patience (data.validation.patience)", false
 	}
-	return ""
+	return "", false
 }
 
 // attempt runs the program once. It reports what was asked for meanwhile.
@@ -216,6 +218,7 @@ func (s *supervisor) attempt() (asked Ask, wasAsked bool, err error) {
 	}
 	cmd.SysProcAttr = parentDeath()
 	s.state.Attempts = append(s.state.Attempts, Attempt{Started: time.Now().UTC()})
+	s.state.StepsLeft = false
 	if err := cmd.Start(); err != nil {
 		return 0, false, err
 	}

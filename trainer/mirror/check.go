@@ -55,6 +55,9 @@ func (s *Store) Check(ctx context.Context) (State, error) {
 	if unclaimed {
 		state.Notes = append(state.Notes, claimName+" is missing; the next copy writes it anew")
 	}
+	if _, err := s.ending(ctx); err != nil {
+		state.Notes = append(state.Notes, fmt.Sprintf("why the run ended is not known: %v", err))
+	}
 	for _, step := range left {
 		state.Notes = append(state.Notes, fmt.Sprintf("step %d is not whole: it is being copied, or was left by a crash and the next copy removes it", step))
 	}

@@ -71,6 +71,8 @@ func (c *Claim) take(ctx context.Context, done int) error {
 		}
 		c.Notes = append(c.Notes, fmt.Sprintf("mirror %s: step %d was damaged (%v) and is removed", c.store.name, step, err))
 	}
+	// The run goes on from here. Where it cannot be removed, the step that it names will not be the newest for long.
+	_ = c.store.objects.Delete(ctx, checkpoint.EndName)
 	return c.write(ctx)
 }
 

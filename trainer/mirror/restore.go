@@ -91,6 +91,9 @@ func (s *Store) restoreStep(ctx context.Context, step int, o RestoreOptions) (Re
 	if err := d.verify(); err != nil {
 		return Restored{}, err
 	}
+	if err := d.fetchEnd(ctx, o.Say); err != nil {
+		return Restored{}, err
+	}
 	if err := o.Check(d.temp); err != nil {
 		return Restored{}, corrupt("%v", err)
 	}

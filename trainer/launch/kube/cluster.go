@@ -268,8 +268,8 @@ func (c *Cluster) pause(ctx context.Context) error {
 	}
 }
 
-// Resume starts a run again that is suspended or over. A failed workload is for good, so another takes its place, with the
-// same manifest.
+// Resume starts a run again that is suspended or over. A failed workload is for good, and so is one that limits.max_time has ended: another
+// takes its place, with the same manifest.
 func (c *Cluster) Resume(ctx context.Context, name string) error {
 	u, err := c.workload(ctx, name)
 	if err != nil {
@@ -282,8 +282,20 @@ func (c *Cluster) Resume(ctx context.Context, name string) error {
 		return c.suspend(ctx, name, false)
 	}
 	s, err := c.Status(ctx, name)
-	if err != nil || s.Phase != launch.PhaseFailed {
+	if err != nil {
 		return err
+	}
+	again := s.Phase == launch.PhaseFailed
+	if s.Phase == launch.PhaseDone {
+		// The cluster does not know whether the limit has ended it. Where it has not, the run says that it is done, and no more.
+		run, _, err := c.RunOf(ctx, name)
+		if err != nil {
+			return err
+		}
+		again = run.Limits.MaxTime != ""
+	}
+	if !again {
+		return nil
 	}
 	if err := c.removeWorkload(ctx, name); err != nil {
 		return err

@@ -231,6 +231,25 @@ func TestAFailedRunSaysWhy(t *testing.T) {
 	assert.ErrorContains(t, b.Resume(t.Context(), "other"), "there is no run other")
 }
 
+// The cluster does not know what ended a run well; one with a limit may have steps left.
+func TestARunThatALimitHasEndedIsResumed(t *testing.T) {
+	for _, limited := range []bool{true, false} {
+		b := newTestbed(t, "job")
+		text := runText
+		if limited {
+			text += "limits: {max_time: 1h}\n"
+		}
+		var err error
+		b.m, err = Render(b.target, "training", "first", inFolder(t, text))
+		require.NoError(t, err)
+		require.NoError(t, b.Apply(t.Context(), b.m))
+		b.condition("Complete", "", "")
+		require.NoError(t, b.Resume(t.Context(), "first"))
+		phase, _ := b.phase()
+		assert.Equal(t, limited, phase == launch.PhasePending, phase)
+	}
+}
+
 func TestStopSuspendsAndResumeGoesOn(t *testing.T) {
 	for _, form := range []string{"job", "jobset", "trainjob"} {
 		t.Run(form, func(t *testing.T) {
