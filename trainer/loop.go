@@ -13,7 +13,6 @@ import (
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
 	"cftune/trainer/objective"
-	"cftune/trainer/schedule"
 )
 
 // Result is what a call of Run came to.
@@ -173,7 +172,7 @@ func (t *Trainer) beginJournal() error {
 // loop takes the steps. Whatever ends it, the last completed step is on disk, unless a failure of the engine or the disk
 // is what ends it.
 func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop func() string) error {
-	rates, err := schedule.New(t.run.Optimizer.Schedule, t.run.Optimizer.LR, t.run.Optimizer.WarmupSteps, t.record.Plan.Steps, t.run.Optimizer.MinLRRatio)
+	rate, err := t.rates()
 	if err != nil {
 		return err
 	}
@@ -211,7 +210,7 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 			ends = true
 			continue
 		}
-		step, err := t.step(ctx, engine, g, rates.LR(g.step))
+		step, err := t.step(ctx, engine, g, rate(g.step))
 		if bad := (*StepError)(nil); errors.As(err, &bad) && bad.skippable() {
 			if err := t.skip(g, bad); err != nil {
 				return err
@@ -304,7 +303,7 @@ func (t *Trainer) changeHeld(ctx context.Context) error {
 // comes first, so that a checkpoint knows it.
 func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Result, ends bool) error {
 	every := t.run.Data.Validation.EverySteps
-	if t.held != nil && t.validated != t.done && (ends || t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps || t.over()) {
+	if t.held != nil && t.validated != t.done && (ends || t.done == 0 || t.done%every == 0 || t.done == t.record.Plan.Steps || t.record.measuredAt(t.done) || t.over()) {
 		loss, err := t.validate(ctx, engine)
 		if err != nil {
 			return err

@@ -32,6 +32,8 @@ type Record struct {
 	WarmStart        *Origin    `json:"warm_start,omitempty"`
 	// Accepted are the changes that resume was told to accept, oldest first.
 	Accepted []Accepted `json:"accepted,omitempty"`
+	// Spans are the parts of the run that were made while it was to have another length, in their order.
+	Spans []Span `json:"spans,omitempty"`
 }
 
 // ModelFile identifies the base model's file.

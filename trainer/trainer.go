@@ -136,6 +136,7 @@ func New(ctx context.Context, o Options) (*Trainer, error) {
 			return fail(err)
 		}
 		t.notes = append(t.notes, was.notes(t.record)...)
+		t.record.Spans = slices.Clone(was.Spans)
 	}
 	t.dir = dir
 	return t, nil
@@ -409,6 +410,7 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 		return &config.Problems{List: []config.Problem{{Message: fmt.Sprintf(
 			"resume %s: train.epochs and train.max_steps make a run of %d steps, and %d are done: ask for at least so many", dir, steps, c.Step)}}}
 	}
+	t.keepSpan(was)
 	t.notes = append(t.notes, was.notes(t.record)...)
 	t.done, t.cursor = c.Step, dataset.Cursor(c.Cursor)
 	t.counters, t.validated, t.best = c.Counters, c.ValidatedStep, c.Best

@@ -140,8 +140,8 @@ func setStoppedRun(ctx context.Context, dir string, record trainer.Record, stage
 
 const runsReplayLong = `Make a run again, in another folder: with its configuration, and with its journal's changes of the objective at their steps.
 
-On the same device and number of threads, with the same model and data, the new run ends with the very bits of the old one,
-however often that was interrupted. With another model, other data or another chat template it is refused.
+On the same device and number of threads and processes, with the same model and data, the new run ends with the very bits of the old one,
+however often that was interrupted or made longer or shorter (train.epochs, train.max_steps of resume). With another model, other data or another chat template it is refused.
 
 `
 
@@ -159,34 +159,11 @@ func newRunsReplayCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return err
 			}
-			record, err := trainer.ReadRecord(args[0])
-			if err != nil {
-				return err
+			if f.processes > 1 {
+				return startProcesses(cmd, args, f.processes)
 			}
-			if n := len(record.Accepted); n > 0 {
-				return codedError{fmt.Errorf("replay %s: it was resumed with --accept-changes after step %d: no single configuration makes it again", args[0], record.Accepted[n-1].Step), codeCheckpoint}
-			}
-			run, err := trainer.Overlay(record.Config, f.sets)
-			if err != nil {
-				return codedError{err, codeUsage}
-			}
-			run.Output = output
-			if run.Checkpoint.Mirror == record.Config.Checkpoint.Mirror {
-				run.Checkpoint.Mirror = "" // that is the old run's
-			}
-			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter, started: record.Started, again: &record}
-			var torn bool
-			if s.changes, torn, err = trainer.ReadJournal(args[0]); err != nil {
-				return err
-			}
-			if torn {
-				s.note("note: the last line of the journal of %s is cut off and does not count", args[0])
-			}
-			result, err := s.train(cmd.Context(), run)
-			if err != nil {
-				return err
-			}
-			return s.print(result, f.asJSON)
+			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter}
+			return s.result(cmd.Context(), f, func() (trainer.Result, error) { return s.replay(cmd.Context(), args[0], output, f.sets) })
 		},
 	}
 	cmd.Flags().StringVar(&output, "output", "", "the new run's directory (required)")
@@ -195,4 +172,32 @@ func newRunsReplayCommand() *cobra.Command {
 		panic(err) // the flag is defined above
 	}
 	return cmd
+}
+
+// replay makes the run in dir again, in output.
+func (s session) replay(ctx context.Context, dir, output string, sets []string) (trainer.Result, error) {
+	record, err := trainer.ReadRecord(dir)
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	if n := len(record.Accepted); n > 0 {
+		return trainer.Result{}, codedError{fmt.Errorf("replay %s: it was resumed with --accept-changes after step %d: no single configuration makes it again", dir, record.Accepted[n-1].Step), codeCheckpoint}
+	}
+	run, err := trainer.Overlay(record.Config, sets)
+	if err != nil {
+		return trainer.Result{}, codedError{err, codeUsage}
+	}
+	run.Output = output
+	if run.Checkpoint.Mirror == record.Config.Checkpoint.Mirror {
+		run.Checkpoint.Mirror = "" // that is the old run's
+	}
+	s.started, s.again = record.Started, &record
+	var torn bool
+	if s.changes, torn, err = trainer.ReadJournal(dir); err != nil {
+		return trainer.Result{}, err
+	}
+	if torn {
+		s.note("note: the last line of the journal of %s is cut off and does not count", dir)
+	}
+	return s.train(ctx, run)
 }

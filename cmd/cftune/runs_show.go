@@ -61,6 +61,9 @@ func printRun(out io.Writer, d runs.Details) error {
 			fmt.Fprintf(w, "changed after step %d\t%s was %s, is %s\n", a.Step, f.Key, f.A, f.B)
 		}
 	}
+	for _, s := range d.Spans {
+		fmt.Fprintf(w, "until step %d\t%d steps were planned\n", s.Step, s.Steps)
+	}
 	if d.Mirror != nil {
 		fmt.Fprintf(w, "mirror\t%s\n", strings.TrimPrefix(d.Mirror.String(), "mirror "))
 	}

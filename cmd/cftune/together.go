@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -66,12 +67,12 @@ func startProcesses(cmd *cobra.Command, args []string, processes int) error {
 	if err != nil {
 		return err
 	}
-	return startTogether(cmd, append(append(append(mpirun, self), sameCommand(cmd, args)...), "--parallel", "mpi"))
+	return startTogether(cmd, append(append(mpirun, self), sameCommand(cmd, args, "--parallel=mpi")...))
 }
 
-// sameCommand is a command's line as it was given, without --processes.
-func sameCommand(cmd *cobra.Command, args []string) []string {
-	words := []string{cmd.Name()}
+// sameCommand is a command's line as it was given, without --processes and with more flags.
+func sameCommand(cmd *cobra.Command, args []string, more ...string) []string {
+	words := strings.Fields(cmd.CommandPath())[1:]
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		values := []string{f.Value.String()}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
@@ -83,6 +84,10 @@ func sameCommand(cmd *cobra.Command, args []string) []string {
 			}
 		}
 	})
+	words = append(words, more...)
+	if len(args) > 0 {
+		words = append(words, "--") // a run's name may begin with a dash
+	}
 	return append(words, args...)
 }
 

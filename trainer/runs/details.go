@@ -18,6 +18,7 @@ type Details struct {
 	Config      config.Run         `json:"config"`
 	WarmStart   *trainer.Origin    `json:"warm_start,omitempty"`
 	Accepted    []trainer.Accepted `json:"accepted,omitempty"`
+	Spans       []trainer.Span     `json:"spans,omitempty"`
 	Best        *checkpoint.Best   `json:"best,omitempty"`
 	Mirror      *mirror.Report     `json:"mirror,omitempty"` // as the run's last training left it
 	Checkpoints []Checkpoint       `json:"checkpoints"`
@@ -47,7 +48,7 @@ func Show(dir string) (Details, error) {
 	}
 	d := Details{
 		Summary: summary, Model: record.Model.Path, Version: record.Version, Plan: record.Plan, Config: record.Config,
-		WarmStart: record.WarmStart, Accepted: record.Accepted,
+		WarmStart: record.WarmStart, Accepted: record.Accepted, Spans: record.Spans,
 	}
 	if d.Mirror, err = trainer.ReadMirrorState(dir); err != nil {
 		return Details{}, err
