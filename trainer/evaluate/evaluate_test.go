@@ -65,6 +65,15 @@ func TestParseVerdict(t *testing.T) {
 		{"the answer that was wrong", "Conclusion: wrong answer.", Wrong},
 		{"in short", "Conclusion: It's wrong", Wrong},
 		{"not only", "Conclusion: not only correct but elegant", NoVerdict},
+		{"a right answer by wrong reasoning", "Conclusion: The final answer is correct, but the reasoning is incorrect.", NoVerdict},
+		{"the same the other way round", "Conclusion: the reasoning is flawed or wrong, but the final answer is correct", NoVerdict},
+		{"a wrong answer by a right method", "Conclusion: the method is correct, but the answer is wrong. [END]", Wrong},
+		{"the same with the answer first", "Conclusion: the answer is wrong although his approach is sound", Wrong},
+		{"one that is not right", "Conclusion: the approach is right, but the result is not correct", Wrong},
+		{"both are right", "Conclusion: the answer is correct, and the reasoning is sound.", Right},
+		{"the next sentence does not count", "Conclusion: the answer is correct. The claim that 5 is odd was wrong.", Right},
+		{"unless it objects", "Conclusion: the answer is correct. However, the reasoning is incorrect.", NoVerdict},
+		{"what was asked is said first", "Conclusion: right, although the reasoning is flawed", Right},
 		{"empty", "", NoVerdict},
 	}
 	for _, tt := range tests {

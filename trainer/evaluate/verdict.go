@@ -71,6 +71,16 @@ var (
 	// turned is within what is said before the word where the word is about something else: "the answer says 5 but 6 is correct".
 	turned = regexp.MustCompile(`(?i)\b(?:but|where|whereas|while|when|although|though|instead|rather|not|never|nor)\b|n['’]t\b`)
 
+	// clause is one more judgement in the same sentence, of something that is named: "but the reasoning is incorrect".
+	clause = regexp.MustCompile(`(?i)\b((?:the|this|his|her|their|its|student's)\b[^.:;!?\n]{0,60}?)\b(?:is|are|was|were)\s+` + limits + degree +
+		`[*_"'` + "`" + `]*(?:(right|correct|sound|valid)|(wrong|incorrect|flawed|faulty|invalid))\b`)
+
+	// part is what a solution has beside its answer.
+	part = regexp.MustCompile(`(?i)\b(?:reasoning|logic|methods?|approach|steps?|explanations?|calculations?|workings?|derivations?|formulas?|arguments?|justifications?|process|analysis|setup)\b`)
+
+	// judgedEnd is where what belongs to a conclusion ends: with its sentence, and with the next one if that is an objection.
+	judgedEnd = regexp.MustCompile(`(?i)(?:[.!?](?:\s+(however|but|yet|nevertheless|still)\b|\s|$)|\n)`)
+
 	// score is a stated score. A bare "a score of 5" is none: critiques speak of the rubric's scores.
 	score = regexp.MustCompile(`(?i)(?:\[result\]` + marks + `(?:score` + marks + `)?:?|\b(?:result|(?:(?:final|overall)\s+)?score)` + marks + `:|\b(?:final|overall)\s+score\s+(?:is|of)\b|\b(?:is|be|gets?|gives?|deserves?|earns?|receives?)\s+an?\s+(?:(?:final|overall)\s+)?score(?:\s+of)?\b)` +
 		marks + `(\d+(?:\.\d+)?)\b(?:\s*(?:/|out\s+of)\s*(\d+))?`)
@@ -95,7 +105,8 @@ func ParseVerdict(critique string) Verdict { return Judge(critique, DefaultThres
 //
 // What counts is what stands after a thought and before the first end mark. A conclusion that asks ("right?") or repeats the instruction
 // ("right/wrong") is none. Conclusions that contradict each other, or a score that contradicts them, give no verdict;
-// so do a hedged one ("partially correct"), and opinions outside a conclusion.
+// so do a hedged one ("partially correct"), and opinions outside a conclusion. Of one that judges answer and reasoning apart, a wrong answer
+// counts; "the final answer is correct, but the reasoning is incorrect" is no verdict, and "right, although the reasoning is flawed" is one.
 func Judge(critique string, t Thresholds) Judgement {
 	text := said(critique)
 	var j Judgement
@@ -122,9 +133,15 @@ func Judge(critique string, t Thresholds) Judgement {
 // concludes returns what a text's conclusions agree on; without that, why, if there were any.
 func concludes(text string) (Verdict, string) {
 	found, reason := NoVerdict, ""
-	for _, m := range conclusion.FindAllStringSubmatch(text, -1) {
-		subject, limit, word := m[1], strings.ToLower(m[2]), strings.ToLower(m[3])
-		if m[4] != "" || turned.MatchString(subject) {
+	for _, at := range conclusion.FindAllStringSubmatchIndex(text, -1) {
+		group := func(n int) string {
+			if at[2*n] < 0 {
+				return ""
+			}
+			return text[at[2*n]:at[2*n+1]]
+		}
+		subject, limit, word := group(1), strings.ToLower(group(2)), strings.ToLower(group(3))
+		if group(4) != "" || turned.MatchString(subject) {
 			continue
 		}
 		verdict := Of(word == "right" || word == "correct")
@@ -135,6 +152,12 @@ func concludes(text string) (Verdict, string) {
 			reason = fmt.Sprintf("hedged: %s %s", limit, word)
 			continue
 		}
+		if subject != "" {
+			if verdict = inSentence(subject, verdict, text[at[1]:]); verdict == NoVerdict {
+				reason = "mixed: it calls one thing right and another wrong"
+				continue
+			}
+		}
 		if found != NoVerdict && found != verdict {
 			return NoVerdict, "contradictory: it concludes both right and wrong"
 		}
@@ -144,6 +167,38 @@ func concludes(text string) (Verdict, string) {
 		return NoVerdict, reason
 	}
 	return found, reason
+}
+
+// inSentence returns what a conclusion about a named thing comes to with the rest of its sentence. A wrong answer is wrong whatever else is said
+// to be right; whether a right one with wrong reasoning passes is for others to decide, and so no verdict.
+func inSentence(subject string, verdict Verdict, rest string) Verdict {
+	for _, end := range judgedEnd.FindAllStringSubmatchIndex(rest, -1) {
+		if end[2] < 0 {
+			rest = rest[:end[0]]
+			break
+		}
+	}
+	for _, m := range clause.FindAllStringSubmatch(rest, -1) {
+		other := Of(m[3] != "")
+		switch limit := strings.ToLower(m[2]); {
+		case limit == "not":
+			other = Of(other == Wrong)
+		case limit != "":
+			continue
+		}
+		if other == verdict {
+			continue
+		}
+		aboutPart := part.MatchString(subject)
+		switch {
+		case aboutPart == part.MatchString(m[1]):
+			return NoVerdict
+		case aboutPart && other == Wrong, !aboutPart && verdict == Wrong:
+			return Wrong
+		}
+		return NoVerdict
+	}
+	return verdict
 }
 
 // scaleTop is the best score where the text does not name another.
