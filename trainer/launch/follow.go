@@ -190,7 +190,7 @@ func (s *shown) showLog(ctx context.Context, h Host, path string, tail bool) err
 	if _, err := file.Seek(s.offset, io.SeekStart); err != nil {
 		return err
 	}
-	n, err := io.Copy(s.log, &contextReader{ctx, file})
+	n, err := io.Copy(s.log, &contextReader{ctx, file, 0})
 	s.offset += n
 	if err != nil {
 		return fmt.Errorf("read the log: %w", err)

@@ -20,7 +20,7 @@ type Host interface {
 	// Run runs a command line of a POSIX shell with the input and returns its output. An *ExitError says that it failed.
 	Run(ctx context.Context, script string, input []byte, env map[string]string) ([]byte, error)
 	Open(path string) (ReadFile, error)
-	// WriteFrom opens a file for writing from an offset on, making it, for the owner alone; what was behind is cut off.
+	// WriteFrom opens a file for writing from an offset on, making it, for the owner alone. What lies behind stays until it is written over.
 	WriteFrom(path string, offset int64) (io.WriteCloser, error)
 	Stat(path string) (fs.FileInfo, error)
 	ReadDir(path string) ([]fs.FileInfo, error)
@@ -127,10 +127,7 @@ func (localHost) WriteFrom(path string, offset int64) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = f.Truncate(offset); err == nil {
-		_, err = f.Seek(offset, io.SeekStart)
-	}
-	if err != nil {
+	if _, err = f.Seek(offset, io.SeekStart); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

@@ -28,12 +28,17 @@ func dialHost(ctx context.Context, t TargetConfig) (*sshHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := sftp.NewClient(client, sftp.UseConcurrentWrites(true))
+	files, err := newFiles(func(o ...sftp.ClientOption) (*sftp.Client, error) { return sftp.NewClient(client, o...) })
 	if err != nil {
 		_ = client.Close()
 		return nil, fmt.Errorf("ssh %s: SFTP, by which files are sent, is refused: %w", t.Host, err)
 	}
 	return &sshHost{name: t.Host, client: client, files: files}, nil
+}
+
+// newFiles opens a client of SFTP that does not wait for the answer to each packet.
+func newFiles(open func(...sftp.ClientOption) (*sftp.Client, error)) (*sftp.Client, error) {
+	return open(sftp.UseConcurrentWrites(true))
 }
 
 func (h *sshHost) Name() string { return h.name }
@@ -120,9 +125,6 @@ func (h *sshHost) WriteFrom(path string, offset int64) (io.WriteCloser, error) {
 	}
 	if errors.Is(statErr, fs.ErrNotExist) { // before anything is in it
 		err = f.Chmod(privateFile)
-	}
-	if err == nil {
-		err = f.Truncate(offset)
 	}
 	if err == nil {
 		_, err = f.Seek(offset, io.SeekStart)

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -41,26 +42,66 @@ func hostDigest(ctx context.Context, h Host, path string) (string, error) {
 
 // put sends a file. It appears under its name when it is whole and has the digest that is wanted; what an earlier
 // attempt has sent is not sent again. A file that is there with the right size and digest stays.
+//
+// Several launches may send the same file at once. Its folder is named by its content, so all write the same bytes to the same part, which
+// nobody cuts off; who has it whole first gives it its name, and the others find it there.
 func put(ctx context.Context, h Host, local, remote string, want durable.Written, mode fs.FileMode) error {
-	fail := func(err error) error { return fmt.Errorf("send %s to %s: %w", local, h.Name(), err) }
-	if info, err := h.Stat(remote); err == nil && info.Size() == want.Bytes {
-		if sum, err := hostDigest(ctx, h, remote); err != nil || sum == want.SHA256 {
+	for attempt := 1; ; attempt++ {
+		if is, err := there(ctx, h, remote, want); is || err != nil {
+			return errors.Join(err, removePart(h, remote))
+		}
+		err := putPart(ctx, h, local, remote, want, mode)
+		if err == nil || ctx.Err() != nil || attempt == meetings {
+			return err
+		}
+		// Where the part has gone, another launch has given it its name, or has begun it anew.
+		if _, statErr := h.Stat(remote + partSuffix); !errors.Is(err, errSentMeanwhile) && !errors.Is(statErr, fs.ErrNotExist) {
 			return err
 		}
 	}
+}
+
+// meetings is how often a launch gives way to others that send the same file.
+const meetings = 8
+
+func removePart(h Host, remote string) error {
+	if err := h.Remove(remote + partSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// there reports whether a host has a file under its name.
+func there(ctx context.Context, h Host, remote string, want durable.Written) (bool, error) {
+	if info, err := h.Stat(remote); err != nil || info.Size() != want.Bytes {
+		return false, nil // what is wrong with it shows when it is written
+	}
+	sum, err := hostDigest(ctx, h, remote)
+	return sum == want.SHA256, err
+}
+
+// putPart sends what a part lacks, and gives it its name.
+func putPart(ctx context.Context, h Host, local, remote string, want durable.Written, mode fs.FileMode) error {
+	fail := func(err error) error { return fmt.Errorf("send %s to %s: %w", local, h.Name(), err) }
 	if err := h.MkdirAll(path.Dir(remote)); err != nil {
 		return fail(err)
 	}
 	part := remote + partSuffix
+	_, err := h.Stat(remote)
+	alone := err == nil // it is damaged, and shows nothing about others
 	var offset int64
-	if info, err := h.Stat(part); err == nil && info.Size() <= want.Bytes {
-		offset = max(0, info.Size()-stepBack)
-		if info.Size() == want.Bytes {
-			offset = want.Bytes // it may only lack its name
+	switch info, err := h.Stat(part); {
+	case err == nil && info.Size() > want.Bytes:
+		if err := removePart(h, remote); err != nil {
+			return fail(err)
 		}
+	case err == nil && info.Size() == want.Bytes:
+		offset = want.Bytes // it may only lack its name
+	case err == nil:
+		offset = max(0, info.Size()-stepBack)
 	}
 	for {
-		if err := sendFrom(ctx, h, local, part, offset); err != nil {
+		if err := sendFrom(ctx, h, local, remote, offset, alone); err != nil {
 			return fail(err)
 		}
 		sum, err := hostDigest(ctx, h, part)
@@ -71,7 +112,7 @@ func put(ctx context.Context, h Host, local, remote string, want durable.Written
 			break
 		}
 		if offset == 0 {
-			return fail(errors.Join(fmt.Errorf("what arrived has another checksum than the file had (did it change meanwhile?)"), h.Remove(part)))
+			return fail(errors.Join(fmt.Errorf("what arrived has another checksum than the file had (did it change meanwhile?)"), removePart(h, remote)))
 		}
 		offset = 0 // the part was of something else
 	}
@@ -84,7 +125,14 @@ func put(ctx context.Context, h Host, local, remote string, want durable.Written
 	return nil
 }
 
-func sendFrom(ctx context.Context, h Host, local, part string, offset int64) error {
+// chunk is how much is sent before a look whether another launch has sent the file meanwhile: a program that somebody still writes cannot
+// be started.
+const chunk = 16 << 20
+
+var errSentMeanwhile = errors.New("another launch has sent it meanwhile")
+
+// sendFrom writes a file's bytes from an offset on to its part; alone says that nobody is looked for.
+func sendFrom(ctx context.Context, h Host, local, remote string, offset int64, alone bool) error {
 	f, err := os.Open(local)
 	if err != nil {
 		return err
@@ -93,11 +141,17 @@ func sendFrom(ctx context.Context, h Host, local, part string, offset int64) err
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		return err
 	}
-	w, err := h.WriteFrom(part, offset)
+	w, err := h.WriteFrom(remote+partSuffix, offset)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, &contextReader{ctx, f})
+	for n := int64(chunk); err == nil && n == chunk; {
+		if n, err = io.Copy(w, &contextReader{ctx, io.LimitReader(f, chunk), chunk}); err == nil && n == chunk && !alone {
+			if _, statErr := h.Stat(remote); statErr == nil {
+				err = errSentMeanwhile
+			}
+		}
+	}
 	return errors.Join(err, w.Close())
 }
 
@@ -105,7 +159,12 @@ func sendFrom(ctx context.Context, h Host, local, part string, offset int64) err
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
+	// most is how much it may give. SFTP writes packet by packet, each after the answer to the one before, unless it is told.
+	most int64
 }
+
+// Size is for SFTP's writer.
+func (c *contextReader) Size() int64 { return c.most }
 
 func (c *contextReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
@@ -133,7 +192,12 @@ func get(ctx context.Context, h Host, remote, local string) error {
 	}
 	part := local + partSuffix
 	var offset int64
-	if have, err := os.Stat(part); err == nil && have.Size() <= info.Size() {
+	switch have, err := os.Stat(part); {
+	case err == nil && have.Size() > info.Size():
+		if err := os.Remove(part); err != nil {
+			return fail(err)
+		}
+	case err == nil:
 		offset = have.Size()
 	}
 	for {
@@ -171,8 +235,21 @@ func fetchFrom(ctx context.Context, h Host, remote, part string, offset int64) e
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, &contextReader{ctx, r})
+	_, err = io.Copy(&contextWriter{ctx, f}, r) // SFTP's reader asks for several packets at once
 	return errors.Join(err, f.Close())
+}
+
+// contextWriter ends a copy when its context ends.
+type contextWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (c *contextWriter) Write(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.w.Write(p)
 }
 
 // readSmall reads a file whole that must not be large.
@@ -191,7 +268,7 @@ func readSmall(h Host, path string, limit int64) ([]byte, error) {
 
 // putText replaces a small file, all at once.
 func putText(h Host, path string, text []byte, mode fs.FileMode) error {
-	temp := path + durable.TempSuffix
+	temp := path + "." + rand.Text() + durable.TempSuffix // several launches may write it at once
 	w, err := h.WriteFrom(temp, 0)
 	if err != nil {
 		return err
