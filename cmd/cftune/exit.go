@@ -11,6 +11,7 @@ import (
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/critic"
 	"cftune/trainer/dashboard"
 	"cftune/trainer/dataset"
 	"cftune/trainer/export"
@@ -77,8 +78,8 @@ var rules = []rule{
 	{codeUsage, is(study.ErrNoShare), "there may be as many shards as models, and no more"},
 	{codeData, as[*study.DataError], ""},
 	{codeMirror, as[*mirrorBehindError], ""},
-	{codeInterrupted, func(err error) bool { return as[*shortError](err) && errors.Is(err, context.Canceled) }, "the same command goes on"},
-	{codeShort, as[*shortError], "the same command goes on with what is missing; a higher --budget, or more --attempts, may be needed"},
+	{codeInterrupted, func(err error) bool { return as[*shortError](err) && errors.Is(err, context.Canceled) }, ""},
+	{codeShort, as[*shortError], ""},
 	{codeCheckpoint, is(mirror.ErrAhead), "cftune resume with the mirror's URL goes on from there; --set checkpoint.mirror=URL names another place"},
 	{codeUsage, is(mirror.ErrForeign), "each run needs a place of its own: --set checkpoint.mirror=URL names another"},
 	{codeUsage, as[*trainer.MirrorError], "--set checkpoint.mirror= trains without it"},
@@ -92,6 +93,8 @@ var rules = []rule{
 	{codeCheckpoint, is(checkpoint.ErrCorrupt, metrics.ErrCorrupt), "cftune check shows what is damaged; cftune resume --older takes the newest checkpoint that is whole"},
 	{codeUsage, is(checkpoint.ErrExists), "cftune resume goes on with that run; --output begins another"},
 	{codeUsage, is(export.ErrExists), "--force replaces a file"},
+	{codeUsage, is(critic.ErrForeign), "--output names a folder of the run's own, which need not be there"},
+	{codeCheckpoint, as[*critic.SettingsError], "--output begins another run; this one goes on with the settings that it has"},
 	{codeUsage, is(export.ErrQuantizedBase), "merge into the unquantized original if there is one; --accept-quantized-base goes on all the same"},
 	{codeUsage, is(export.ErrWrongBase), "name the model that the adapter was trained on; where it is the same model in another file, --any-base takes it"},
 	{codeUsage, as[*checkpoint.OutputError], ""},
@@ -159,6 +162,9 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*trainer.Interrupted](err); ok && !as[*studyInterrupted](err) {
 		return fmt.Sprintf("cftune resume %s goes on", spell.Word(e.Run))
 	}
+	if e, ok := errors.AsType[*shortError](err); ok {
+		return e.hint()
+	}
 	if e, ok := errors.AsType[*launch.HostKeyError](err); ok {
 		return e.Hint()
 	}
@@ -166,7 +172,7 @@ func hintFor(err error) string {
 		return fmt.Sprintf("cftune launch resume %s starts it again, from its newest checkpoint; cftune launch fetch %s brings what there is", e.Name, e.Name)
 	}
 	if as[*checkpoint.SpaceError](err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return "make room; what was there before is whole, and cftune resume goes on from a run's newest checkpoint"
+		return "make room; what was there before is whole: cftune resume goes on with a training run, other commands go on when they are given again"
 	}
 	if r := ruleFor(err); r != nil {
 		return r.hint

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -430,6 +431,25 @@ func (e *shortError) Error() string {
 }
 
 func (e *shortError) Unwrap() error { return e.result.Stopped }
+
+// hint says how to go on.
+func (e *shortError) hint() string {
+	const again = "the same command goes on"
+	fault, isFault := errors.AsType[*critic.Fault](e.result.Stopped)
+	switch {
+	case errors.Is(e.result.Stopped, context.Canceled):
+		return again
+	case errors.Is(e.result.Stopped, critic.ErrBudget):
+		return again + " with what is missing; a higher --budget is needed for that"
+	case isFault && fault.Status == http.StatusNotFound:
+		return again + "; url must have the version (https://host/v1), and model the name that the endpoint knows"
+	case isFault && fault.Kind == critic.FaultDenied:
+		return again + " once the teacher takes requests: the variable that key_env names, url and model decide that"
+	case isFault:
+		return again + " once the teacher is there, and asks what was given up last"
+	}
+	return again + " with what is missing; more --attempts, or another timeout or idle of the teacher, may help"
+}
 
 // askReport is report.json, and what --json prints.
 type askReport struct {

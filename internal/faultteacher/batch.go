@@ -142,8 +142,17 @@ func (s *Server) fill(b *batch, text []byte) {
 			fmt.Fprintf(&bad, `{"id":"x","custom_id":%q,"response":null,"error":{"code":"batch_expired","message":"not done in time"}}`+"\n", key)
 			continue
 		}
+		if s.draw(key, 0, "refuse") < s.o.Faults.Refuse {
+			s.count("batch row refused")
+			fmt.Fprintf(&bad, `{"id":"x","custom_id":%q,"response":{"status_code":400,"body":{"error":{"message":"This request is not taken"}}},"error":null}`+"\n", key)
+			continue
+		}
 		a := s.make(key, line.Body, true)
 		body := whole(line.Body, a, true)
+		if s.draw(key, s.seen("malformed "+key), "malformed") < s.o.Faults.Malformed {
+			s.count("batch row malformed")
+			body = []byte(`{"choices":[]}`)
+		}
 		fmt.Fprintf(&good, `{"id":"x","custom_id":%q,"response":{"status_code":200,"request_id":"r","body":%s},"error":null}`+"\n", key, body)
 	}
 	b.output, b.errors = s.keep(good.Bytes()), s.keep(bad.Bytes())

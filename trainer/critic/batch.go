@@ -254,15 +254,19 @@ func (w *worker) collect(e *Endpoint, p *part, end batchEnd) error {
 		if err != nil {
 			return err
 		}
-		entry := w.answer(job, attempt(job), request, reply)
+		entry, possible := w.answer(job, attempt(job), request, reply), Money(0)
 		if fault != nil {
-			entry = Entry{Kind: kindFault, Job: job, Fault: fault.Kind, Error: fault.Error(), Final: !fault.passing()}
+			entry = Entry{Kind: kindFault, Job: job, Fault: fault.Kind, Error: fault.Error(), MayBePaid: fault.MayBePaid, Final: !fault.passing()}
+			if fault.MayBePaid {
+				possible = w.teacher.Price.Of(worstTokens(request.Messages), request.MaxTokens)
+				entry.Worst = possible
+			}
 		}
 		delete(mine, id)
 		if err := w.journal.append(entry); err != nil {
 			return err
 		}
-		w.ledger.settle(0, entry.Cost, 0)
+		w.ledger.settle(0, entry.Cost, possible)
 		w.observe(false)
 		return nil
 	}

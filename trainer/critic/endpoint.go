@@ -124,43 +124,27 @@ func (e *Endpoint) Complete(ctx context.Context, r Request) (Reply, error) {
 	return reply, nil
 }
 
-// errCut and errMalformed are of answers that came with status 200.
-var (
-	errCut       = errors.New("the answer ended before its end")
-	errMalformed = errors.New("the answer has no choice")
-)
-
 func (e *Endpoint) whole(ctx context.Context, r Request, options []option.RequestOption) (Reply, error) {
-	c, err := e.chat.New(ctx, e.params(r), options...)
+	var b body
+	c, err := e.chat.New(ctx, e.params(r), append(options, b.capture())...)
+	if b.came {
+		return b.reply()
+	}
 	if err != nil {
 		return Reply{}, err
 	}
 	return replyOf(c)
 }
 
-func replyOf(c *openai.ChatCompletion) (Reply, error) {
-	if c == nil || len(c.Choices) == 0 {
-		return Reply{}, errMalformed
-	}
-	choice := c.Choices[0]
-	if choice.FinishReason == "" {
-		return Reply{}, errCut
-	}
-	text := choice.Message.Content
-	if text == "" {
-		text = choice.Message.Refusal
-	}
-	return Reply{
-		Text: text, Finish: choice.FinishReason, Model: c.Model,
-		In: int(c.Usage.PromptTokens), Out: int(c.Usage.CompletionTokens),
-	}, nil
-}
-
 func (e *Endpoint) stream(ctx context.Context, r Request, options []option.RequestOption) (Reply, error) {
 	p := e.params(r)
 	p.StreamOptions = openai.ChatCompletionStreamOptionsParam{IncludeUsage: param.NewOpt(true)}
-	s := e.chat.NewStreaming(ctx, p, options...)
+	var b body
+	s := e.chat.NewStreaming(ctx, p, append(options, b.capture())...)
 	defer s.Close()
+	if b.came {
+		return b.reply()
+	}
 	var (
 		reply Reply
 		text  strings.Builder
@@ -171,13 +155,17 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 			reply.Model = c.Model
 		}
 		if c.Usage.TotalTokens > 0 || c.Usage.CompletionTokens > 0 {
-			reply.In, reply.Out = int(c.Usage.PromptTokens), int(c.Usage.CompletionTokens)
+			reply.In, reply.Out = tokens(c.Usage.PromptTokens), tokens(c.Usage.CompletionTokens)
 		}
 		for _, choice := range c.Choices {
 			if choice.Index != 0 {
 				continue
 			}
-			text.WriteString(choice.Delta.Content)
+			part, err := textOf(choice.Delta.JSON.Content.Raw(), choice.Delta.Content)
+			if err != nil {
+				return Reply{}, err
+			}
+			text.WriteString(part)
 			text.WriteString(choice.Delta.Refusal)
 			if choice.FinishReason != "" {
 				reply.Finish = choice.FinishReason
@@ -187,7 +175,8 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 			return Reply{}, errors.New("the answer is larger than any answer may be")
 		}
 	}
-	if err := s.Err(); err != nil {
+	// After the finish reason comes only the count of tokens: an answer that is cut there is whole.
+	if err := s.Err(); err != nil && reply.Finish == "" {
 		return Reply{}, err
 	}
 	if reply.Finish == "" {
@@ -215,9 +204,13 @@ func (e *Endpoint) fault(ctx context.Context, response *http.Response, err error
 	cause := context.Cause(ctx)
 	var dial *net.OpError
 	var timeout net.Error
+	var said *saidError
 	switch {
 	case errors.As(err, &dial) && dial.Op == "dial":
 		f.Kind = FaultConnect
+		return f
+	case errors.As(err, &said):
+		f.Kind = FaultServer
 		return f
 	case errors.Is(cause, context.DeadlineExceeded):
 		f.Kind, f.Err = FaultTimeout, cause
@@ -243,8 +236,12 @@ func isCut(err error) bool {
 func (e *Endpoint) described(err error) error {
 	text := err.Error()
 	var api *openai.Error
-	if errors.As(err, &api) && api.Message != "" {
+	switch {
+	case !errors.As(err, &api):
+	case api.Message != "":
 		text = api.Message
+	case api.Request != nil: // it is not said in the protocol's words: a proxy, or another service
+		text = fmt.Sprintf("%s %s: %s", api.Request.Method, api.Request.URL, http.StatusText(api.StatusCode))
 	}
 	const most = 500
 	if len(text) > most {

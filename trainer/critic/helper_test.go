@@ -31,6 +31,11 @@ func (p problems) Record(i int) (dataset.Record, error) {
 	return r, nil
 }
 
+// Text is a record with fields that only its owner knows.
+func (p problems) Text(i int) ([]byte, error) {
+	return fmt.Appendf(nil, `{"id": "p%d", "query": "What is %d + 1?", "topic": ["sums", {"digits": %d}], "source": {"book": "A < B"}, "critique": "old"}`, i, i, len(fmt.Sprint(i))), nil
+}
+
 // testPrice has digits that would show a rounding.
 var testPrice = Price{In: 2_500_000_001, Out: 10_000_000_007}
 

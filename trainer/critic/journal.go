@@ -58,6 +58,7 @@ type state struct {
 	attempts int32
 	open     bool // an intent without an outcome
 	failed   bool // its last attempt was final
+	late     bool // it was so when this process began
 }
 
 // journal is the file and what is known of each request.
@@ -102,6 +103,8 @@ func (t *Tally) add(e Entry) {
 	switch e.Kind {
 	case kindIntent:
 		t.Requests++
+	case kindBatch:
+		t.Requests += len(e.Batch.Jobs) // of the plan alone
 	case kindAnswer:
 		t.Answered++
 		t.TokensIn += e.In
@@ -151,6 +154,9 @@ func openJournal(fs durable.FS, dir string, jobs int) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i := range j.states {
+		j.states[i].late = j.states[i].failed
+	}
 	if j.file, err = fs.Append(j.path); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
@@ -190,6 +196,7 @@ func (j *journal) apply(at int64, e Entry) {
 		s.answer, s.open, s.failed = at, false, false
 	case kindFault:
 		s.open, s.failed = false, e.Final
+		s.late = s.late && !e.Final // it had its turn
 	case kindUnknown:
 		s.open = false
 	case kindBatch:

@@ -265,3 +265,25 @@ func TestBatches(t *testing.T) {
 		assert.Positive(t, counts[what], what)
 	}
 }
+
+// A refused row is asked once by a process, not in each of its rounds, which may take a day; what is malformed may be paid.
+func TestBatchesWithRowsThatAreRefused(t *testing.T) {
+	s := faultteacher.New(faultteacher.Options{Seed: 4, Faults: faultteacher.Faults{Refuse: 0.3, Malformed: 0.3}})
+	defer s.Close()
+	teacher := Teacher{
+		Name: "t", Backend: endpoint(t, s.URL, "", nil), Price: testPrice, Concurrency: 2, Batch: &BatchOptions{Requests: 20, Poll: time.Millisecond},
+	}
+	plan := paperPlan(t, problems(60), teacher)
+	tally := work(t, t.Context(), plan, testOptions(t.TempDir())).Tally
+	counts := s.Counts()
+	require.Positive(t, counts["batch row refused"])
+	require.Positive(t, counts["batch row malformed"])
+	assert.Equal(t, counts["batch row refused"], tally.Failed)
+	assert.Equal(t, 60-tally.Failed, tally.Answered)
+	assert.Equal(t, counts["batch row malformed"], tally.Lost)
+	request, err := plan.request(0, "r")
+	require.NoError(t, err)
+	each := testPrice.Of(worstTokens(request.Messages), plan.MaxTokens)
+	assert.InDelta(t, float64(each)*float64(tally.Lost), float64(tally.Possible), 0.1*float64(tally.Possible), "at most as much as they can have cost")
+	assert.Equal(t, 60+tally.Lost, tally.Requests)
+}

@@ -62,12 +62,16 @@ type pause struct {
 	until time.Time
 }
 
-func (p *pause) extend(d time.Duration) {
+// extend reports whether nothing was paused before.
+func (p *pause) extend(d time.Duration) (begins bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t := time.Now().Add(d); t.After(p.until) {
+	now := time.Now()
+	begins = !p.until.After(now)
+	if t := now.Add(d); t.After(p.until) {
 		p.until = t
 	}
+	return begins
 }
 
 func (p *pause) wait(ctx context.Context) error {
@@ -122,8 +126,11 @@ func RetryAfter(h http.Header, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil && seconds >= 0 {
 		return min(longestRetryAfter, time.Duration(min(seconds, 1e6)*float64(time.Second)))
 	}
-	if at, err := http.ParseTime(text); err == nil && at.After(now) {
-		return min(longestRetryAfter, at.Sub(now))
+	if at, err := http.ParseTime(text); err == nil {
+		if said, err := http.ParseTime(h.Get("Date")); err == nil {
+			now = said // by the endpoint's clock, as the other date is
+		}
+		return max(0, min(longestRetryAfter, at.Sub(now)))
 	}
 	return 0
 }

@@ -67,7 +67,7 @@ func (p Price) Of(in, out int) Money {
 	if total < math.MaxInt64/2 { // exact
 		return (p.In*Money(in) + p.Out*Money(out) + million - 1) / million
 	}
-	return Money(total / million)
+	return Money(min(total/million, 1<<60)) // of which some can be added up
 }
 
 // ErrBudget says that another request could exceed the budget.

@@ -33,6 +33,8 @@ type Row struct {
 
 	Verdict string `json:"verdict,omitempty"` // what the critique concludes; empty if it does not
 	Source  Source `json:"source"`
+
+	others map[string]json.RawMessage // the record's fields that have no place here
 }
 
 // Source is where a text comes from.
@@ -45,6 +47,8 @@ type Source struct {
 	Number  int    `json:"number"`           // of the texts that the teacher made about the record, from 0
 	Seed    uint64 `json:"seed"`
 	Finish  string `json:"finish"`
+	// Row is the record's own source: who gave the answer that is criticized.
+	Row json.RawMessage `json:"row,omitempty"`
 }
 
 // rowOf begins the row of an answer.
@@ -72,6 +76,13 @@ func (r *Run) rowOf(e Entry) (Row, dataset.Record, error) {
 	}
 	if row.ID == "" {
 		row.ID = fmt.Sprintf("row-%d", at.row+1)
+	}
+	text, err := r.plan.Records.Text(at.row)
+	if err == nil {
+		row.others, row.Source.Row, err = ownFields(text)
+	}
+	if err != nil {
+		return Row{}, record, &dataset.Error{File: record.ID, Err: err}
 	}
 	return row, record, nil
 }
@@ -145,10 +156,14 @@ const FinishLength = "length"
 // writeRows replaces a file by the rows of all answers.
 func (r *Run) writeRows(name string, each func(e Entry, put func(Row) error) error) error {
 	_, err := durable.ReplaceFile(durable.OS, filepath.Join(r.o.Dir, name), func(w io.Writer) error {
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
 		return r.journal.answers(func(e Entry) error {
-			return each(e, func(row Row) error { return encoder.Encode(row) })
+			return each(e, func(row Row) error {
+				line, err := row.line()
+				if err == nil {
+					_, err = w.Write(line)
+				}
+				return err
+			})
 		})
 	})
 	return err

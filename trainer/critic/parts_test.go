@@ -2,6 +2,7 @@ package critic
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/faultteacher"
 	"cftune/trainer/dataset"
 	"cftune/trainer/internal/durable"
 )
@@ -165,5 +167,31 @@ func TestEndpointsThatCannotBe(t *testing.T) {
 		_, err := NewEndpoint(o)
 		require.ErrorContains(t, err, want)
 		assert.NotContains(t, err.Error(), "secret")
+	}
+}
+
+func TestRowsKeepWhatTheyCameWith(t *testing.T) {
+	s := faultteacher.New(faultteacher.Options{})
+	defer s.Close()
+	dir := t.TempDir()
+	teacher := Teacher{Name: "t", Backend: endpoint(t, s.URL, "", nil), Price: testPrice, Concurrency: 1}
+	r := openRun(t, paperPlan(t, problems(11), teacher), testOptions(dir))
+	_, err := r.Work(t.Context())
+	require.NoError(t, err)
+	_, err = r.WriteCritiques()
+	require.NoError(t, err)
+	_, err = r.WriteSamples(Keep{Right: true, Wrong: true, Ungraded: true}, func(_, _ string) bool { return true })
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	for _, name := range []string{CritiquesName, SamplesName} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		require.Len(t, lines, 11)
+		for i, line := range lines {
+			assert.Contains(t, line, fmt.Sprintf(`,"row":{"book":"A < B"}},"topic":["sums",{"digits":%d}]}`, len(fmt.Sprint(i))))
+			assert.Equal(t, name == CritiquesName, strings.Contains(line, `"critique":`), "a sample has no critique: the row's own is of another response")
+			assert.NotContains(t, line, `"old"`)
+		}
 	}
 }

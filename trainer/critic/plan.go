@@ -16,6 +16,7 @@ import (
 type Records interface {
 	Len() int
 	Record(i int) (dataset.Record, error)
+	Text(i int) ([]byte, error) // as it came: a JSON object
 }
 
 // Teacher is a model that is asked, with what it costs and bears.

@@ -128,21 +128,44 @@ type worker struct {
 	requests *bucket
 	tokens   *bucket
 	pause    pause
+	inVain   atomic.Int64 // requests that were given up since the last one that was answered or refused
+	told     atomic.Int64 // of those that were given up
 }
 
-// take returns the teacher's next request without an answer; false: there is none.
+// take returns the teacher's next request that has no answer and was not given up by this process; false: there is none. Those that an earlier process gave up come
+// last: where they take long to fail again, or end the run, the others are done.
 func (w *worker) take() (job int, ok bool) {
 	each := w.plan.PerRow
+	all := w.plan.rows() * each
 	for {
 		n := int(w.next.Add(1)) - 1 // among the teacher's own
-		if n >= w.plan.rows()*each {
+		if n >= 2*all {
 			return 0, false
 		}
+		last := n >= all
+		n %= all
 		job = (n/each*len(w.plan.Teachers)+w.index)*each + n%each
-		if w.journal.state(job).answer < 0 {
+		s := w.journal.state(job)
+		if given := s.failed && !s.late; s.answer < 0 && s.late == last && !given {
 			return job, true
 		}
 	}
+}
+
+// leastInVain is how many requests in a row must be given up for a run to end: a teacher that is gone would hold up each of
+// thousands until its last attempt.
+const leastInVain = 32
+
+// vain counts a request that was given up, and returns an error if the teacher seems to be gone.
+func (w *worker) vain(fault *Fault) error {
+	if !fault.passing() {
+		w.inVain.Store(0) // it is there, but does not take this one
+		return nil
+	}
+	if n := w.inVain.Add(1); n >= int64(max(leastInVain, 2*w.teacher.Concurrency)) {
+		return fmt.Errorf("teacher %s: %d requests in a row are given up, the last one as %w", w.teacher.Name, n, fault)
+	}
+	return nil
 }
 
 func (w *worker) loop() {
@@ -156,6 +179,18 @@ func (w *worker) loop() {
 			return
 		}
 	}
+}
+
+const (
+	longPause = 5 * time.Second // is told
+	mostTold  = 20              // requests of a teacher that are given up
+)
+
+func attempts(n int) string {
+	if n == 1 {
+		return "1 attempt"
+	}
+	return fmt.Sprintf("%d attempts", n)
 }
 
 // ask sends a request until it is answered or given up. An error ends the whole run.
@@ -173,12 +208,17 @@ func (w *worker) ask(job int) error {
 			return nil
 		case fault.Kind == FaultDenied:
 			return fmt.Errorf("teacher %s: %w", w.teacher.Name, fault)
-		case fault.Kind == FaultInterrupt || fault.Kind == FaultRefused || attempt == w.o.Attempts:
+		case fault.Kind == FaultInterrupt:
 			return nil
+		case fault.Kind == FaultRefused || attempt == w.o.Attempts:
+			return w.vain(fault)
 		}
 		delay := w.o.Backoff.delay(attempt)
 		if fault.RetryAfter > 0 {
-			w.pause.extend(fault.RetryAfter) // all requests of the teacher share its limits
+			// All requests of the teacher share its limits.
+			if w.pause.extend(fault.RetryAfter) && fault.RetryAfter >= longPause {
+				w.note("%s asks for a pause of %s: %s", w.teacher.Name, fault.RetryAfter.Round(time.Second), fault)
+			}
 			delay = 0
 		}
 		if err := sleep(w.work, delay); err != nil {
@@ -228,6 +268,7 @@ func (w *worker) attempt(job, attempt int, request Request) (*Fault, error) {
 	if err := w.journal.append(e); err != nil {
 		return nil, err
 	}
+	w.inVain.Store(0)
 	settle(e.Cost, 0)
 	w.observe(false)
 	return nil, nil
@@ -249,7 +290,12 @@ func (w *worker) failed(job, attempt int, worst Money, fault *Fault, settle func
 	}
 	settle(0, possible)
 	if final {
-		w.note("request %d to %s is given up after %d attempts: %s", job, w.teacher.Name, attempt, fault)
+		switch n := w.told.Add(1); {
+		case n <= mostTold:
+			w.note("request %d to %s is given up after %s: %s", job, w.teacher.Name, attempts(attempt), fault)
+		case n == mostTold+1:
+			w.note("more requests to %s are given up: %s has them all", w.teacher.Name, JournalName)
+		}
 	}
 	w.observe(false)
 	return nil

@@ -330,6 +330,61 @@ func TestRetryAfter(t *testing.T) {
 		h.Set("Retry-After", text)
 		assert.Equal(t, want, RetryAfter(h, now), text)
 	}
+	h := http.Header{}
+	h.Set("Retry-After", "Thu, 26 Nov 2026 13:00:02 GMT")
+	h.Set("Date", "Thu, 26 Nov 2026 13:00:00 GMT")
+	assert.Equal(t, 2*time.Second, RetryAfter(h, now), "the endpoint's clock is an hour ahead: it asks for two seconds all the same")
+	assert.Equal(t, 2*time.Second, RetryAfter(h, now.Add(3*time.Hour)), "or behind")
+}
+
+// gone counts what it is asked, and answers from some request on.
+type gone struct {
+	asked, answersFrom int64
+	jobs               []int
+}
+
+func (g *gone) Complete(_ context.Context, r Request) (Reply, error) {
+	g.asked++
+	g.jobs = append(g.jobs, r.Job)
+	if g.asked < g.answersFrom {
+		return Reply{}, &Fault{Kind: FaultConnect, Err: errors.New("connection refused")}
+	}
+	return Reply{Text: "Conclusion: right [END]", Finish: "stop", In: 1, Out: 1}, nil
+}
+
+func TestATeacherThatIsGoneEndsTheRun(t *testing.T) {
+	g := &gone{answersFrom: 1 << 30}
+	plan := paperPlan(t, problems(1000), Teacher{Name: "t", Backend: g, Concurrency: 1})
+	dir := t.TempDir()
+	o := testOptions(dir)
+	o.Attempts = 2
+	o.Backoff = Backoff{time.Microsecond, time.Microsecond}
+	notes := 0
+	o.Note = func(string) { notes++ }
+	result := work(t, t.Context(), plan, o)
+	require.EqualError(t, result.Stopped, "teacher t: 32 requests in a row are given up, the last one as no_connect: connection refused")
+	assert.EqualValues(t, 32*2, g.asked)
+	assert.Equal(t, 32, result.Tally.Failed)
+	assert.Equal(t, mostTold+1, notes)
+
+	g.asked, g.answersFrom, g.jobs = 0, 0, nil
+	result = work(t, t.Context(), plan, o)
+	require.True(t, result.Complete())
+	assert.Equal(t, 32, g.jobs[0], "what was given up before comes last")
+	assert.Equal(t, 31, g.jobs[len(g.jobs)-1])
+	assert.Len(t, readRows(t, dir), 1000)
+}
+
+func TestAFolderThatHasOtherFilesIsLeftAlone(t *testing.T) {
+	plan := paperPlan(t, problems(3), Teacher{Name: "t", Backend: &blocking{}, Concurrency: 1})
+	for _, name := range []string{CritiquesName, SamplesName, ReportName} {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("mine"), 0o600))
+		_, err := Open(plan, testOptions(dir), Settings{})
+		require.ErrorIs(t, err, ErrForeign)
+		require.ErrorContains(t, err, name)
+		assert.NoFileExists(t, filepath.Join(dir, RecordName))
+	}
 }
 
 func TestSamplesAreGradedAndChosen(t *testing.T) {

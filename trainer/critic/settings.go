@@ -49,6 +49,9 @@ func (e *SettingsError) Error() string {
 	return fmt.Sprintf("%s holds a run with other settings:\n  %s", e.Dir, strings.Join(e.Differences, "\n  "))
 }
 
+// ErrForeign says that a new run's folder has a file that a run would write over.
+var ErrForeign = errors.New("is there already, and is not of a run")
+
 // settle writes down a run's settings, or compares them with what is there, and returns the run's id.
 func settle(fs durable.FS, dir string, s Settings) (id string, err error) {
 	path := filepath.Join(dir, RecordName)
@@ -66,6 +69,11 @@ func settle(fs durable.FS, dir string, s Settings) (id string, err error) {
 	case errors.Is(err, os.ErrNotExist):
 		if _, err := os.Stat(filepath.Join(dir, JournalName)); err == nil {
 			return "", fmt.Errorf("%s: %w: there is a journal but no %s", dir, ErrCorrupt, RecordName)
+		}
+		for _, name := range []string{CritiquesName, SamplesName, ReportName} {
+			if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+				return "", fmt.Errorf("%s %w", filepath.Join(dir, name), ErrForeign)
+			}
 		}
 		nonce := make([]byte, 16)
 		rand.Read(nonce) // never fails

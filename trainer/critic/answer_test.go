@@ -1,0 +1,91 @@
+package critic
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"cftune/trainer/dataset"
+)
+
+const (
+	testUsage = `"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}`
+	testWhole = `{"model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"fine é😀"}}],` + testUsage + `}`
+	testEvent = `data: {"model":"m","choices":[{"index":0,"delta":{"content":"fine é😀"}}]}` + "\n\n"
+	testEnd   = `data: {"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}` + "\n\n"
+	testCount = `data: {"choices":[],` + testUsage + "}\n\ndata: [DONE]\n\n"
+)
+
+// What is paid and whole is taken in whatever form it comes: asking again would pay it again.
+func TestAnswersOfOtherShapes(t *testing.T) {
+	whole := func(content, finish, usage string) string {
+		return fmt.Sprintf(`{"model":"m","choices":[{"index":0,"finish_reason":%s,"message":{"role":"assistant","content":%s}}],"usage":%s}`, finish, content, usage)
+	}
+	const usage = `{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}`
+	parts := `[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"fine "},{"type":"text","text":"é😀"}]`
+	good := Reply{Text: "fine é😀", Finish: "stop", Model: "m", In: 7, Out: 5}
+	uncounted := good
+	uncounted.In, uncounted.Out = 0, 0
+	for _, tt := range []struct {
+		name, kind, body string
+		cut              bool // the connection breaks behind the body
+		want             Reply
+		fault, says      string
+	}{
+		{name: "a stream", kind: "text/event-stream", body: testEvent + testEnd + testCount, want: good},
+		{name: "a stream named JSON", kind: "application/json", body: "\n" + testEvent + testEnd + testCount, want: good},
+		{name: "a stream cut before its end", kind: "text/event-stream", body: testEvent, cut: true, fault: FaultCut},
+		{name: "a stream cut behind its end", kind: "text/event-stream", body: testEvent + testEnd, cut: true, want: uncounted},
+		{name: "an endpoint that does not stream", kind: "application/json", body: testWhole, want: good},
+		{name: "JSON under another name", kind: "text/plain", body: " \n" + testWhole, want: good},
+		{name: "half of it", kind: "application/json", body: testWhole[:len(testWhole)/2], fault: FaultCut},
+		{name: "half of it, and the connection breaks", kind: "application/json", body: testWhole[:len(testWhole)/2], cut: true, fault: FaultCut},
+		{name: "no JSON", kind: "application/json", body: `{"choices": oops}`, fault: FaultMalformed, says: `the answer is no JSON: it begins with "{\"choices\": oops}"`},
+		{name: "a login page", kind: "text/html", body: "<html>Please log in</html>", fault: FaultMalformed, says: "it begins with \"<html>Please log in"},
+		{name: "an error", kind: "application/json", body: `{"error":{"message":"overloaded","code":503}}`, fault: FaultServer, says: "overloaded"},
+		{name: "no choice", kind: "application/json", body: `{"choices":[]}`, fault: FaultMalformed, says: "the answer has no choice"},
+		{name: "no finish reason", kind: "application/json", body: whole(`"a"`, "null", usage), fault: FaultCut, says: "it has no finish_reason"},
+		{name: "parts", kind: "application/json", body: whole(parts, `"stop"`, usage), want: good},
+		{name: "streamed parts", kind: "text/event-stream", body: `data: {"model":"m","choices":[{"index":0,"delta":{"content":` + parts + `}}]}` + "\n\n" + testEnd + testCount, want: good},
+		{name: "a list of something else", kind: "application/json", body: whole(`[1]`, `"stop"`, usage), fault: FaultMalformed},
+		{name: "counts that cannot be", kind: "application/json", body: whole(`"fine é😀"`, `"stop"`, `{"prompt_tokens":9e18,"completion_tokens":9e18}`), want: uncounted},
+		{name: "counts below nothing", kind: "application/json", body: whole(`"fine é😀"`, `"stop"`, `{"prompt_tokens":-1,"completion_tokens":-2}`), want: uncounted},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", tt.kind)
+			_, _ = w.Write([]byte(tt.body))
+			if tt.cut {
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}
+		}))
+		for _, stream := range []bool{true, false} {
+			if !stream && tt.kind == "text/event-stream" || !stream && tt.name == "a stream named JSON" {
+				continue
+			}
+			name := fmt.Sprintf("%s, stream %v", tt.name, stream)
+			e := endpoint(t, s.URL+"/v1", "", func(o *EndpointOptions) { o.Stream = stream })
+			reply, err := e.Complete(t.Context(), Request{Messages: []dataset.Message{{Role: "user", Content: "q"}}, MaxTokens: 1, Key: "k"})
+			if tt.fault == "" {
+				require.NoError(t, err, name)
+				assert.Equal(t, tt.want, reply, name)
+				continue
+			}
+			var f *Fault
+			require.ErrorAs(t, err, &f, name)
+			assert.Equal(t, tt.fault, f.Kind, name)
+			assert.Equal(t, tt.fault != FaultServer, f.MayBePaid, name)
+			assert.Contains(t, f.Error(), tt.says, name)
+		}
+		s.Close()
+	}
+}
+
+func TestPricesOfManyTokensStayInRange(t *testing.T) {
+	price := Price{In: 4_000_000_000 * moneyUnit, Out: 4_000_000_000 * moneyUnit}
+	assert.Positive(t, price.Of(mostTokens, mostTokens)+price.Of(mostTokens, mostTokens))
+}
