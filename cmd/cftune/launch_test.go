@@ -174,6 +174,36 @@ func TestLaunchResumeAfterMaxTime(t *testing.T) {
 	require.Equal(t, 2, attempts)
 }
 
+// Builds are large, and somebody removes them: a run is found, goes on and is removed all the same.
+func TestLaunchWhenTheBuildIsGone(t *testing.T) {
+	p := newPlace(t)
+	p.write("hosts.yaml", "targets: {here: {kind: local, retries: 0}}\n")
+	p.config("run", 3000)
+	builds := filepath.Join(p.dir, "home", "cftune-launch", "builds")
+	launch := []string{"launch", "-c", "run.yaml", "--on", "here", "--detach"}
+	p.must(launch...)
+	p.await(filepath.Join(p.dir, "runs", "run", "metrics.jsonl"), 20)
+	require.NoError(t, os.RemoveAll(builds))
+	r := p.must("launch", "status", "run")
+	require.Contains(t, r.out, "lost")
+	require.Contains(t, r.out, "the build of run is gone from this machine")
+	r = p.run("launch", "remove", "run")
+	require.Equal(t, 1, r.code, "it may run")
+	require.Contains(t, r.err, "the command that launched it, given again, sends a build and goes on")
+
+	p.must(launch...)
+	phase, attempts := p.phase("run")
+	require.Equal(t, "running", phase)
+	require.Equal(t, 1, attempts, "it has never stopped")
+	p.must("launch", "stop", "run")
+	require.NoError(t, os.RemoveAll(builds))
+	phase, _ = p.phase("run")
+	require.Equal(t, "stopped", phase)
+	require.Equal(t, 1, p.run("launch", "resume", "run").code)
+	p.must("launch", "remove", "run")
+	require.NoDirExists(t, filepath.Join(filepath.Dir(builds), "runs", "run"))
+}
+
 func TestLaunchSeveralProcessesHere(t *testing.T) {
 	if _, err := exec.LookPath("mpirun"); err != nil {
 		t.Skip("no mpirun: scripts/install-deps installs openmpi-bin and libopenmpi-dev")

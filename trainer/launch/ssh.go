@@ -245,7 +245,10 @@ func dialHop(ctx context.Context, through *ssh.Client, h hop, known string, expl
 	}
 	if err != nil {
 		_ = conn.Close()
-		if ctx.Err() != nil {
+		switch ended := ctx.Err(); {
+		case errors.Is(ended, context.Canceled):
+			err = ended
+		case ended != nil:
 			err = fmt.Errorf("no answer in %v: %w", dialTimeout, err)
 		}
 		if strings.Contains(err.Error(), "unable to authenticate") {

@@ -10,6 +10,8 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"cftune/internal/spell"
 )
 
 // Target is a place where runs are started. A run is known by its job folder there.
@@ -102,12 +104,34 @@ func (d *direct) far(ctx context.Context, do, dir string, env map[string]string)
 	}
 	out, err := d.host.Run(ctx, "exec "+quoteAll(job.Program, "launch", "far"), request, env)
 	if err != nil {
+		if _, statErr := d.host.Stat(job.Program); errors.Is(statErr, fs.ErrNotExist) {
+			return a, &buildGoneError{host: d.host.Name(), program: job.Program, name: job.Name}
+		}
 		return a, fmt.Errorf("%s: %w", do, err)
 	}
 	if err := json.NewDecoder(bytes.NewReader(out)).Decode(&a); err != nil {
 		return a, fmt.Errorf("%s: on %s: the program answers %q", do, d.host.Name(), lastLines(string(out), 3))
 	}
 	return a, nil
+}
+
+// buildGoneError says that the program which minds a run is no longer on its host.
+type buildGoneError struct{ host, program, name string }
+
+func (e *buildGoneError) Error() string {
+	return fmt.Sprintf("the build of %s is gone from %s: there is no %s; the command that launched it, given again, sends a build and goes on", e.name, e.host, e.program)
+}
+
+// lastKnown is what a supervisor wrote down last, where no program can be asked whether it lives.
+func (d *direct) lastKnown(dir string) (State, error) {
+	text, err := readSmall(d.host, path.Join(dir, stateName), maxJobBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{Phase: PhaseNew}, nil
+	}
+	if err != nil {
+		return State{}, err
+	}
+	return parseState(text)
 }
 
 // maxJobBytes bounds the files that describe a job.
@@ -123,6 +147,14 @@ func (d *direct) job(dir string) (Job, error) {
 
 func (d *direct) Status(ctx context.Context, dir string) (State, error) {
 	a, err := d.far(ctx, "status", dir, nil)
+	if gone, is := errors.AsType[*buildGoneError](err); is {
+		s, err := d.lastKnown(dir)
+		if err == nil && !Over(s.Phase) {
+			s.Message = fmt.Sprintf("it was %s when it was last heard of (%s), and nobody can be asked now: %v", s.Phase, s.Updated.Format(time.RFC3339), gone)
+			s.Phase = PhaseLost // launched again, it is found where it runs
+		}
+		return s, err
+	}
 	if !a.Exists {
 		a.State.Phase = PhaseNew
 	}
@@ -144,6 +176,15 @@ func (d *direct) Stop(ctx context.Context, dir string) (State, error) {
 
 func (d *direct) Remove(ctx context.Context, dir string) error {
 	_, err := d.far(ctx, "remove", dir, nil)
+	if _, gone := errors.AsType[*buildGoneError](err); gone {
+		s, knownErr := d.lastKnown(dir)
+		switch {
+		case knownErr != nil:
+			err = knownErr
+		case Over(s.Phase): // else it may run
+			_, err = d.host.Run(ctx, "rm -rf -- "+spell.Quote(dir), nil, nil)
+		}
+	}
 	return err
 }
 
