@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,12 +20,13 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run executes a command line and returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := context.WithCancel(context.Background())
+	last := &lastWords{}
+	ctx, stop := context.WithCancel(context.WithValue(context.Background(), lastWordsKey{}, last))
 	defer stop()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, launch.SaveSignal)
 	defer signal.Stop(signals)
-	go interrupt(ctx, stop, signals)
+	go interrupt(ctx, stop, signals, last)
 	root := newRootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -46,7 +48,7 @@ const oneSignal = time.Second
 
 // interrupt ends the context with the first signal and the process with the second, so that a command that hangs can be
 // ended. launch.SaveSignal is never a second one: it may come beside a scheduler's SIGTERM, over another way.
-func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.Signal) {
+func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.Signal, last *lastWords) {
 	select {
 	case <-signals:
 	case <-ctx.Done():
@@ -56,8 +58,34 @@ func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.S
 	stop()
 	for s := range signals {
 		if time.Since(first) > oneSignal && (s != launch.SaveSignal || s == syscall.SIGTERM) {
+			last.say()
 			os.Exit(codeInterrupted)
 		}
+	}
+}
+
+// lastWords is what is still done when a second signal ends the process: other processes must not be left behind.
+type lastWords struct {
+	mu sync.Mutex
+	do func()
+}
+
+type lastWordsKey struct{}
+
+// atSecondSignal has do called before a second signal ends the process.
+func atSecondSignal(ctx context.Context, do func()) {
+	if last, ok := ctx.Value(lastWordsKey{}).(*lastWords); ok {
+		last.mu.Lock()
+		defer last.mu.Unlock()
+		last.do = do
+	}
+}
+
+func (l *lastWords) say() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.do != nil {
+		l.do()
 	}
 }
 

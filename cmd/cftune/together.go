@@ -25,7 +25,19 @@ func newLaunchTogetherCommand() *cobra.Command {
 
 // startTogether runs a launcher. Its exit code is this command's, and what it says is all that is said.
 func startTogether(cmd *cobra.Command, words []string) error {
-	return said(launch.Together(words, cmd.Context().Done(), cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()))
+	kill, ended := make(chan struct{}), make(chan struct{})
+	defer close(ended)
+	atSecondSignal(cmd.Context(), func() {
+		close(kill)
+		<-ended // within a bounded time
+	})
+	code, err := launch.Together(words, cmd.Context().Done(), kill, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+	select {
+	case <-kill:
+		code = codeInterrupted // whatever the launcher makes of it
+	default:
+	}
+	return said(code, err)
 }
 
 // newLaunchOutlastCommand minds a server by which others start processes.

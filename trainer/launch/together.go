@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // Mpirun is the launcher of so many processes on this machine, by itself: ranks are not bound to processors, which the program shares out.
@@ -24,9 +25,12 @@ var allowRoot = []string{"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CON
 // share processors share them out. (The second word is Open MPI 5's.)
 var moreThanProcessors = []string{"OMPI_MCA_rmaps_base_oversubscribe=1", "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe"}
 
+// killGrace is how long a launcher has to end its processes when it must at once. It lets those that do not listen be killed a second later.
+const killGrace = 5 * time.Second
+
 // Together runs a launcher of several processes to its end and returns its exit code, 128 and the number of a signal that killed it. When stop
-// is closed, the processes are asked to save and end (SaveSignal).
-func Together(words []string, stop <-chan struct{}, in io.Reader, out, errs io.Writer) (int, error) {
+// is closed, the processes are asked to save and end (SaveSignal); when kill is, they are ended at once, whatever they wait for.
+func Together(words []string, stop, kill <-chan struct{}, in io.Reader, out, errs io.Writer) (int, error) {
 	// The launcher is told when the thread that started it ends (parentDeath), which must therefore stay.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -50,6 +54,10 @@ func Together(words []string, stop <-chan struct{}, in io.Reader, out, errs io.W
 		case <-stop:
 			stop = nil
 			_ = cmd.Process.Signal(SaveSignal) // it may have ended
+		case <-kill:
+			kill = nil
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			defer time.AfterFunc(killGrace, func() { _ = cmd.Process.Kill() }).Stop()
 		}
 	}
 	var exit *exec.ExitError
