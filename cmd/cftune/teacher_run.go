@@ -46,6 +46,7 @@ type askFlags struct {
 	threads     int
 	gpuLayers   int
 	shard       string
+	thoughts    bool
 	asJSON      bool
 	quiet       bool
 }
@@ -69,6 +70,7 @@ func (f *askFlags) add(cmd *cobra.Command) {
 	flags.IntVar(&f.threads, "threads", 0, "CPU threads of a local model (0 = all that the process may use)")
 	flags.IntVar(&f.gpuLayers, "gpu-layers", 0, "layers of a local model to put on a GPU")
 	flags.StringVar(&f.shard, "shard", "", shardHelp)
+	flags.BoolVar(&f.thoughts, "keep-thoughts", false, "write what a model thinks before </think> too (it is left out, counted, and stays in the journal)")
 	flags.BoolVar(&f.asJSON, "json", false, "print the report as one JSON object")
 	flags.BoolVar(&f.quiet, "quiet", false, "show no progress")
 	if err := cmd.MarkFlagRequired("output"); err != nil {
@@ -220,7 +222,8 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, a.bill, f.quiet)
 	o := critic.Options{
 		Dir: f.output, Budget: budget, Attempts: f.attempts, Backoff: critic.Backoff{First: time.Second, Most: time.Minute}, Drain: 30 * time.Second,
-		Observe: a.display.observe, Note: a.display.note,
+		KeepThoughts: f.thoughts,
+		Observe:      a.display.observe, Note: a.display.note,
 	}
 	a.run, err = critic.Open(a.plan, o, critic.Settings{
 		Fixed: fixed, Versions: map[string]any{"cftune": newVersionReport()},
@@ -505,13 +508,29 @@ func (r askReport) print(w io.Writer, costs bill) error {
 		if c.Labelled > 0 {
 			fmt.Fprintf(&b, "; %d of %d verdicts agree with the row's label", c.Agree, c.Labelled)
 		}
-		b.WriteString("\n")
+		b.WriteString("\n" + formText(c.FormCounts))
 	}
 	if s := r.Samples; s != nil {
 		fmt.Fprintf(&b, "%d answers: %d right, %d wrong, %d without a gold answer; %d repeat another, %d cut off, %d empty; %d written, %d left out\n",
 			s.Answered, s.Right, s.Wrong, s.Ungraded, s.Repeated, s.CutOff, s.Empty, s.Written, s.LeftOut)
+		b.WriteString(formText(s.FormCounts))
 	}
 	fmt.Fprintln(&b, r.Output)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// formText tells of answers that are not as they should be, a line each.
+func formText(c critic.FormCounts) string {
+	var b strings.Builder
+	if c.Thoughts > 0 {
+		fmt.Fprintf(&b, "  %d had a thought before </think>; --keep-thoughts writes it too\n", c.Thoughts)
+	}
+	if c.EmptyCutOff > 0 {
+		fmt.Fprintf(&b, "  %d of the empty ones ended at --max-tokens before they said anything: a model that thinks needs more, in a new --output\n", c.EmptyCutOff)
+	}
+	if c.Filtered > 0 {
+		fmt.Fprintf(&b, "  %d are refused or filtered, as the endpoint says (source.finish)\n", c.Filtered)
+	}
+	return b.String()
 }

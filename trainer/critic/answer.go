@@ -86,11 +86,12 @@ func replyOf(c *openai.ChatCompletion) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
-	if text == "" {
-		text = choice.Message.Refusal
+	finish := choice.FinishReason
+	if text == "" && choice.Message.Refusal != "" {
+		text, finish = choice.Message.Refusal, finishRefusal
 	}
 	return Reply{
-		Text: text, Finish: choice.FinishReason, Model: c.Model,
+		Text: text, Finish: finish, Model: c.Model,
 		In: tokens(c.Usage.PromptTokens), Out: tokens(c.Usage.CompletionTokens),
 	}, nil
 }

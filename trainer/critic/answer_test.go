@@ -49,6 +49,14 @@ func TestAnswersOfOtherShapes(t *testing.T) {
 		{name: "an error", kind: "application/json", body: `{"error":{"message":"overloaded","code":503}}`, fault: FaultServer, says: "overloaded"},
 		{name: "no choice", kind: "application/json", body: `{"choices":[]}`, fault: FaultMalformed, says: "the answer has no choice"},
 		{name: "no finish reason", kind: "application/json", body: whole(`"a"`, "null", usage), fault: FaultCut, says: "it has no finish_reason"},
+		{
+			name: "a refusal", kind: "application/json", body: `{"choices":[{"finish_reason":"stop","message":{"content":null,"refusal":"no"}}]}`,
+			want: Reply{Text: "no", Finish: finishRefusal},
+		},
+		{
+			name: "a streamed refusal", kind: "text/event-stream", body: `data: {"choices":[{"index":0,"delta":{"refusal":"no"}}]}` + "\n\n" + testEnd,
+			want: Reply{Text: "no", Finish: finishRefusal, Model: "m"},
+		},
 		{name: "parts", kind: "application/json", body: whole(parts, `"stop"`, usage), want: good},
 		{name: "streamed parts", kind: "text/event-stream", body: `data: {"model":"m","choices":[{"index":0,"delta":{"content":` + parts + `}}]}` + "\n\n" + testEnd + testCount, want: good},
 		{name: "a list of something else", kind: "application/json", body: whole(`[1]`, `"stop"`, usage), fault: FaultMalformed},

@@ -146,8 +146,9 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 		return b.reply()
 	}
 	var (
-		reply Reply
-		text  strings.Builder
+		reply   Reply
+		text    strings.Builder
+		refused bool
 	)
 	for s.Next() {
 		c := s.Current()
@@ -167,6 +168,7 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 			}
 			text.WriteString(part)
 			text.WriteString(choice.Delta.Refusal)
+			refused = refused || choice.Delta.Refusal != ""
 			if choice.FinishReason != "" {
 				reply.Finish = choice.FinishReason
 			}
@@ -183,6 +185,9 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 		return Reply{}, errCut // a stream that is cut off ends like a whole one, but for this
 	}
 	reply.Text = text.String()
+	if refused {
+		reply.Finish = finishRefusal
+	}
 	return reply, nil
 }
 

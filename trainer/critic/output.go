@@ -96,9 +96,34 @@ type CritiqueCounts struct {
 	Empty     int `json:"empty"`    // answered with nothing; not written
 	CutOff    int `json:"cut_off"`  // ended at the bound of tokens; written
 	Headings  int `json:"headings"` // "Critique:" at the beginning, which the layout of training adds itself, taken off
+	FormCounts
 	// Of verdicts on rows with a label, how many agree with it.
 	Labelled int `json:"labelled"`
 	Agree    int `json:"agree"`
+}
+
+// FormCounts are of answers that are not as they should be.
+type FormCounts struct {
+	Thoughts    int `json:"thoughts"`      // before </think>; not written, but in the journal
+	EmptyCutOff int `json:"empty_cut_off"` // of the empty ones, those that ended at the bound of tokens: it was spent on thinking
+	Filtered    int `json:"filtered"`      // refused or cut by a filter, as the endpoint says; written, with source.finish
+}
+
+// text is what an answer says, counted.
+func (c *FormCounts) text(e Entry, keepThoughts bool) string {
+	text := e.Text
+	if rest, thought := evaluate.CutThought(text); thought && !keepThoughts {
+		c.Thoughts++
+		text = rest
+	}
+	text = strings.TrimSpace(text)
+	switch {
+	case text == "" && e.Finish == FinishLength:
+		c.EmptyCutOff++
+	case text != "" && (e.Finish == finishRefusal || e.Finish == finishFilter):
+		c.Filtered++
+	}
+	return text
 }
 
 const critiqueHeading = "Critique:"
@@ -116,7 +141,7 @@ func (r *Run) WriteCritiques() (map[string]*CritiqueCounts, error) {
 			return err
 		}
 		c := counts[row.Source.Teacher]
-		text := strings.TrimSpace(e.Text)
+		text := c.text(e, r.o.KeepThoughts)
 		if rest, found := strings.CutPrefix(text, critiqueHeading); found {
 			text = strings.TrimSpace(rest)
 			c.Headings++
@@ -152,6 +177,12 @@ func (r *Run) WriteCritiques() (map[string]*CritiqueCounts, error) {
 
 // FinishLength is how OpenAI's protocol names an end at the bound of tokens.
 const FinishLength = "length"
+
+// Other ends: a refusal has a field of its own in the protocol, and no name.
+const (
+	finishRefusal = "refusal"
+	finishFilter  = "content_filter"
+)
 
 // writeRows replaces a file by the rows of all answers.
 func (r *Run) writeRows(name string, each func(e Entry, put func(Row) error) error) error {
@@ -204,6 +235,7 @@ type SampleCounts struct {
 	Written  int `json:"written"`
 	// LeftOut by the policy of what to keep.
 	LeftOut int `json:"left_out"`
+	FormCounts
 }
 
 // WriteSamples grades the answers and writes those that are to be kept, in the order of the rows.
@@ -255,7 +287,7 @@ func (g *grader) visit(e Entry, put func(Row, evaluate.Verdict) error) error {
 	if at := g.run.plan.place(e.Job).row; at != g.row {
 		g.row, g.seen = at, map[string]bool{}
 	}
-	text := strings.TrimSpace(e.Text)
+	text := g.counts.text(e, g.run.o.KeepThoughts)
 	g.counts.Answered++
 	verdict := evaluate.NoVerdict
 	switch {

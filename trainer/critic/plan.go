@@ -123,6 +123,8 @@ type Options struct {
 	Backoff  Backoff
 	// Drain is how long answers that are on their way may take to arrive once ctx has ended.
 	Drain time.Duration
+	// KeepThoughts writes what a model thinks before </think> too.
+	KeepThoughts bool
 	// Observe, if set, is told after each answer and each failure, by one goroutine at a time.
 	Observe func(Progress)
 	// Note, if set, gets lines for people.

@@ -2,7 +2,9 @@ package critic
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -445,5 +447,53 @@ func TestOneAttemptIsOneRequest(t *testing.T) {
 		_, err := e.Complete(t.Context(), request)
 		require.Error(t, err)
 		require.EqualValues(t, n+1, arrived.Load())
+	}
+}
+
+func TestThoughtsAreLeftOutUnlessTheyAreWanted(t *testing.T) {
+	answers := []string{
+		"<think>Conclusion: wrong</think>\nFine.\nConclusion: right [END]", // whole
+		"hm</think>Conclusion: right [END]",                                // begun by the prompt
+		"<think>it goes on and on. Conclusion: wrong",                      // cut off
+		"Conclusion: wrong [END]",
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		var n int
+		_, _ = fmt.Sscanf(string(text[strings.Index(string(text), "What is "):]), "What is %d", &n)
+		finish := "stop"
+		if n == 2 {
+			finish = "length"
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"choices": []any{map[string]any{"finish_reason": finish, "message": map[string]any{"content": answers[n]}}}})
+	}))
+	defer s.Close()
+	dir := t.TempDir()
+	plan := paperPlan(t, problems(4), Teacher{Name: "t", Backend: endpoint(t, s.URL+"/v1", "", nil), Concurrency: 1})
+	for _, keep := range []bool{false, true} {
+		o := testOptions(dir)
+		o.KeepThoughts = keep
+		r := openRun(t, plan, o)
+		_, err := r.Work(t.Context())
+		require.NoError(t, err)
+		critiques, err := r.WriteCritiques()
+		require.NoError(t, err)
+		samples, err := r.WriteSamples(Keep{Right: true, Wrong: true}, func(_, _ string) bool { return true })
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		var written []string
+		for _, row := range readRows(t, dir) {
+			written = append(written, row.Critique+" = "+row.Verdict)
+		}
+		if keep {
+			assert.Equal(t, []string{answers[0] + " = right", answers[1] + " = right", answers[2] + " = ", answers[3] + " = wrong"}, written)
+			assert.Zero(t, critiques["t"].FormCounts)
+			assert.Equal(t, 4, samples.Written)
+			continue
+		}
+		assert.Equal(t, []string{"Fine.\nConclusion: right [END] = right", "Conclusion: right [END] = right", "Conclusion: wrong [END] = wrong"}, written)
+		assert.Equal(t, FormCounts{Thoughts: 3, EmptyCutOff: 1}, critiques["t"].FormCounts)
+		assert.Equal(t, 1, critiques["t"].Empty)
+		assert.Equal(t, SampleCounts{Answered: 4, Right: 3, Empty: 1, Written: 3, FormCounts: critiques["t"].FormCounts}, samples)
 	}
 }

@@ -57,6 +57,7 @@ func TestParseVerdict(t *testing.T) {
 		{"a rubric's score", "It does not meet the criteria for a score of 5.", NoVerdict},
 		{"a score against the conclusion", "Conclusion: wrong. [RESULT] 5", NoVerdict},
 		{"an opinion without a conclusion", "The answer is correct.", NoVerdict},
+		{"a thought that is cut off has not concluded", "\n<think>Conclusion: wrong? Let me see", NoVerdict},
 		{"what is thought does not count", "<think>Conclusion: right</think>\nConclusion: wrong [END]", Wrong},
 		{"the right answer is named", "Conclusion: Correct answer is 42, and the solution says 32.", NoVerdict},
 		{"the right answer is named behind a colon", "Conclusion: right answer: 42", NoVerdict},

@@ -78,7 +78,22 @@ func said(text string) string {
 	return text
 }
 
-const endOfThought = "</think>"
+const (
+	beginOfThought = "<think>"
+	endOfThought   = "</think>"
+)
+
+// CutThought returns a text without what its writer thinks before it, and whether that was anything. A thought that does not
+// end leaves nothing.
+func CutThought(text string) (rest string, thought bool) {
+	if at := strings.LastIndex(text, endOfThought); at >= 0 {
+		return text[at+len(endOfThought):], true
+	}
+	if strings.HasPrefix(strings.TrimSpace(text), beginOfThought) {
+		return "", true
+	}
+	return text, false
+}
 
 // numbers returns the numbers of a text. A hyphen behind a digit or a letter is no sign: "3-5" ends with a 5.
 func numbers(text string) []string {

@@ -103,11 +103,14 @@ func ParseVerdict(critique string) Verdict { return Judge(critique, DefaultThres
 
 // Judge reads a critique's verdict.
 //
-// What counts is what stands after a thought and before the first end mark. A conclusion that asks ("right?") or repeats the instruction
+// What counts is what stands after a thought, if that ends, and before the first end mark. A conclusion that asks ("right?") or repeats the instruction
 // ("right/wrong") is none. Conclusions that contradict each other, or a score that contradicts them, give no verdict;
 // so do a hedged one ("partially correct"), and opinions outside a conclusion. Of one that judges answer and reasoning apart, a wrong answer
 // counts; "the final answer is correct, but the reasoning is incorrect" is no verdict, and "right, although the reasoning is flawed" is one.
 func Judge(critique string, t Thresholds) Judgement {
+	if rest, thought := CutThought(critique); thought && rest == "" && !strings.Contains(critique, endOfThought) {
+		return Judgement{Reason: "the thought before the critique does not end"}
+	}
 	text := said(critique)
 	var j Judgement
 	concluded, reason := concludes(text)

@@ -235,3 +235,11 @@ func TestFindsRealLeaks(t *testing.T) {
 	assert.Equal(t, 370, exact)
 	t.Logf("%d of %d rows ask what the test set asks, %d nearly", exact, rows, overlap)
 }
+
+func TestChecksAreThoseOfThisVerification(t *testing.T) {
+	set := open(t, "cft", nil, `{"query":"q","response":"r","critique":"It is as it should be.\nConclusion: right [END]","label":"right","checks":["mismatch"],"other":1}`)
+	kept, _ := written(t, run(t, set, DefaultOptions()))
+	require.Len(t, kept, 1)
+	assert.NotContains(t, kept[0], "checks")
+	assert.Contains(t, kept[0], "other")
+}

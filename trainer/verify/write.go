@@ -69,6 +69,7 @@ func (v *Verifier) line(i int, r row) ([]byte, error) {
 	if weight := float64(record.Weight); r.lower && !r.drop {
 		fields["weight"] = weight * v.o.Weight
 	}
+	delete(fields, "checks") // of an earlier verification
 	if len(r.failed) > 0 {
 		fields["checks"] = r.failed
 	}
