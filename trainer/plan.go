@@ -24,9 +24,12 @@ type Plan struct {
 	Tokens   int64 `json:"tokens"` // positions of the examples; fewer are computed where prefixes are shared
 	Targets  int64 `json:"targets"`
 	// Objective has the number of examples of each objective.
-	Objective  map[string]int64 `json:"objective"`
-	OverLong   OverLong         `json:"over_long"`
-	Validation Validation       `json:"validation"`
+	Objective map[string]int64 `json:"objective"`
+	// Longest is the number of tokens of the longest example, held-out ones included, as it is trained. 0: the run is of a version that
+	// did not look.
+	Longest    int        `json:"longest"`
+	OverLong   OverLong   `json:"over_long"`
+	Validation Validation `json:"validation"`
 }
 
 // OverLong tells what became of examples longer than a pack. Examples are counted once, however many epochs have them.
@@ -202,7 +205,22 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 		return Plan{}, &DataError{Problems: []string{fmt.Sprintf("of %d records, none is left to train on", plan.Records)}}
 	}
 	plan.OverLong = overLong(run.Data.OverLong, p.long)
+	plan.Longest = p.longest()
 	return plan, nil
+}
+
+// longest is the number of tokens of the longest example that was looked at.
+func (p *planner) longest() int {
+	n := 0
+	for _, slots := range p.slots {
+		for _, s := range slots {
+			n = max(n, int(s.length))
+		}
+	}
+	for _, lengths := range p.parts {
+		n = max(n, slices.Max(lengths))
+	}
+	return n + 1 // the last target takes no position
 }
 
 func hasPlateau(stages []config.Stage) bool {
@@ -369,6 +387,9 @@ func encodeHeld(ctx context.Context, e *encoder, names []string, plan *Plan) ([]
 			long = append(long, fault{picks[i].record, r.example.ID, r.length, nil})
 		}
 		if r.outcome != dropped {
+			for _, part := range r.parts {
+				plan.Longest = max(plan.Longest, pack.Len(part)+1)
+			}
 			examples[r.example.Objective] = append(examples[r.example.Objective], r.parts...)
 			plan.Validation.Examples++
 		}

@@ -36,14 +36,17 @@ func (t *Trainer) checkStages(ctx context.Context, stages []config.Stage) error 
 	if err := config.ValidateStages(stages, t.heldSet != nil); err != nil {
 		return err
 	}
-	if err := newPlanner(t.encoder).check(ctx, stages); err != nil {
+	var looked Plan
+	p := newPlanner(t.encoder)
+	if err := p.check(ctx, stages); err != nil {
 		return err
 	}
-	if t.heldSet == nil {
-		return nil
+	if t.heldSet != nil {
+		if _, err := encodeHeld(ctx, t.heldEncoder(), objective.Objectives(stages...), &looked); err != nil {
+			return err
+		}
 	}
-	_, err := encodeHeld(ctx, t.heldEncoder(), objective.Objectives(stages...), new(Plan))
-	return err
+	return t.checkRotation(max(looked.Longest, p.longest()))
 }
 
 // switcher serves requests for other stages, one at a time. What a request needs of the data is looked at beside the

@@ -75,6 +75,7 @@ type Trainer struct {
 	held         []held
 	warm         *gguf.Adapter
 	architecture string
+	shortContext int             // see ShortContext
 	modules      []config.Module // that get an adapter
 
 	dir     *checkpoint.Run
@@ -137,6 +138,9 @@ func New(ctx context.Context, o Options) (*Trainer, error) {
 		}
 		t.notes = append(t.notes, was.notes(t.record)...)
 		t.record.Spans = slices.Clone(was.Spans)
+		if err := t.keepRotation(*was); err != nil {
+			return fail(err)
+		}
 	}
 	t.dir = dir
 	return t, nil
@@ -192,7 +196,7 @@ func (t *Trainer) prepare(ctx context.Context) error {
 // openBase finds what gets an adapter.
 func (t *Trainer) openBase(base *gguf.File) error {
 	var err error
-	t.architecture = base.Architecture()
+	t.architecture, t.shortContext = base.Architecture(), ShortContext(base)
 	t.modules, err = AdapterModules(t.run.Adapter, base)
 	return err
 }
@@ -301,6 +305,9 @@ func (t *Trainer) heldObjectives() []string {
 // Plan tells what the run will do, or has done in part.
 func (t *Trainer) Plan() Plan { return t.record.Plan }
 
+// MaxSequence is how long a sequence the engine is to be made for.
+func (t *Trainer) MaxSequence() int { return t.record.MaxSequence() }
+
 // Done tells the steps taken so far.
 func (t *Trainer) Done() int { return t.done }
 
@@ -402,6 +409,9 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 	}
 	if err := t.prepareResumed(ctx, was); err != nil {
 		return err
+	}
+	if err := t.keepRotation(was); err != nil {
+		return fmt.Errorf("resume %s: %w", dir, err)
 	}
 	if !was.owns(c) {
 		return fmt.Errorf("resume %s: checkpoint step %d is not of the run in %s: %w", dir, c.Step, checkpoint.ConfigName, checkpoint.ErrIncompatible)

@@ -69,7 +69,10 @@ type Params struct {
 	MemoryLimit uint64 // bytes for all buffers of the trainer; 0 = what the machine has free
 	MaxTokens   int    // of the longest pack
 	MaxTargets  int    // most targets of a pack; 0 = MaxTokens
-	Threads     int    // 0 = all that the process may use
+	// MaxSequence is the number of tokens of the longest sequence, a last target included; 0 = MaxTokens. Of models with rotary
+	// factors for short and for long contexts it decides which ones all sequences get.
+	MaxSequence int
+	Threads     int // 0 = all that the process may use
 
 	Beta1, Beta2, Eps, WeightDecay float64
 
@@ -95,7 +98,7 @@ func (p Params) native() (C.cft_trainer_params, error) {
 	for _, v := range []struct {
 		name  string
 		value int
-	}{{"rank", p.Rank}, {"max tokens", p.MaxTokens}, {"max targets", p.MaxTargets}, {"threads", p.Threads}} {
+	}{{"rank", p.Rank}, {"max tokens", p.MaxTokens}, {"max targets", p.MaxTargets}, {"max sequence", p.MaxSequence}, {"threads", p.Threads}} {
 		if v.value < 0 || v.value > math.MaxInt32 {
 			return C.cft_trainer_params{}, invalid("trainer_params", fmt.Sprintf("%s is %d", v.name, v.value))
 		}
@@ -111,6 +114,7 @@ func (p Params) native() (C.cft_trainer_params, error) {
 		memory_limit:     C.uint64_t(p.MemoryLimit),
 		max_tokens:       C.int32_t(p.MaxTokens),
 		max_targets:      C.int32_t(p.MaxTargets),
+		max_sequence:     C.int32_t(p.MaxSequence),
 		n_threads:        C.int32_t(p.Threads),
 		beta1:            C.float(p.Beta1),
 		beta2:            C.float(p.Beta2),

@@ -23,7 +23,10 @@ type SessionParams struct {
 	Embeddings   bool    // Decode keeps the last layer's output too, for Embedding
 	NoMMap       bool    // weights are read into memory instead of mapped
 	MLock        bool    // weights are kept from being swapped out
-	Importance   bool    // Decode collects how much each column of a weight counts, for Importance; CPU only
+	// MaxSequence is how many tokens one sequence may come to; 0 = NCtx. Of models with rotary factors for short and for long
+	// contexts it decides which ones are used.
+	MaxSequence int
+	Importance  bool // Decode collects how much each column of a weight counts, for Importance; CPU only
 
 	RopeFreqBase, RopeFreqScale float64 // 0 = the model's
 }
@@ -41,7 +44,7 @@ func NewSession(model, adapter string, p SessionParams) (*Session, error) {
 	for _, v := range []struct {
 		name  string
 		value int
-	}{{"n_ctx", p.NCtx}, {"n_batch", p.NBatch}, {"n_sequences", p.NSequences}, {"n_threads", p.NThreads}, {"n_gpu_layers", p.NGPULayers}} {
+	}{{"n_ctx", p.NCtx}, {"n_batch", p.NBatch}, {"n_sequences", p.NSequences}, {"n_threads", p.NThreads}, {"n_gpu_layers", p.NGPULayers}, {"max_sequence", p.MaxSequence}} {
 		if v.value < 0 || v.value > math.MaxInt32 {
 			return nil, invalid(op, fmt.Sprintf("%s is %d", v.name, v.value))
 		}
@@ -64,6 +67,7 @@ func NewSession(model, adapter string, p SessionParams) (*Session, error) {
 		no_mmap:       flag(p.NoMMap),
 		mlock:         flag(p.MLock),
 		importance:    flag(p.Importance),
+		max_sequence:  C.int32_t(p.MaxSequence),
 
 		rope_freq_base:  C.float(p.RopeFreqBase),
 		rope_freq_scale: C.float(p.RopeFreqScale),

@@ -23,12 +23,13 @@ type nativeEngine struct {
 
 var _ trainer.Engine = (*nativeEngine)(nil)
 
-// openEngine loads the configuration's base model and makes the adapter.
-func openEngine(run config.Run) (*nativeEngine, error) {
+// openEngine loads the configuration's base model and makes the adapter. maxSequence is as trainer.Record has it.
+func openEngine(run config.Run, maxSequence int) (*nativeEngine, error) {
 	params, err := engineParams(run)
 	if err != nil {
 		return nil, err
 	}
+	params.MaxSequence = maxSequence
 	model, err := engine.Load(run.Model, run.Device)
 	if err != nil {
 		return nil, engineError(err)

@@ -21,6 +21,7 @@ type servedModel struct {
 	template *chat.Template
 	session  *engine.Session
 	logits   []float32
+	short    int // see trainer.ShortContext
 }
 
 // servedOptions are what a user decides about serving.
@@ -35,6 +36,10 @@ func openServed(model, adapter string, chat config.Chat, o servedOptions) (*serv
 	m := &servedModel{model: model, adapter: adapter, chat: chat, o: o}
 	var err error
 	if m.vocab, m.template, err = openChat(model, chat.TemplateFile, chat.System); err != nil {
+		return nil, err
+	}
+	if m.short, err = shortContext(model); err != nil {
+		m.vocab.Close()
 		return nil, err
 	}
 	m.logits = make([]float32, m.vocab.Info().Tokens)
@@ -52,11 +57,12 @@ func (m *servedModel) Close() {
 // promptBatch is how many tokens of prompts are read at once; more gains nothing.
 const promptBatch = 512
 
-// reserve makes a session of at least that size, if the one there is is smaller.
-func (m *servedModel) reserve(context, batch, sequences int) error {
+// reserve makes a session of at least that size, if the one there is is smaller, or rotates otherwise than sequences of so many tokens are.
+func (m *servedModel) reserve(context, batch, sequences, longest int) error {
+	rotation := rotationFor(m.short, longest)
 	if m.session != nil {
 		p := m.session.Params()
-		if p.NCtx >= context && p.NBatch >= min(batch, context) && p.NSequences >= sequences {
+		if p.NCtx >= context && p.NBatch >= min(batch, context) && p.NSequences >= sequences && p.MaxSequence == rotation {
 			return nil
 		}
 		m.session.Close()
@@ -64,6 +70,7 @@ func (m *servedModel) reserve(context, batch, sequences int) error {
 	}
 	s, err := newSession(m.model, m.adapter, engine.SessionParams{
 		NCtx: context, NBatch: min(batch, context), NSequences: sequences, NThreads: m.o.threads, NGPULayers: m.o.gpuLayers, AdapterScale: 1,
+		MaxSequence: rotation,
 	})
 	if err != nil {
 		return engineError(err)
@@ -90,7 +97,7 @@ func (m *servedModel) Write(ctx context.Context, requests []score.Request, s sco
 		longest = max(longest, len(prompts[i]))
 	}
 	parallel := min(m.o.parallel, len(requests))
-	if err := m.reserve(parallel*(longest+maxTokens), promptBatch, parallel); err != nil {
+	if err := m.reserve(parallel*(longest+maxTokens), promptBatch, parallel, longest+maxTokens); err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -135,7 +142,7 @@ func (m *servedModel) Loss(_ context.Context, c objective.Conversation) (sum flo
 	for size < len(ids) {
 		size *= 2
 	}
-	if err := m.reserve(size, size, 1); err != nil {
+	if err := m.reserve(size, size, 1, len(ids)); err != nil {
 		return 0, 0, false, err
 	}
 	s := &scorer{session: m.session, logits: m.logits}

@@ -196,7 +196,7 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 		return result, err
 	}
 	if e.proofRows > 0 {
-		if result, err = e.prove(ctx, run, c, result, served, kind, notes); err != nil {
+		if result, err = e.prove(ctx, record, run, c, result, served, kind, notes); err != nil {
 			return result, err
 		}
 	}
@@ -217,8 +217,8 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 }
 
 // prove compares what was written with what was trained, and takes it away where it is not the same.
-func (e *exporter) prove(ctx context.Context, run config.Run, c *checkpoint.Checkpoint, result exported, served servedAs, kind string, notes io.Writer) (exported, error) {
-	proof, err := proveExport(ctx, run, export.AdapterOf(c), served, kind, e.proofRows)
+func (e *exporter) prove(ctx context.Context, record trainer.Record, run config.Run, c *checkpoint.Checkpoint, result exported, served servedAs, kind string, notes io.Writer) (exported, error) {
+	proof, err := proveExport(ctx, run, record.MaxSequence(), export.AdapterOf(c), served, kind, e.proofRows)
 	if err != nil {
 		return result, errors.Join(fmt.Errorf("export: what was written could not be proved: %w", err), removeUnproven(e.output))
 	}

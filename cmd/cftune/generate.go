@@ -281,6 +281,7 @@ func (o generateOptions) openSession(questions, longest int) (*engine.Session, e
 		NThreads:     o.threads,
 		NGPULayers:   o.gpuLayers,
 		AdapterScale: o.adapterScale,
+		MaxSequence:  min(size, longest+o.maxTokens),
 	})
 }
 

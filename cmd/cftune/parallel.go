@@ -77,7 +77,10 @@ func (t *team) leave(err error) error {
 }
 
 // start is what rank 0 tells the others: what to train. Nothing: it came to nothing.
-type start struct{ Run *config.Run }
+type start struct {
+	Run         *config.Run
+	MaxSequence int
+}
 
 // help is what the other ranks do.
 func (t *team) help(ctx context.Context) error {
@@ -85,7 +88,7 @@ func (t *team) help(ctx context.Context) error {
 	if err := parallel.Share(t.group, &s); err != nil || s.Run == nil {
 		return err
 	}
-	e, err := t.open(*s.Run)
+	e, err := t.open(*s.Run, s.MaxSequence)
 	if err != nil {
 		return err
 	}
@@ -128,18 +131,18 @@ func cudaDevices() int {
 }
 
 // open opens every rank's engine; where one fails, or they are not the same, all do.
-func (t *team) open(run config.Run) (*nativeEngine, error) {
+func (t *team) open(run config.Run, maxSequence int) (*nativeEngine, error) {
 	if t == nil {
-		return openEngine(run)
+		return openEngine(run, maxSequence)
 	}
 	if !t.helps() {
 		t.started = true
-		if err := parallel.Share(t.group, &start{Run: &run}); err != nil {
+		if err := parallel.Share(t.group, &start{&run, maxSequence}); err != nil {
 			return nil, err
 		}
 	}
 	run.Device = deviceOfRank(run.Device, os.Getenv, cudaDevices)
-	e, err := openEngine(run)
+	e, err := openEngine(run, maxSequence)
 	facts := map[string]string{"version": programVersion(), "instruction set": engine.CPUFeatures(), "engine": "opened"}
 	if err == nil {
 		facts["base model"], err = trainer.ModelDigest(run.Model)

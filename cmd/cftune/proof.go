@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -78,8 +79,8 @@ var proofLimits = map[string]float64{
 	"Q4_K_M": 0.2, "Q4_K_S": 0.2, "Q4_1": 0.4, "Q4_0": 0.4, "IQ4_NL": 0.2, "IQ4_XS": 0.2, "Q3_K_L": 0.6, "Q3_K_M": 0.6, "Q3_K_S": 1, "Q2_K": 2,
 }
 
-// proveExport measures the proof on up to rows rows.
-func proveExport(ctx context.Context, run config.Run, adapter string, s servedAs, kind string, rows int) (exportProof, error) {
+// proveExport measures the proof on up to rows rows. maxSequence is as trainer.Record has it: what is served is rotated as what was trained.
+func proveExport(ctx context.Context, run config.Run, maxSequence int, adapter string, s servedAs, kind string, rows int) (exportProof, error) {
 	proof := exportProof{MaxKL: proofLimits[kind], HeldOut: run.Data.Validation.Path != ""}
 	examples, text, err := proofExamples(ctx, run, rows)
 	if err != nil {
@@ -91,7 +92,8 @@ func proveExport(ctx context.Context, run config.Run, adapter string, s servedAs
 		}
 		proof.TemplateChecked = true
 	}
-	trained, err := openTrained(run, adapter, examples)
+	maxSequence = cmp.Or(maxSequence, run.Train.SeqLen)
+	trained, err := openTrained(run, maxSequence, adapter, examples)
 	if err != nil {
 		return proof, err
 	}
@@ -101,7 +103,7 @@ func proveExport(ctx context.Context, run config.Run, adapter string, s servedAs
 		longest = max(longest, len(e.Tokens))
 	}
 	session, err := engine.NewSession(s.model, s.adapter, engine.SessionParams{
-		NCtx: longest + proofTokens, NBatch: longest, NSequences: 1, NThreads: run.Threads, AdapterScale: 1,
+		NCtx: longest + proofTokens, NBatch: longest, NSequences: 1, NThreads: run.Threads, AdapterScale: 1, MaxSequence: maxSequence,
 	})
 	if err != nil {
 		return proof, engineError(err)
@@ -158,11 +160,11 @@ func sameLayout(ctx context.Context, run config.Run, model string, examples []pa
 }
 
 // openTrained makes the trained state: the base model with the checkpoint's adapter, in the training engine.
-func openTrained(run config.Run, adapter string, examples []pack.Example) (*nativeEngine, error) {
+func openTrained(run config.Run, maxSequence int, adapter string, examples []pack.Example) (*nativeEngine, error) {
 	for _, e := range examples {
 		run.Train.SeqLen = max(run.Train.SeqLen, len(e.Tokens))
 	}
-	e, err := openEngine(run)
+	e, err := openEngine(run, maxSequence)
 	if err != nil {
 		return nil, err
 	}

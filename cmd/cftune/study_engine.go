@@ -212,7 +212,12 @@ func (e *studyEngine) OpenWriter(ctx context.Context, spec study.Spec, adapter s
 	if err != nil {
 		return nil, err
 	}
-	return &studyWriter{spec: spec, adapter: adapter, vocab: vocab, template: template}, nil
+	short, err := shortContext(spec.Model)
+	if err != nil {
+		vocab.Close()
+		return nil, err
+	}
+	return &studyWriter{spec: spec, adapter: adapter, vocab: vocab, template: template, short: short}, nil
 }
 
 type studyWriter struct {
@@ -222,6 +227,7 @@ type studyWriter struct {
 	template *chat.Template
 	session  *engine.Session
 	size     int // of its context
+	short    int // see trainer.ShortContext
 }
 
 func (w *studyWriter) Close() error {
@@ -232,9 +238,10 @@ func (w *studyWriter) Close() error {
 	return nil
 }
 
-// room makes a session whose context has so many tokens.
-func (w *studyWriter) room(size int) error {
-	if w.session != nil && w.size >= size {
+// room makes a session for sequences of so many tokens each.
+func (w *studyWriter) room(longest int) error {
+	size, rotation := w.spec.Scoring.Parallel*longest, rotationFor(w.short, longest)
+	if w.session != nil && w.size >= size && w.session.Params().MaxSequence == rotation {
 		return nil
 	}
 	if w.session != nil {
@@ -247,6 +254,7 @@ func (w *studyWriter) room(size int) error {
 	}
 	s, err := engine.NewSession(w.spec.Model, w.adapter, engine.SessionParams{
 		NCtx: size, NBatch: 512, NSequences: w.spec.Scoring.Parallel, NThreads: threads, NGPULayers: w.spec.Scoring.GPULayers, AdapterScale: 1,
+		MaxSequence: rotation,
 	})
 	if err != nil {
 		return engineError(err)
@@ -266,7 +274,7 @@ func (w *studyWriter) Write(ctx context.Context, prompts []string, maxTokens int
 		}
 		longest = max(longest, len(tokens[i]))
 	}
-	if err := w.room(w.spec.Scoring.Parallel * (longest + maxTokens)); err != nil {
+	if err := w.room(longest + maxTokens); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

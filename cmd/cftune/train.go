@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -210,7 +211,7 @@ func (s session) options(run config.Run, model string, text trainer.Text) traine
 // run loads the model and trains.
 func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (result trainer.Result, err error) {
 	plan := t.Plan()
-	e, err := s.team.open(run)
+	e, err := s.team.open(run, t.MaxSequence())
 	if err != nil {
 		return trainer.Result{}, err
 	}
@@ -227,6 +228,9 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 		return trainer.Result{}, engineError(err)
 	}
 	if note := windowNote(info, run.Train.SeqLen); note != "" {
+		s.note("note: %s", note)
+	}
+	if note := rotationNote(info, cmp.Or(t.MaxSequence(), run.Train.SeqLen)); note != "" {
 		s.note("note: %s", note)
 	}
 	asked, stop := askForCheckpoints()

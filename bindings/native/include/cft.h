@@ -116,6 +116,7 @@ typedef struct cft_model_info {
     int32_t  n_expert, n_expert_used; // 0 without experts; n_ff is the width of one
     int32_t  window;          // positions that some or all layers look back over, a token's own included; 0: all
     int32_t  window_unserved; // 1 when llama.cpp computes the family without its window
+    int32_t  short_context;   // contexts of up to so many tokens have other rotary factors than longer ones; 0: there is one set
 } cft_model_info;
 
 // cft_model_load maps the GGUF at path and checks every tensor that training needs: presence, shape, type, bounds.
@@ -154,6 +155,8 @@ typedef struct cft_trainer_params {
                               // dropout, nor on TOKEN_EMBD and OUTPUT
     float    lora_plus_ratio; // learning rate of B (and of DoRA's magnitudes) over that of A (Hayou et al. 2024); 0 is 1.
                               // TOKEN_EMBD's A and B have the rate of A
+    int32_t  max_sequence;    // tokens of the longest sequence, a last target included; 0 = max_tokens. Of models with rotary
+                              // factors for short and for long contexts it decides which ones all sequences get
 } cft_trainer_params;
 
 // cft_module sets one module of one layer apart from rank and alpha of cft_trainer_params.

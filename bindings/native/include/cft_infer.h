@@ -55,6 +55,8 @@ typedef struct cft_session_params {
     int32_t no_mmap;      // 1: weights are read into memory instead of mapped
     int32_t mlock;        // 1: weights are kept from being swapped out
     float   rope_freq_base, rope_freq_scale; // 0: the model's
+    int32_t max_sequence; // tokens that one sequence may come to; 0 = n_ctx. Of models with rotary factors for short and for long
+                          // contexts it decides which ones are used; llama.cpp by itself goes by n_ctx, however many share it
     int32_t importance;   // 1: decodes collect how much each column of a weight counts (cft_session_importance_get); CPU only
 } cft_session_params;
 

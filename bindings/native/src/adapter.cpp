@@ -61,6 +61,9 @@ void check_params(const cft_trainer_params &p) {
     if (p.max_targets < 0 || p.max_targets > p.max_tokens) {
         refuse("max_targets must be within 0..max_tokens");
     }
+    if (p.max_sequence < 0) {
+        refuse("max_sequence must be at least 0, got " + std::to_string(p.max_sequence));
+    }
     if (p.n_threads < 0 || p.n_threads > 1024) {
         refuse("n_threads must be within 0..1024");
     }

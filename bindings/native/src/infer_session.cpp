@@ -36,6 +36,7 @@ void check_params(const cft_session_params &p) {
          "n_sequences is " + std::to_string(p.n_sequences) + ", must be from 1 to " + std::to_string(most));
     need(p.n_sequences <= p.n_ctx, "n_sequences is above n_ctx");
     need(p.n_threads >= 0 && p.n_threads <= GGML_MAX_N_THREADS, "n_threads is " + std::to_string(p.n_threads));
+    need(p.max_sequence >= 0, "max_sequence is " + std::to_string(p.max_sequence) + ", must not be negative");
     need(p.n_gpu_layers >= 0, "n_gpu_layers is " + std::to_string(p.n_gpu_layers) + ", must not be negative");
     need(std::isfinite(p.adapter_scale), "adapter_scale is not finite");
     need(std::isfinite(p.rope_freq_base) && p.rope_freq_base >= 0 && std::isfinite(p.rope_freq_scale) && p.rope_freq_scale >= 0,
@@ -46,10 +47,33 @@ void check_params(const cft_session_params &p) {
     }
 }
 
+// choose_rope_factors has libllama take the factors that sequences of max_sequence tokens have. It compares n_ctx with the original
+// context that the file states, so one is stated that makes the comparison come out right.
+void choose_rope_factors(const gguf_outline &outline, int32_t max_sequence, llama_model_kv_override &original) {
+    const auto named = [](const gguf_tensor &t) { return t.name == "rope_factors_long.weight"; };
+    const auto arch  = outline.values.find("general.architecture");
+    if (max_sequence == 0 || arch == outline.values.end() || std::none_of(outline.tensors.begin(), outline.tensors.end(), named)) {
+        return;
+    }
+    const std::string prefix = arch->second.text + ".", key = prefix + "rope.scaling.original_context_length";
+    auto              stated = outline.values.find(key);
+    if (stated == outline.values.end()) {
+        stated = outline.values.find(prefix + "context_length");
+    }
+    if (stated == outline.values.end() || key.size() >= sizeof original.key) {
+        return; // libllama refuses the file
+    }
+    original.tag     = LLAMA_KV_OVERRIDE_TYPE_INT;
+    original.val_i64 = uint64_t(max_sequence) > stated->second.number ? 1 : INT32_MAX;
+    std::memcpy(original.key, key.c_str(), key.size() + 1);
+}
+
 void load_model(cft_session &s, const std::string &path, const cft_session_params &p) {
     const gguf_outline outline = check_gguf_file(path);
     check_vocabulary(path, outline);
     check_model_keys(path, outline);
+    llama_model_kv_override overrides[2] = {}; // the second, without a key, ends the list
+    choose_rope_factors(outline, p.max_sequence, overrides[0]);
     log_capture        log;
     assertions_throw   assertions;
     llama_model_params params = llama_model_default_params();
@@ -57,6 +81,7 @@ void load_model(cft_session &s, const std::string &path, const cft_session_param
     params.n_gpu_layers       = p.n_gpu_layers;
     params.use_mmap           = !p.no_mmap;
     params.use_mlock          = p.mlock != 0;
+    params.kv_overrides       = overrides[0].key[0] != 0 ? overrides : nullptr;
     if (p.n_gpu_layers == 0) {
         params.devices = none; // otherwise a GPU would still take the large products
     }

@@ -1,6 +1,8 @@
 // rope.h - rotary position embedding of a model: how fast each pair turns, and how long the turned pairs become.
 #pragma once
 
+#include "cft.h"
+
 #include <vector>
 
 namespace cft {
@@ -21,10 +23,11 @@ struct rope_sets {
     rope_set long_context;        // replaces global where contexts are longer than original_context; empty: none
     int      original_context = 0;
 
-    // max_tokens is the longest sequence that the trainer is made for: as llama.cpp, which goes by the context's size, so that
-    // all sequences of a run, and all keys that a common prefix shares, are rotated alike.
-    const rope_set &global_for(int max_tokens) const {
-        return !long_context.frequencies.empty() && max_tokens > original_context ? long_context : global;
+    // The longest sequence that the trainer is made for decides, as with llama.cpp the size of the context does: all sequences of
+    // a run, and all keys that a common prefix shares, are rotated alike. How many of them a pack holds does not matter.
+    const rope_set &global_for(const cft_trainer_params &p) const {
+        const int longest = p.max_sequence > 0 ? p.max_sequence : p.max_tokens;
+        return !long_context.frequencies.empty() && longest > original_context ? long_context : global;
     }
 };
 

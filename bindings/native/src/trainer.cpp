@@ -46,7 +46,7 @@ struct cft_trainer::journey {
             throw failure(CFT_ERR_INTERNAL, "workspace is smaller than its parts");
         }
         const rope_sets &rope = trainer.model.rope;
-        trainer.ops_->rope_table(p.positions, t, rope.global_for(trainer.plan.max_tokens), w.rope);
+        trainer.ops_->rope_table(p.positions, t, rope.global_for(trainer.params), w.rope);
         if (w.rope_local != w.rope) {
             trainer.ops_->rope_table(p.positions, t, rope.local, w.rope_local);
         }

@@ -114,7 +114,7 @@ void engine::place_weights() {
     token_embd_  = place_matrix(model_.token_embd);
     output_      = hp_.tied_output ? token_embd_ : place_matrix(model_.output);
     output_norm_ = place_vector(model_.output_norm);
-    const rope_set &global = model_.rope.global_for(int(max_t_)), &local = model_.rope.local;
+    const rope_set &global = model_.rope.global_for(params_), &local = model_.rope.local;
     host_factors_    = factors_of(global, hp_);
     factors_         = place_vector(host_factors_);
     amplitude_       = global.amplitude;

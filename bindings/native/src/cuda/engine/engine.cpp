@@ -65,7 +65,7 @@ engine::engine(const plan &p, int device, uint64_t lockable)
         stage_->lock(lockable);
     }
     const rope_sets &rope   = p.model->rope;
-    const rope_set  &global = rope.global_for(int(plan_.t));
+    const rope_set  &global = *plan_.rope;
     to_device(w_->frequencies, global.frequencies.data(), global.frequencies.size() * sizeof(float), stream_.get());
     if (!rope.local.frequencies.empty()) {
         to_device(w_->frequencies_local, rope.local.frequencies.data(), rope.local.frequencies.size() * sizeof(float), stream_.get());

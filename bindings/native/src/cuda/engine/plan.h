@@ -115,6 +115,7 @@ struct plan {
          int n_offloaded = 0);
 
     const cft_model *model;
+    const rope_set  *rope;        // of layers without a window, the model's
     int64_t          t, n;        // most tokens, most targets
     int              lowest;      // the layer below which nothing is trained
     bool             dropout, dora;
