@@ -152,12 +152,14 @@ type demoRow struct {
 	Gold     string `json:"gold"`
 }
 
-// makeData writes the parts as JSONL; of the training part a second file, with unchecked answers as solutions.
+// makeData writes the parts as JSONL; of the training part a second file, with unchecked answers as solutions. Files of that
+// name with something else, those of another demo say, are left as they are, and all others too.
 func (d *demo) makeData() error {
 	var err error
 	if d.data, err = wordforms.Build(wordforms.Options{Seed: demoDataSeed, Train: d.size.train, Dev: d.size.dev, Test: d.size.test}); err != nil {
 		return err
 	}
+	files := map[string][]byte{}
 	for _, part := range []struct {
 		name     string
 		items    []wordforms.Item
@@ -176,7 +178,17 @@ func (d *demo) makeData() error {
 			}
 			text = append(append(text, row...), '\n')
 		}
-		if err := writeWhole(d.path("data", part.name+".jsonl"), text); err != nil {
+		path := d.path("data", part.name+".jsonl")
+		if old, err := os.ReadFile(path); err == nil && string(old) != string(text) {
+			return &usageError{
+				fmt.Errorf("%s is there already with other rows than this demo's: another demo's (with or without --quick), or not a demo's", path),
+				"--output names another folder",
+			}
+		}
+		files[path] = text
+	}
+	for _, path := range sortedKeys(files) {
+		if err := writeWhole(path, files[path]); err != nil {
 			return err
 		}
 	}

@@ -169,3 +169,22 @@ func TestChecksAndReadingSayWhatTheNumbersDo(t *testing.T) {
 	mute.Judging.None.Count = 100
 	assert.Contains(t, reading(mute)[0], "a verdict on none of 100 answers")
 }
+
+func TestDemoLeavesOtherDataAlone(t *testing.T) {
+	d := &demo{output: t.TempDir(), size: demoSize{train: 16, dev: 2, test: 6}, out: new(bytes.Buffer), notes: new(bytes.Buffer)}
+	require.NoError(t, d.makeData())
+	require.NoError(t, d.makeData(), "its own is there already")
+	d.size.test = 4 // the last of the files, in the order of their making
+	before, err := os.ReadFile(d.path("data", "test.jsonl"))
+	require.NoError(t, err)
+	train, err := os.ReadFile(d.path("data", "train.jsonl"))
+	require.NoError(t, err)
+	err = d.makeData()
+	require.ErrorContains(t, err, "is there already with other rows than this demo's")
+	assert.Equal(t, codeUsage, exitCode(err))
+	for name, text := range map[string][]byte{"test.jsonl": before, "train.jsonl": train} {
+		now, err := os.ReadFile(d.path("data", name))
+		require.NoError(t, err)
+		assert.Equal(t, string(text), string(now))
+	}
+}
