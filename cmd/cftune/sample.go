@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -163,11 +162,7 @@ func answerMessages(system string) func(dataset.Record) ([]dataset.Message, erro
 	}
 }
 
-// oneWord is a gold answer that is a word: an answer gives it if it leads with it.
-var oneWord = regexp.MustCompile(`^[\p{L}]+(?:[-'’][\p{L}]+)*$`)
-
 // gradeSample compares an answer with the gold one.
 func gradeSample(answer, gold string) bool {
-	gold = evaluate.GoldAnswer(gold)
-	return evaluate.GradeAnswer(answer, gold).Right || oneWord.MatchString(gold) && evaluate.MatchAnswer(answer, gold).Leading
+	return evaluate.GradeAnswer(answer, evaluate.GoldAnswer(gold)).Right
 }

@@ -53,7 +53,7 @@ type Grade struct {
 // Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
 func GradeAnswer(text, gold string) Grade {
 	g := Grade{Extracted: ExtractAnswer(text)}
-	if oneWord.MatchString(gold) && MatchAnswer(text, gold).Leading {
+	if oneWord.MatchString(gold) && MatchAnswer(strings.TrimSpace(said(text)), gold).Leading {
 		return Grade{Extracted{gold, MarkWord}, true}
 	}
 	if !g.Found() {

@@ -122,6 +122,8 @@ func TestGradeAnswer(t *testing.T) {
 		assert.False(t, GradeAnswer(text, "A").Right, text)
 	}
 	assert.False(t, GradeAnswer("The answer is a) wrong", "A").Right, "an article is no choice")
+	assert.True(t, GradeAnswer("<think>It is citys.</think>\nCities.", "cities").Right)
+	assert.False(t, GradeAnswer("<think>it is cities</think>\nCitys.", "cities").Right, "a thought does not count")
 	assert.Equal(t, "18", GoldAnswer("9 * 2 = 18\n#### 18"))
 	assert.Equal(t, "east", GoldAnswer("east"))
 }

@@ -180,7 +180,7 @@ func nonEmpty(tables ...Table) []Table {
 	return kept
 }
 
-// Notes are what a reader must know beside the figures: rows that could not be used.
+// Notes are what a reader must know beside the figures: rows that could not be used, or count less often.
 func (r Report) Notes() []string {
 	var notes []string
 	if len(r.Results) == 0 {
@@ -191,6 +191,9 @@ func (r Report) Notes() []string {
 			if n := s.Unserved[task]; n > 0 {
 				notes = append(notes, fmt.Sprintf("%s: %d of %d rows have not what %s needs", s.Set, n, s.Rows, task))
 			}
+		}
+		if s.Repeated > 0 {
+			notes = append(notes, fmt.Sprintf("%s: %d of %d rows ask what an earlier row asks; a question is answered, and counts, once", s.Set, s.Repeated, s.Rows))
 		}
 	}
 	return notes

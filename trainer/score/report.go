@@ -49,6 +49,7 @@ type SetResult struct {
 	Set       string         `json:"set"`
 	Rows      int            `json:"rows"`
 	Unserved  map[string]int `json:"unserved,omitempty"` // rows that a task could not use
+	Repeated  int            `json:"repeated,omitempty"` // rows that ask what an earlier one asks: the question is answered, and counts, once
 	Answers   *Answers       `json:"answers,omitempty"`
 	Critiques *Critiques     `json:"critiques,omitempty"`
 	Self      *Self          `json:"self,omitempty"`

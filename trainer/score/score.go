@@ -255,11 +255,18 @@ func rightOf(r dataset.Record) (right, known bool) {
 
 func (s *scorer) answers(ctx context.Context, set Set, r *SetResult) error {
 	var asks []ask
+	asked := map[[2]string]bool{} // several rows may ask the same, each with a response of its own to judge
 	for i, record := range set.Records {
 		if record.Query == "" || goldOf(record) == "" {
 			r.Unserved[TaskAnswers]++
 			continue
 		}
+		question := [2]string{record.Query, goldOf(record)}
+		if asked[question] {
+			r.Repeated++
+			continue
+		}
+		asked[question] = true
 		asks = append(asks, ask{i, objective.AnswerPrompt(record.Query)})
 	}
 	if len(asks) == 0 {

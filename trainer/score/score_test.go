@@ -234,6 +234,20 @@ func TestRowsThatATaskCannotUseAreTold(t *testing.T) {
 	assert.Equal(t, 2, r.Losses[0].Rows)
 }
 
+// A test set of several answers to each question says three times as much about verdicts as about answers.
+func TestAQuestionThatSeveralRowsAskCountsOnce(t *testing.T) {
+	set := sums(4)
+	set.Records[2].Query, set.Records[2].Gold, set.Records[2].Solution = set.Records[0].Query, set.Records[0].Gold, set.Records[0].Solution
+	one, wrote := subject("m", fake{say: adder(4)})
+	report, err := score(t, t.TempDir(), []Subject{one}, []Set{set}, options(TaskAnswers, TaskCritiques))
+	require.NoError(t, err)
+	r := report.Results[0].Sets[0]
+	assert.Equal(t, 3, r.Answers.Greedy.N)
+	assert.Equal(t, 4, r.Critiques.Right.N)
+	assert.Equal(t, 3+4, *wrote)
+	assert.Equal(t, []string{"sums: 1 of 4 rows ask what an earlier row asks; a question is answered, and counts, once"}, report.Notes())
+}
+
 func TestChoose(t *testing.T) {
 	var subjects []Subject
 	for i, bound := range []int{3, 7, 7, 5} {
