@@ -94,6 +94,7 @@ var rules = []rule{
 	{codeUsage, is(checkpoint.ErrExists), "cftune resume goes on with that run; --output begins another"},
 	{codeUsage, is(export.ErrExists), "--force replaces a file"},
 	{codeUsage, is(critic.ErrForeign), "--output names a folder of the run's own, which need not be there"},
+	{codeUsage, as[*critic.UnusableError], ""},
 	{codeCheckpoint, as[*critic.SettingsError], "--output begins another run; this one goes on with the settings that it has"},
 	{codeUsage, is(export.ErrQuantizedBase), "merge into the unquantized original if there is one; --accept-quantized-base goes on all the same"},
 	{codeUsage, is(export.ErrWrongBase), "name the model that the adapter was trained on; where it is the same model in another file, --any-base takes it"},

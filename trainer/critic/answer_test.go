@@ -2,6 +2,8 @@ package critic
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -96,4 +98,21 @@ func TestAnswersOfOtherShapes(t *testing.T) {
 func TestPricesOfManyTokensStayInRange(t *testing.T) {
 	price := Price{In: 4_000_000_000 * moneyUnit, Out: 4_000_000_000 * moneyUnit}
 	assert.Positive(t, price.Of(mostTokens, mostTokens)+price.Of(mostTokens, mostTokens))
+}
+
+// What fails before there is a connection has not left: it is no answer that may have been paid.
+func TestARequestThatDidNotLeaveIsNotPaid(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it arrived") }))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS() // with a certificate that nobody trusts
+	defer s.Close()
+	for _, stream := range []bool{true, false} {
+		e := endpoint(t, s.URL+"/v1", "", func(o *EndpointOptions) { o.Stream = stream })
+		_, err := e.Complete(t.Context(), Request{Messages: []dataset.Message{{Role: "user", Content: "q"}}, MaxTokens: 1, Key: "k"})
+		var f *Fault
+		require.ErrorAs(t, err, &f)
+		assert.Equal(t, FaultConnect, f.Kind)
+		assert.False(t, f.MayBePaid)
+		assert.ErrorContains(t, f, "certificate")
+	}
 }

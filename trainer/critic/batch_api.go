@@ -44,9 +44,10 @@ func (e *Endpoint) writeBatchLine(w io.Writer, id string, r Request) error {
 func (e *Endpoint) call(ctx context.Context, do func(ctx context.Context, options ...option.RequestOption) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.o.Timeout, fmt.Errorf("no whole answer within %s: %w", e.o.Timeout, context.DeadlineExceeded))
 	defer cancel()
+	ctx, left := leaving(ctx)
 	var response *http.Response
 	if err := do(ctx, option.WithResponseInto(&response)); err != nil {
-		return e.fault(ctx, response, err)
+		return e.fault(ctx, response, left.Load(), err)
 	}
 	return nil
 }

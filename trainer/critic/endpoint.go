@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/openai/openai-go/v3"
@@ -106,6 +108,7 @@ func (e *Endpoint) params(r Request) openai.ChatCompletionNewParams {
 func (e *Endpoint) Complete(ctx context.Context, r Request) (Reply, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.o.Timeout, fmt.Errorf("no whole answer within %s: %w", e.o.Timeout, context.DeadlineExceeded))
 	defer cancel()
+	ctx, left := leaving(ctx)
 	var response *http.Response
 	options := []option.RequestOption{option.WithHeader("Idempotency-Key", r.Key), option.WithResponseInto(&response)}
 	var (
@@ -118,7 +121,7 @@ func (e *Endpoint) Complete(ctx context.Context, r Request) (Reply, error) {
 		reply, err = e.whole(ctx, r, options)
 	}
 	if err != nil {
-		return Reply{}, e.fault(ctx, response, err)
+		return Reply{}, e.fault(ctx, response, left.Load(), err)
 	}
 	reply.Text, reply.Model = e.redact(reply.Text), e.redact(reply.Model)
 	return reply, nil
@@ -191,8 +194,14 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 	return reply, nil
 }
 
+// leaving returns a context for a request that tells whether it left: there was a connection to send it on.
+func leaving(ctx context.Context) (context.Context, *atomic.Bool) {
+	var left atomic.Bool
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { left.Store(true) }}), &left
+}
+
 // fault tells what an error means. The key is in no error's text.
-func (e *Endpoint) fault(ctx context.Context, response *http.Response, err error) *Fault {
+func (e *Endpoint) fault(ctx context.Context, response *http.Response, left bool, err error) *Fault {
 	f := &Fault{Err: e.described(err)}
 	if response != nil {
 		f.Status = response.StatusCode
@@ -207,11 +216,10 @@ func (e *Endpoint) fault(ctx context.Context, response *http.Response, err error
 		return f
 	}
 	cause := context.Cause(ctx)
-	var dial *net.OpError
 	var timeout net.Error
 	var said *saidError
 	switch {
-	case errors.As(err, &dial) && dial.Op == "dial":
+	case !left && !errors.Is(cause, context.Canceled): // an address that there is not, a certificate that is not trusted
 		f.Kind = FaultConnect
 		return f
 	case errors.As(err, &said):
@@ -221,6 +229,9 @@ func (e *Endpoint) fault(ctx context.Context, response *http.Response, err error
 		f.Kind, f.Err = FaultTimeout, cause
 	case errors.Is(cause, context.Canceled):
 		f.Kind = FaultInterrupt
+		if !left {
+			return f
+		}
 	case errors.Is(err, errIdle), errors.As(err, &timeout) && timeout.Timeout():
 		f.Kind = FaultTimeout
 	case f.Status == 200 && !errors.Is(err, errCut) && !isCut(err):

@@ -56,6 +56,11 @@ func TestPrompts(t *testing.T) {
 	_, err = paper.Messages(dataset.Record{ID: "d:2", Query: "q", Response: " "})
 	assert.EqualError(t, err, "record d:2 has no response, which prompt paper needs")
 	assert.Equal(t, []string{"oneshot", "paper"}, Prompts())
+	marked, err := ParsePrompt("saved by an editor", "\uFEFF--- user\r\n{query}\r\n")
+	require.NoError(t, err)
+	messages, err = marked.Messages(r)
+	require.NoError(t, err)
+	assert.Equal(t, []dataset.Message{{Role: "user", Content: "What is {response}?"}}, messages)
 	_, err = LoadPrompt("nowhere.tmpl")
 	assert.EqualError(t, err, "prompt nowhere.tmpl: is neither a file nor one of oneshot, paper")
 	for want, text := range map[string]string{

@@ -69,7 +69,7 @@ func ParsePrompt(name, text string) (Prompt, error) {
 		return Prompt{}, fmt.Errorf("prompt %s: "+format, append([]any{name}, args...)...)
 	}
 	number := 0
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(strings.TrimPrefix(text, "\uFEFF")) {
 		number++
 		mark, isMark := strings.CutPrefix(strings.TrimRight(line, "\r\n"), turnMark)
 		switch role := strings.TrimSpace(mark); {

@@ -24,6 +24,13 @@ type Result struct {
 // Complete says that every request has its answer.
 func (r Result) Complete() bool { return r.Tally.Answered == r.Jobs }
 
+// UnusableError says that there cannot be a run such as is asked for, or not in that folder.
+type UnusableError struct{ Err error }
+
+func (e *UnusableError) Error() string { return e.Err.Error() }
+
+func (e *UnusableError) Unwrap() error { return e.Err }
+
 // Run is a plan with its folder, opened.
 type Run struct {
 	plan    Plan
@@ -41,16 +48,19 @@ type Run struct {
 // are what decides the texts, for people and for comparison: a run with others is refused with ErrSettings.
 func Open(plan Plan, o Options, settings Settings) (*Run, error) {
 	if err := plan.check(); err != nil {
-		return nil, err
+		return nil, &UnusableError{err}
 	}
 	if o.Attempts < 1 {
-		return nil, fmt.Errorf("attempts: must be at least 1, got %d", o.Attempts)
+		return nil, &UnusableError{fmt.Errorf("attempts: must be at least 1, got %d", o.Attempts)}
 	}
 	if err := durable.MkdirAll(durable.OS, o.Dir); err != nil {
-		return nil, err
+		return nil, &UnusableError{fmt.Errorf("output: %w", err)}
 	}
 	lock, err := durable.Acquire(filepath.Join(o.Dir, "LOCK"))
 	if err != nil {
+		if _, held := errors.AsType[*durable.HeldError](err); !held {
+			err = &UnusableError{fmt.Errorf("output: %w", err)}
+		}
 		return nil, err
 	}
 	r := &Run{plan: plan, o: o, lock: lock}
@@ -217,7 +227,7 @@ func (w *worker) ask(job int) error {
 		if fault.RetryAfter > 0 {
 			// All requests of the teacher share its limits.
 			if w.pause.extend(fault.RetryAfter) && fault.RetryAfter >= longPause {
-				w.note("%s asks for a pause of %s: %s", w.teacher.Name, fault.RetryAfter.Round(time.Second), fault)
+				w.note("%s asks for a pause: nothing is sent for %s: %s", w.teacher.Name, fault.RetryAfter.Round(time.Second), fault)
 			}
 			delay = 0
 		}
