@@ -4,6 +4,7 @@
 // the cache that a step would not find there.
 //
 // usage: bench_cuda_adapters --shape qwen3-8b --tokens 8192 --rank 16 --repeat 20
+#include "bench_options.h"
 #include "cuda/adapter_product.h"
 #include "cuda/engine/gemm.h"
 #include "cuda/engine/runtime.h"
@@ -30,7 +31,7 @@ struct shape {
 };
 const std::map<std::string, shape> shapes = {
     {"qwen3-0.6b", {1024, 3072, 2048, 1024}}, {"qwen3-1.7b", {2048, 6144, 2048, 1024}}, {"qwen3-8b", {4096, 12288, 4096, 1024}}, {"tiny", {128, 264, 128, 64}}};
-std::map<std::string, std::string> options = {{"shape", "qwen3-8b"}, {"tokens", "8192"}, {"rank", "16"}, {"repeat", "20"}};
+bench_options options = {{{"shape", "qwen3-8b"}, {"tokens", "8192"}, {"rank", "16"}, {"repeat", "20"}}};
 
 constexpr size_t  more_than_caches = size_t(256) << 20;
 constexpr int64_t most_turns       = 8;
@@ -41,7 +42,7 @@ constexpr float   scale            = 2;
     std::fprintf(stderr, "bench_cuda_adapters: %s\n", what.c_str());
     std::exit(1);
 }
-int64_t number(const char *name) { return std::atoll(options.at(name).c_str()); }
+int64_t number(const char *name) { return options.number(name); }
 double  now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Random numbers between -spread and spread, some million again and again.
@@ -245,16 +246,12 @@ void measure(const shape &s) {
 } // namespace
 
 int main(int argc, char **argv) {
-    for (int i = 1; i + 1 < argc; i += 2) {
-        const std::string name = std::strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : "";
-        if (!options.count(name)) {
-            fail(std::string("unknown option ") + argv[i]);
-        }
-        options[name] = argv[i + 1];
+    if (const std::string wrong = options.read(argc, argv); !wrong.empty()) {
+        fail(wrong);
     }
     const int64_t rank = number("rank");
-    if (argc % 2 == 0 || !shapes.count(options.at("shape"))) {
-        fail("options are pairs, and --shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b or tiny");
+    if (!shapes.count(options.at("shape"))) {
+        fail("--shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b or tiny");
     }
     if (number("tokens") < 1 || number("repeat") < 1 || rank < 8 || rank % 8 != 0 || rank > widest_adapter_product) {
         fail("--tokens and --repeat are at least 1, --rank a multiple of 8 up to 64");

@@ -7,6 +7,7 @@
 //
 // usage: bench_device --shape qwen3-0.6b --type bf16|q8_0|q4_k_m --device cuda --tokens 16384 --segment 2048 --targets 1.0
 //                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --models DIR --compare 0
+#include "bench_options.h"
 #include "cft.h"
 
 #include "ggml.h"
@@ -38,9 +39,9 @@ const std::map<std::string, shape> shapes = {
     {"tiny", {2, 256, 512, 2, 1, 512, true}}, {"tiny-moe", {2, 256, 256, 2, 1, 512, true, 8, 2}}};
 constexpr int head_dim = 128;
 
-std::map<std::string, std::string> options = {
+bench_options options = {{
     {"shape", "qwen3-0.6b"}, {"type", "bf16"}, {"device", "cuda"}, {"tokens", "16384"}, {"segment", "2048"}, {"targets", "1.0"}, {"steps", "8"},
-    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"models", ""}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"}};
+    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"models", ""}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"}}};
 
 std::string path_to_remove;
 
@@ -49,7 +50,7 @@ std::string path_to_remove;
     std::fprintf(stderr, "bench_device: %s\n", what.c_str());
     std::exit(1);
 }
-int number(const char *name) { return std::atoi(options.at(name).c_str()); }
+int number(const char *name) { return int(options.number(name)); }
 
 cft_error err;
 void ok(cft_status status) {
@@ -405,15 +406,11 @@ void measure(const shape &s, const std::string &path, double written) {
 } // namespace
 
 int main(int argc, char **argv) {
-    for (int i = 1; i + 1 < argc; i += 2) {
-        const std::string name = std::strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : "";
-        if (!options.count(name)) {
-            fail(std::string("unknown option ") + argv[i]);
-        }
-        options[name] = argv[i + 1];
+    if (const std::string wrong = options.read(argc, argv); !wrong.empty()) {
+        fail(wrong);
     }
-    if (argc % 2 == 0 || !shapes.count(options.at("shape"))) {
-        fail("options are pairs, and --shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b, qwen3-30b-a3b, tiny or tiny-moe");
+    if (!shapes.count(options.at("shape"))) {
+        fail("--shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b, qwen3-30b-a3b, tiny or tiny-moe");
     }
     if (number("tokens") < 2 || number("segment") < 16 || number("steps") < 1 || number("accumulate") < 1) {
         fail("--tokens, --segment, --steps and --accumulate are too small");
