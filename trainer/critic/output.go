@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"cftune/trainer/dataset"
 	"cftune/trainer/evaluate"
@@ -107,6 +108,7 @@ type FormCounts struct {
 	Thoughts    int `json:"thoughts"`      // before </think>; not written, but in the journal
 	EmptyCutOff int `json:"empty_cut_off"` // of the empty ones, those that ended at the bound of tokens: it was spent on thinking
 	Filtered    int `json:"filtered"`      // refused or cut by a filter, as the endpoint says; written, with source.finish
+	Unreadable  int `json:"unreadable"`    // have U+FFFD, which stands for bytes that were no text; written
 }
 
 // text is what an answer says, counted.
@@ -117,6 +119,9 @@ func (c *FormCounts) text(e Entry, keepThoughts bool) string {
 		text = rest
 	}
 	text = strings.TrimSpace(text)
+	if strings.ContainsRune(text, utf8.RuneError) {
+		c.Unreadable++
+	}
 	switch {
 	case text == "" && e.Finish == FinishLength:
 		c.EmptyCutOff++

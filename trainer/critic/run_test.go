@@ -455,7 +455,7 @@ func TestThoughtsAreLeftOutUnlessTheyAreWanted(t *testing.T) {
 		"<think>Conclusion: wrong</think>\nFine.\nConclusion: right [END]", // whole
 		"hm</think>Conclusion: right [END]",                                // begun by the prompt
 		"<think>it goes on and on. Conclusion: wrong",                      // cut off
-		"Conclusion: wrong [END]",
+		"Conclusion: wrong [END] \xff",
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
@@ -486,13 +486,13 @@ func TestThoughtsAreLeftOutUnlessTheyAreWanted(t *testing.T) {
 			written = append(written, row.Critique+" = "+row.Verdict)
 		}
 		if keep {
-			assert.Equal(t, []string{answers[0] + " = right", answers[1] + " = right", answers[2] + " = ", answers[3] + " = wrong"}, written)
-			assert.Zero(t, critiques["t"].FormCounts)
+			assert.Equal(t, []string{answers[0] + " = right", answers[1] + " = right", answers[2] + " = ", "Conclusion: wrong [END] \uFFFD = wrong"}, written)
+			assert.Equal(t, FormCounts{Unreadable: 1}, critiques["t"].FormCounts)
 			assert.Equal(t, 4, samples.Written)
 			continue
 		}
-		assert.Equal(t, []string{"Fine.\nConclusion: right [END] = right", "Conclusion: right [END] = right", "Conclusion: wrong [END] = wrong"}, written)
-		assert.Equal(t, FormCounts{Thoughts: 3, EmptyCutOff: 1}, critiques["t"].FormCounts)
+		assert.Equal(t, []string{"Fine.\nConclusion: right [END] = right", "Conclusion: right [END] = right", "Conclusion: wrong [END] \uFFFD = wrong"}, written)
+		assert.Equal(t, FormCounts{Thoughts: 3, EmptyCutOff: 1, Unreadable: 1}, critiques["t"].FormCounts)
 		assert.Equal(t, 1, critiques["t"].Empty)
 		assert.Equal(t, SampleCounts{Answered: 4, Right: 3, Empty: 1, Written: 3, FormCounts: critiques["t"].FormCounts}, samples)
 	}
