@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer/runs"
 )
 
@@ -39,9 +40,9 @@ func newRunsCommand() *cobra.Command {
 			for _, r := range list {
 				loss := "-"
 				if r.Step > 0 {
-					loss = fmt.Sprintf("%.4f", r.Loss)
+					loss = spell.Loss(r.Loss)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%d/%d\t%s\t%d\n", r.Run, r.Standing, r.Step, r.Steps, loss, r.Checkpoint)
+				fmt.Fprintf(w, "%s\t%s\t%d/%d\t%s\t%d\n", spell.Line(r.Run), r.Standing, r.Step, r.Steps, loss, r.Checkpoint)
 			}
 			return w.Flush()
 		},

@@ -38,17 +38,17 @@ func newRunsShowCommand() *cobra.Command {
 
 func printRun(out io.Writer, d runs.Details) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "run\t%s\nstate\t%s\n", d.Run, d.Standing)
+	fmt.Fprintf(w, "run\t%s\nstate\t%s\n", spell.Line(d.Run), d.Standing)
 	if d.Error != "" {
-		fmt.Fprintf(w, "error\t%s\n", strings.ReplaceAll(d.Error, "\n", "; "))
+		fmt.Fprintf(w, "error\t%s\n", spell.Line(strings.ReplaceAll(d.Error, "\n", "; ")))
 	}
 	fmt.Fprintf(w, "model\t%s\n", d.Model)
 	fmt.Fprintf(w, "step\t%d of %d\n", d.Step, d.Steps)
 	if d.Step > 0 {
-		fmt.Fprintf(w, "loss\t%.4f\n", d.Loss)
+		fmt.Fprintf(w, "loss\t%s\n", spell.Loss(d.Loss))
 	}
 	if d.Best != nil {
-		fmt.Fprintf(w, "best validation loss\t%.4f after step %d\n", d.Best.Loss, d.Best.Step)
+		fmt.Fprintf(w, "best validation loss\t%s after step %d\n", spell.Loss(d.Best.Loss), d.Best.Step)
 	}
 	fmt.Fprintf(w, "plan\t%d examples, %d tokens, %d of them targets\n", d.Plan.Examples, d.Plan.Tokens, d.Plan.Targets)
 	fmt.Fprintf(w, "adapter\t%s\n", d.Config.Adapter.Describe())

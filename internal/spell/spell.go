@@ -3,8 +3,11 @@ package spell
 
 import (
 	"fmt"
+	"math"
 	"regexp"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Size is a number of bytes for people.
@@ -36,4 +39,28 @@ func Word(text string) string {
 		text = "./" + text
 	}
 	return Quote(text)
+}
+
+// Loss is one for people. Of one that has blown up, the digits say nothing.
+func Loss(v float64) string {
+	const blown = 1e6
+	if math.Abs(v) < blown {
+		return fmt.Sprintf("%.4f", v)
+	}
+	return fmt.Sprintf("%.4g", v)
+}
+
+// Line shows a text, such as a name of a file, within one line: what would move a terminal's cursor, or turn the direction of writing, is
+// escaped.
+func Line(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			b.WriteRune(r)
+			continue
+		}
+		quoted := strconv.QuoteRune(r)
+		b.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return b.String()
 }

@@ -16,6 +16,20 @@ func TestSize(t *testing.T) {
 	}
 }
 
+func TestLoss(t *testing.T) {
+	for v, want := range map[float64]string{2.5: "2.5000", 99999.5: "99999.5000", -1e300: "-1e+300", 12345678: "1.235e+07"} {
+		assert.Equal(t, want, spell.Loss(v))
+	}
+}
+
+func TestALineStaysOne(t *testing.T) {
+	for text, want := range map[string]string{
+		"runs/a b": "runs/a b", "été ☃ 模型": "été ☃ 模型", "new\nline\ttab": `new\nline\ttab`, "\x1b[31mred": `\x1b[31mred`, "a\u202eb\u0085": `a\u202eb\u0085`, "\xff": "\ufffd",
+	} {
+		assert.Equal(t, want, spell.Line(text))
+	}
+}
+
 // What is quoted comes out of a shell as it was, and does nothing there.
 func TestQuotedWordsPassAShell(t *testing.T) {
 	for _, word := range []string{"plain", "two words", `it's "both"`, "$(touch pwned)", "`touch pwned`", "a;touch pwned", "-n", "", `back\slash`, "*", "~", "é", "two\nlines"} {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/spell"
 	"cftune/trainer/runs"
 )
 
@@ -50,10 +51,10 @@ func (r *run) row() row {
 	if w.Step > 0 {
 		w.Stage = r.stageText(s.last.Stage)
 		w.loss, w.speed = r.lossNow(), s.last.TokensPerS
-		w.Loss, w.Speed = fmt.Sprintf("%.4f", w.loss), fmt.Sprintf("%.0f", w.speed)
+		w.Loss, w.Speed = spell.Loss(w.loss), fmt.Sprintf("%.0f", w.speed)
 	}
 	if s.best.Targets > 0 {
-		w.best, w.Best, w.BestStep = s.best.Loss, fmt.Sprintf("%.4f", s.best.Loss), s.best.Step
+		w.best, w.Best, w.BestStep = s.best.Loss, spell.Loss(s.best.Loss), s.best.Step
 	}
 	if left := r.left(); left > 0 {
 		w.Left = lasting(left)

@@ -330,7 +330,7 @@ func (r *run) numbers() []numbersRow {
 	var rows []numbersRow
 	for _, b := range s.steps.thin(maxNumbers, overSteps) {
 		w := numbersRow{
-			Steps: fmt.Sprintf("%d–%d", b.first, b.last), Loss: fmt.Sprintf("%.4f", b.mean(columnLoss)),
+			Steps: fmt.Sprintf("%d–%d", b.first, b.last), Loss: spell.Loss(b.mean(columnLoss)),
 			Range: number(b.stats[columnLoss].low) + "–" + number(b.stats[columnLoss].high), LR: rate(b.mean(columnLR)),
 			Norm: number(b.mean(columnGradNorm)), TokensPerS: fmt.Sprintf("%.0f", b.mean(columnTokens)),
 			TargetsPerS: fmt.Sprintf("%.0f", b.mean(columnTargets)), Memory: size(b.stats[columnMemory].high), Validation: "–",
@@ -341,7 +341,7 @@ func (r *run) numbers() []numbersRow {
 		for _, v := range s.validations {
 			for _, x := range v.curve.buckets {
 				if v.objective == "" && x.last >= b.first && x.last <= b.last {
-					w.Validation = fmt.Sprintf("%.4f", x.mean(0))
+					w.Validation = spell.Loss(x.mean(0))
 				}
 			}
 		}
