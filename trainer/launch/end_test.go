@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,4 +50,61 @@ func TestTheEndIsFetched(t *testing.T) {
 	fetch()
 	assert.NoFileExists(t, filepath.Join(here, runEnd))
 	fetch()
+}
+
+// pruningHost removes a checkpoint when its first file is opened, as a run that goes on may.
+type pruningHost struct {
+	localHost
+	prune func(path string)
+}
+
+func (h pruningHost) Open(path string) (ReadFile, error) {
+	h.prune(path)
+	return h.localHost.Open(path)
+}
+
+// A run that goes on removes old checkpoints while they are fetched.
+func TestACheckpointThatIsRemovedWhileItIsFetched(t *testing.T) {
+	far, here := t.TempDir(), t.TempDir()
+	put := func(name, text string) {
+		path := filepath.Join(far, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	put(runConfig, `{"started":"2026-11-27T00:00:00Z"}`)
+	put("metrics.jsonl", "{}\n")
+	put("checkpoints/step-00000004/adapter.gguf", "four")
+	put("checkpoints/step-00000004/manifest.json", "{}")
+	put("checkpoints/step-00000006/adapter.gguf", "six")
+	h := pruningHost{prune: func(path string) {
+		if filepath.Base(path) == "adapter.gguf" && filepath.Base(filepath.Dir(path)) == "step-00000006" {
+			require.NoError(t, os.RemoveAll(filepath.Dir(path)))
+			put("checkpoints/step-00000008/adapter.gguf", "eight")
+		}
+	}}
+	for _, all := range []bool{false, true} {
+		steps, err := FetchRun(t.Context(), h, "run", far, here, all, func(string, ...any) {})
+		require.NoError(t, err)
+		assert.Equal(t, "step-00000008", steps[len(steps)-1])
+		assert.Equal(t, all, len(steps) == 2)
+		put("checkpoints/step-00000006/adapter.gguf", "six")
+	}
+	left, err := filepath.Glob(filepath.Join(here, "checkpoints", "*"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{filepath.Join(here, "checkpoints", "step-00000004"), filepath.Join(here, "checkpoints", "step-00000008")}, left)
+
+	for _, step := range []string{"step-00000004", "step-00000006", "step-00000008"} {
+		require.NoError(t, os.RemoveAll(filepath.Join(far, "checkpoints", step)))
+	}
+	next := 10
+	put("checkpoints/step-00000010/adapter.gguf", "text")
+	h.prune = func(path string) {
+		if filepath.Base(path) == "adapter.gguf" {
+			require.NoError(t, os.RemoveAll(filepath.Dir(path)))
+			next++
+			put(fmt.Sprintf("checkpoints/step-%08d/adapter.gguf", next), "text")
+		}
+	}
+	_, err = FetchRun(t.Context(), h, "run", far, here, false, func(string, ...any) {})
+	assert.ErrorContains(t, err, "the run removes its checkpoints before they are here")
 }

@@ -54,29 +54,58 @@ func FetchRun(ctx context.Context, h Host, name, run, dir string, all bool, say 
 	if err := sameRun(h, run, dir); err != nil {
 		return nil, err
 	}
-	steps, err := farSteps(h, run)
+	steps, err := fetchSteps(ctx, h, name, run, dir, all, say)
 	if err != nil {
 		return nil, err
-	}
-	if len(steps) == 0 {
-		return nil, fmt.Errorf("fetch %s: the run has no checkpoint yet", name)
-	}
-	if !all {
-		steps = steps[len(steps)-1:]
-	}
-	if err := os.MkdirAll(filepath.Join(dir, runCheckpoints), privateDir); err != nil {
-		return nil, err
-	}
-	for _, step := range steps {
-		if err := fetchStep(ctx, h, run, dir, step, say); err != nil {
-			return nil, err
-		}
 	}
 	// After the checkpoints: metrics may have more steps than they, never fewer.
 	if err := fetchFiles(h, run, dir, true); err != nil {
 		return nil, err
 	}
 	return steps, nil
+}
+
+// fetchTries is how often a newer checkpoint is fetched where the run, which goes on, has removed the one before it was here.
+const fetchTries = 5
+
+// fetchSteps brings the newest checkpoint, or all that stay there meanwhile.
+func fetchSteps(ctx context.Context, h Host, name, run, dir string, all bool, say func(format string, args ...any)) ([]string, error) {
+	var removed error
+	for range fetchTries {
+		steps, err := farSteps(h, run)
+		if err != nil {
+			return nil, err
+		}
+		if len(steps) == 0 {
+			return nil, fmt.Errorf("fetch %s: the run has no checkpoint yet", name)
+		}
+		if !all {
+			steps = steps[len(steps)-1:]
+		}
+		if err := os.MkdirAll(filepath.Join(dir, runCheckpoints), privateDir); err != nil {
+			return nil, err
+		}
+		var here []string
+		for _, step := range steps {
+			err := fetchStep(ctx, h, run, dir, step, say)
+			if err == nil {
+				here = append(here, step)
+				continue
+			}
+			if _, statErr := h.Stat(path.Join(run, runCheckpoints, step)); !errors.Is(statErr, fs.ErrNotExist) {
+				return nil, err
+			}
+			removed = err
+			say("%s was removed there before it was here: the run goes on", step)
+			if err := os.RemoveAll(filepath.Join(dir, runCheckpoints, step+durable.TempSuffix)); err != nil {
+				return nil, err
+			}
+		}
+		if len(here) > 0 && here[len(here)-1] == steps[len(steps)-1] {
+			return here, nil
+		}
+	}
+	return nil, fmt.Errorf("fetch %s: the run removes its checkpoints before they are here (checkpoint.keep_last, every_steps): %w", name, removed)
 }
 
 // fetchFiles brings what lies beside a run's checkpoints. Where the run has no end, since it has gone on, an earlier one goes here too.
