@@ -52,7 +52,7 @@ func (f *askFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.format, "format", "cft", "format of DATA, as in a configuration's data.sources, or query for questions alone")
 	flags.StringToStringVar(&f.fields, "fields", nil, "where the format's fields come from: query=problem,gold=answer")
-	flags.IntVar(&f.rows, "rows", 0, "take the first so many records (0 = all)")
+	flags.IntVar(&f.rows, "rows", 0, "take the first so many records (0 = all); a run may go on with more")
 	flags.StringVar(&f.output, "output", "", "folder of the run, a new one or one to go on with (required)")
 	flags.Float64Var(&f.temperature, "temperature", f.temperature, "randomness (0 = the most likely token)")
 	flags.Float64Var(&f.topP, "top-p", f.topP, "draw from the best tokens that have this share of the probability")
@@ -204,7 +204,7 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 		}
 		a.plan.Teachers = append(a.plan.Teachers, t)
 		teachers[s.name] = t.Describe
-		session[s.name] = map[string]any{"price": t.Price, "concurrency": t.Concurrency, "rpm": t.RequestsPerMinute, "tpm": t.TokensPerMinute, "batch": s.batch}
+		session[s.name] = map[string]any{"price": t.Price, "concurrency": t.Concurrency, "rpm": t.RequestsPerMinute, "tpm": t.TokensPerMinute, "batch": s.batch, "reached": t.Describe}
 	}
 	fixed["command"], fixed["teachers"], fixed["per_row"], fixed["seed"] = kind, teachers, f.perRow, f.seed
 	fixed["max_tokens"], fixed["temperature"], fixed["top_p"], fixed["stop"] = f.maxTokens, f.temperature, f.topP, f.stops

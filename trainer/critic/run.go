@@ -64,11 +64,15 @@ func Open(plan Plan, o Options, settings Settings) (*Run, error) {
 		return nil, err
 	}
 	r := &Run{plan: plan, o: o, lock: lock}
-	if r.id, err = settle(durable.OS, o.Dir, settings); err == nil {
+	var moved []string
+	if r.id, moved, err = settle(durable.OS, o.Dir, settings); err == nil {
 		r.journal, err = openJournal(durable.OS, o.Dir, plan.jobs())
 	}
 	if err != nil {
 		return nil, errors.Join(err, lock.Release())
+	}
+	for _, each := range moved {
+		r.note("the teacher is reached otherwise: %s", each)
 	}
 	t := r.journal.totals()
 	r.ledger = newLedger(o.Budget, t.Spent, t.Possible)

@@ -52,43 +52,55 @@ func (e *SettingsError) Error() string {
 // ErrForeign says that a new run's folder has a file that a run would write over.
 var ErrForeign = errors.New("is there already, and is not of a run")
 
-// settle writes down a run's settings, or compares them with what is there, and returns the run's id.
-func settle(fs durable.FS, dir string, s Settings) (id string, err error) {
+// movable are the settings of a teacher that say how its model is reached: a server that comes back under another address goes
+// on. Which model it is is said by its name.
+var movable = []string{"url", "stream", "tokens_field"}
+
+// settle writes down a run's settings, or compares them with what is there, and returns the run's id. moved names what has
+// changed of how teachers are reached.
+func settle(fs durable.FS, dir string, s Settings) (id string, moved []string, err error) {
 	path := filepath.Join(dir, RecordName)
 	fixed, err := plain(s.Fixed)
 	if err != nil {
-		return "", fmt.Errorf("record: %w", err)
+		return "", nil, fmt.Errorf("record: %w", err)
 	}
 	session, err := plain(map[string]any{"session": s.Session, "versions": s.Versions, "started": time.Now().UTC()})
 	if err != nil {
-		return "", fmt.Errorf("record: %w", err)
+		return "", nil, fmt.Errorf("record: %w", err)
 	}
 	var r record
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if _, err := os.Stat(filepath.Join(dir, JournalName)); err == nil {
-			return "", fmt.Errorf("%s: %w: there is a journal but no %s", dir, ErrCorrupt, RecordName)
+			return "", nil, fmt.Errorf("%s: %w: there is a journal but no %s", dir, ErrCorrupt, RecordName)
 		}
 		for _, name := range []string{CritiquesName, SamplesName, ReportName} {
 			if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
-				return "", fmt.Errorf("%s %w", filepath.Join(dir, name), ErrForeign)
+				return "", nil, fmt.Errorf("%s %w", filepath.Join(dir, name), ErrForeign)
 			}
 		}
 		nonce := make([]byte, 16)
 		rand.Read(nonce) // never fails
 		r = record{Format: recordFormat, ID: hex.EncodeToString(nonce), Created: time.Now().UTC(), Fixed: fixed}
 	case err != nil:
-		return "", fmt.Errorf("record: %w", err)
+		return "", nil, fmt.Errorf("record: %w", err)
 	default:
 		if err := decode(text, &r); err != nil {
-			return "", fmt.Errorf("record %s: %w: %w", path, ErrCorrupt, err)
+			return "", nil, fmt.Errorf("record %s: %w: %w", path, ErrCorrupt, err)
 		}
 		if r.Format != recordFormat {
-			return "", fmt.Errorf("record %s: format %d, this program reads %d", path, r.Format, recordFormat)
+			return "", nil, fmt.Errorf("record %s: format %d, this program reads %d", path, r.Format, recordFormat)
 		}
-		if d := differences("", r.Fixed, fixed); len(d) > 0 {
-			return "", &SettingsError{dir, d}
+		grow(r.Fixed, fixed)
+		d := differences("", r.Fixed, fixed)
+		for _, each := range d {
+			if isMove(each) {
+				moved = append(moved, each)
+			}
+		}
+		if d = slices.DeleteFunc(d, isMove); len(d) > 0 {
+			return "", nil, &SettingsError{dir, d}
 		}
 	}
 	r.Sessions = append(r.Sessions, session)
@@ -98,7 +110,29 @@ func settle(fs durable.FS, dir string, s Settings) (id string, err error) {
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	})
-	return r.ID, err
+	return r.ID, moved, err
+}
+
+// grow takes more rows of the same data into a record: requests are numbered by row, so those that there are stay what they
+// are. Fewer are a difference.
+func grow(has, wants map[string]any) {
+	old, _ := has["data"].(map[string]any)
+	now, _ := wants["data"].(map[string]any)
+	count := func(m map[string]any) int64 {
+		n, _ := m["records"].(json.Number)
+		value, _ := n.Int64()
+		return value
+	}
+	if more := count(now) > count(old) && count(old) > 0; more {
+		old["records"] = now["records"]
+	}
+}
+
+// isMove says that a difference is of something movable.
+func isMove(difference string) bool {
+	name, _, _ := strings.Cut(difference, ": ")
+	teacher, ok := strings.CutPrefix(name, "teachers.")
+	return ok && slices.Contains(movable, teacher[strings.LastIndexByte(teacher, '.')+1:])
 }
 
 func decode(text []byte, v any) error {
