@@ -30,9 +30,10 @@ type fakeEngine struct {
 
 	applied []applied
 	// before is called with the number of each Accumulate, from 1; its error is the call's.
-	before func(call int) error
-	calls  int
-	cancel context.CancelFunc // called before the error of an ended context is looked at
+	evaluating func() // called before each call of Evaluate
+	before     func(call int) error
+	calls      int
+	cancel     context.CancelFunc // called before the error of an ended context is looked at
 }
 
 type applied struct{ lr, maxGradNorm, normalizer float64 }
@@ -79,6 +80,9 @@ func (e *fakeEngine) Accumulate(ctx context.Context, b pack.Batch) (float64, int
 }
 
 func (e *fakeEngine) Evaluate(ctx context.Context, b pack.Batch) (float64, int, error) {
+	if e.evaluating != nil {
+		e.evaluating()
+	}
 	if err := ctx.Err(); err != nil {
 		return 0, 0, fmt.Errorf("fake: %w", err)
 	}

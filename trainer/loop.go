@@ -439,7 +439,7 @@ func (t *Trainer) interrupted(engine Engine, err error) error {
 // save commits a checkpoint of the last completed step, unless there is one, and removes old ones.
 func (t *Trainer) save(engine Engine) error {
 	if t.saved == t.done {
-		return nil
+		return t.amend()
 	}
 	state, err := engine.State()
 	if err != nil {
@@ -454,19 +454,39 @@ func (t *Trainer) save(engine Engine) error {
 	if err := t.log.Sync(); err != nil {
 		return err
 	}
-	t.savedDir, err = t.dir.Write(checkpoint.Manifest{
-		Step: t.done, Cursor: checkpoint.Cursor(t.cursor), Seed: t.run.Seed,
-		ConfigDigest: identity(t.run).Digest(), ModelDigest: t.record.Model.SHA256, DataDigest: t.record.DataDigest,
-		Counters: t.counters, ValidatedStep: t.validated, Best: t.best, Objective: (*checkpoint.Objective)(t.courseState()),
-	}, contents(t.adapterHead(state.Steps), state))
+	t.savedDir, err = t.dir.Write(t.manifest(), contents(t.adapterHead(state.Steps), state))
 	if err != nil {
 		return err
 	}
-	t.saved = t.done
+	t.saved, t.savedValidated = t.done, t.validated
 	t.watch.beat()
 	t.tellSaved(time.Now())
 	t.mirror.offer(t.done, t.retention()) // before it can be pruned
 	return t.dir.Prune(t.retention())
+}
+
+// manifest says where the run stands.
+func (t *Trainer) manifest() checkpoint.Manifest {
+	return checkpoint.Manifest{
+		Step: t.done, Cursor: checkpoint.Cursor(t.cursor), Seed: t.run.Seed,
+		ConfigDigest: identity(t.run).Digest(), ModelDigest: t.record.Model.SHA256, DataDigest: t.record.DataDigest,
+		Counters: t.counters, ValidatedStep: t.validated, Best: t.best, Objective: (*checkpoint.Objective)(t.courseState()),
+	}
+}
+
+// amend lets the newest checkpoint know of a validation that came after it: of a run that was interrupted while it measured that.
+func (t *Trainer) amend() error {
+	if t.savedValidated == t.validated {
+		return nil
+	}
+	if err := t.log.Sync(); err != nil {
+		return err
+	}
+	if err := t.dir.Amend(t.manifest()); err != nil {
+		return err
+	}
+	t.savedValidated = t.validated
+	return nil
 }
 
 // retention is what is kept of the run's checkpoints.

@@ -149,6 +149,48 @@ func TestInterruptAtEveryMicroBatch(t *testing.T) {
 	}
 }
 
+// An interrupt within any validation, the very last one too: the checkpoint that it leaves learns of the validation when the run is resumed.
+func TestInterruptInEveryValidation(t *testing.T) {
+	s := newSite(t)
+	calls := 0
+	s.run.Output = filepath.Join(s.dir, "straight")
+	begin := func(evaluating func(cancel func())) error {
+		tr, err := s.begin(t)
+		require.NoError(t, err)
+		defer closeTrainer(t, tr)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		e := newFakeEngine()
+		e.evaluating = func() { evaluating(cancel) }
+		_, err = tr.Run(ctx, e)
+		return err
+	}
+	require.NoError(t, begin(func(func()) { calls++ }))
+	want := s.run.Output
+	require.Greater(t, calls, 4)
+	for call := 2; call <= calls; call++ { // the first comes before the first step
+		name := fmt.Sprintf("interrupted at %d", call)
+		s.run.Output = filepath.Join(s.dir, name)
+		n := 0
+		err := begin(func(cancel func()) {
+			if n++; n == call {
+				cancel()
+			}
+		})
+		var interrupted *Interrupted
+		require.ErrorAs(t, err, &interrupted)
+		if interrupted.Step == 0 {
+			continue
+		}
+		s.resume(t, name)
+		sameEnd(t, want, s.run.Output)
+		tr, err := Resume(t.Context(), s.run.Output, s.options())
+		require.NoError(t, err)
+		require.True(t, tr.Finished(), "nothing is left to measure")
+		closeTrainer(t, tr)
+	}
+}
+
 func TestNonFiniteLossEndsTheRun(t *testing.T) {
 	for name, poison := range map[string]func(*fakeEngine) error{
 		"reported by the engine": func(*fakeEngine) error { return fmt.Errorf("fake: %w", ErrNonFinite) },

@@ -92,6 +92,8 @@ type Trainer struct {
 	best      *checkpoint.Best
 	saved     int // step of the newest checkpoint, -1 if there is none
 	savedDir  string
+	// savedValidated is the last validation that the newest checkpoint knows of.
+	savedValidated int
 
 	losses   []float64 // of the last steps, at most metrics.SpikeWindow
 	watch    *watchdog
@@ -424,6 +426,7 @@ func (t *Trainer) resume(ctx context.Context, dir string) error {
 	t.notes = append(t.notes, was.notes(t.record)...)
 	t.done, t.cursor = c.Step, dataset.Cursor(c.Cursor)
 	t.counters, t.validated, t.best = c.Counters, c.ValidatedStep, c.Best
+	t.savedValidated = c.ValidatedStep
 	if t.forgetsBest() {
 		t.best = nil
 	}

@@ -91,6 +91,39 @@ func (r *Run) fill(temp string, m Manifest, contents []Content) error {
 	return err
 }
 
+// Amend replaces the manifest of a checkpoint, all at once: more is known of its step than when it was written. Its files stay.
+func (r *Run) Amend(m Manifest) error {
+	fail := func(err error) error { return fmt.Errorf("amend checkpoint step %d: %w", m.Step, err) }
+	was, err := ReadManifest(r.dir, m.Step)
+	if err != nil {
+		return fail(err)
+	}
+	m.Format, m.Files = was.Format, was.Files
+	text, err := m.encode()
+	if err != nil {
+		return fail(err)
+	}
+	folder := StepDir(r.dir, m.Step)
+	temp := folder + "." + ManifestName + durable.TempSuffix // beside the folder, in which only what the manifest lists may be
+	if err := r.fs.RemoveAll(temp); err != nil {
+		return fail(err)
+	}
+	if _, err := durable.WriteFile(r.fs, temp, func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	}); err != nil {
+		_ = r.fs.RemoveAll(temp) // no checkpoint; the next OpenRun removes what is left
+		return fail(err)
+	}
+	if err := r.fs.Rename(temp, filepath.Join(folder, ManifestName)); err != nil {
+		return fail(err)
+	}
+	if err := r.fs.SyncDir(folder); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
 // Retention says which checkpoints are kept: the newest ones, those whose step is a multiple of Every (0: none), and some
 // more.
 type Retention struct {

@@ -105,7 +105,7 @@ func fetchSteps(ctx context.Context, h Host, name, run, dir string, all bool, sa
 			return here, nil
 		}
 	}
-	return nil, fmt.Errorf("fetch %s: the run removes its checkpoints before they are here (checkpoint.keep_last, every_steps): %w", name, removed)
+	return nil, fmt.Errorf("fetch %s: the run removes its checkpoints before they are here (checkpoint.keep_last, every_steps); cftune launch stop %s ends that: %w", name, name, removed)
 }
 
 // fetchFiles brings what lies beside a run's checkpoints. Where the run has no end, since it has gone on, an earlier one goes here too.
