@@ -345,6 +345,12 @@ func ScanJournal(path string, visit func(at int64, e Entry) error) (torn bool, e
 			return false, fmt.Errorf("journal %s: %w", path, err)
 		}
 		if err == io.EOF {
+			// An entry that lacks nothing but its line break is one: the next to append ends the line, and it counts from then on.
+			if e, parseErr := parseEntry(line); parseErr == nil && bad == nil && e.Kind != kindTorn {
+				if err := visit(at, e); err != nil {
+					return false, fmt.Errorf("journal %s:%d: %w: %w", path, number, ErrCorrupt, err)
+				}
+			}
 			return len(line) > 0 || bad != nil, nil
 		}
 		if len(line) > 1 {

@@ -101,7 +101,7 @@ func TestAJournalThatIsCutOff(t *testing.T) {
 				tally := j.totals()
 				assert.Equal(t, 1, tally.Answered)
 				assert.Equal(t, Money(3), tally.Spent)
-				if cut == len(whole) {
+				if cut >= len(whole)-1 {
 					assert.Equal(t, 1, tally.Unknown)
 					assert.Equal(t, Money(7), tally.Possible)
 				}
@@ -112,6 +112,31 @@ func TestAJournalThatIsCutOff(t *testing.T) {
 				require.NoError(t, j.close())
 			}
 		}
+	}
+}
+
+// Of an answer may be missing what of an intent may be missing: its line break alone as well.
+func TestAnAnswerThatIsCutOffIsAskedForOnce(t *testing.T) {
+	b := &gone{}
+	plan := paperPlan(t, problems(2), Teacher{Name: "t", Backend: b, Concurrency: 1})
+	dir := t.TempDir()
+	require.True(t, work(t, t.Context(), plan, testOptions(dir)).Complete())
+	path := filepath.Join(dir, JournalName)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	last := strings.LastIndex(strings.TrimSuffix(string(whole), "\n"), "\n") + 1
+	for cut := last; cut <= len(whole); cut++ {
+		require.NoError(t, os.WriteFile(path, whole[:cut], 0o600))
+		b.asked = 0
+		for range 3 {
+			require.True(t, work(t, t.Context(), plan, testOptions(dir)).Complete(), "cut at %d", cut)
+			require.Len(t, readRows(t, dir), 2)
+		}
+		want := 1
+		if cut >= len(whole)-1 {
+			want = 0
+		}
+		require.EqualValues(t, want, b.asked, "cut at %d", cut)
 	}
 }
 

@@ -108,8 +108,11 @@ func (s *Store) readLines(file io.Reader, path string) (whole int64, err error) 
 	reader := bufio.NewReader(file)
 	for number := 1; ; number++ {
 		text, err := reader.ReadBytes('\n')
+		if err == io.EOF {
+			return whole, nil // or a torn line
+		}
 		if err != nil {
-			return whole, nil // the end, or a torn line
+			return whole, fmt.Errorf("%s: %w", path, err) // what lies behind it must not be cut off
 		}
 		var l line
 		if err := json.Unmarshal(text, &l); err != nil || l.Key == "" {
