@@ -217,17 +217,37 @@ def adapt(model, family, kind):
     return adapted.eval(), named, listed
 
 
-def make(name, family, folder, kind={}):
+def build(family):
+    """A family's model and its configuration; it has no weights yet."""
     arguments = dict(
         vocab_size=VOCAB, hidden_size=EMBD, intermediate_size=FF, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS, rms_norm_eps=EPS, max_position_embeddings=CONTEXT, tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=0, eos_token_id=2, pad_token_id=None,
         attn_implementation="eager", **({"head_dim": family["head_dim"]} if family["architecture"] != "phi3" else {}))
     config = getattr(transformers, family["class"])(**{**arguments, **family.get("config", {})})
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").float(), config
+
+
+def describe(family, config, model, tensors):
+    """The model as internal/testmodel writes it."""
+    keys = metadata(family, config)
+    for key, value in family.get("computed", {}).items():
+        keys["real"][key] = float(value(model))
+    return {"architecture": family["architecture"], **keys, "tensors": tensors}
+
+
+def describe_adapter(kind, listed):
+    """Its settings, which for one that is a rank and a scale only are few."""
+    targets = list(dict.fromkeys(w.split(".")[-2] for w, *_ in listed))
+    return {"rank": RANK, "alpha": ALPHA, "targets": targets, **({
+        "rslora": kind.get("rslora", False), "dora": kind.get("dora", False),
+        "modules": [{"weight": w, "rank": r, "alpha": a} for w, _, _, r, a in listed]} if kind else {})}
+
+
+def make(name, family, folder, kind={}):
+    model, config = build(family)
     tensors = weights(model, family)
     adapted, named, listed = adapt(model, family, kind)
-    targets = list(dict.fromkeys(w.split(".")[-2] for w, *_ in listed))
     generator = torch.Generator().manual_seed(SEED)
     sequences = [torch.randint(3, VOCAB, (n,), generator=generator) for n in LENGTHS]
     total = sum(len(s) - p for s, p in zip(sequences, PROMPTS))
@@ -247,14 +267,9 @@ def make(name, family, folder, kind={}):
     path = os.path.join(folder, name + ".safetensors")
     save_file(saved, path)
     os.chmod(path, 0o644)
-    keys = metadata(family, config)
-    for key, value in family.get("computed", {}).items():
-        keys["real"][key] = float(value(model))
     with open(os.path.join(folder, name + ".json"), "w") as f:
         json.dump({
-            "architecture": family["architecture"], **keys, "tensors": tensors, "rank": RANK, "alpha": ALPHA, "targets": targets,
-            **({"rslora": kind.get("rslora", False), "dora": kind.get("dora", False),
-                "modules": [{"weight": w, "rank": r, "alpha": a} for w, _, _, r, a in listed]} if kind else {}),
+            **describe(family, config, model, tensors), **describe_adapter(kind, listed),
             "sequences": [{"tokens": s.tolist(), "n_prompt": p, "logits_from": f} for s, p, f in zip(sequences, PROMPTS, LOGITS_FROM)],
             "loss": loss, "vocab": VOCAB, "same_rows": family.get("same_rows", 0)}, f, indent=1)
         f.write("\n")

@@ -13,6 +13,7 @@ import (
 	"cftune/trainer/config"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
+	"cftune/trainer/schedule"
 )
 
 // forEachAdapter runs a test for every reference of an adapter that is more than one rank and scale.
@@ -31,6 +32,13 @@ func (r *familyReference) run(t *testing.T) config.Run {
 	run.Adapter = config.Adapter{
 		Rank: r.Rank, Alpha: r.Alpha, RSLoRA: r.RSLoRA, DoRA: r.DoRA, Targets: strings.Join(r.Targets, ","),
 		RankPattern: map[string]int{}, AlphaPattern: map[string]float64{},
+	}
+	if o := r.Optimizer; o != nil {
+		run.Optimizer = config.Optimizer{
+			LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: o.WeightDecay, MaxGradNorm: o.MaxGradNorm, Schedule: schedule.Cosine,
+			WarmupSteps: o.Warmup, MinLRRatio: o.MinRatio,
+		}
+		run.Adapter.LoRAPlusRatio = o.Ratio
 	}
 	layers := map[string]bool{}
 	for _, m := range r.Modules {

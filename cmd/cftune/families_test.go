@@ -44,6 +44,11 @@ type familyReference struct {
 		LogitsFrom int     `json:"logits_from"`
 	} `json:"sequences"`
 
+	// Of scripts/make-run-references.py.
+	Rows      []referenceRow      `json:"rows"`
+	Optimizer *referenceOptimizer `json:"optimizer"`
+	Steps     []referenceStep     `json:"steps"`
+
 	tensors map[string]peftTensor
 	path    string // of the GGUF
 }
@@ -147,6 +152,9 @@ func adapterValues(name string, n int) []float32 {
 func (r *familyReference) numTokens() (n int) {
 	for _, s := range r.Sequences {
 		n += len(s.Tokens)
+	}
+	for _, row := range r.Rows {
+		n += len(row.Tokens)
 	}
 	return n
 }
