@@ -12,8 +12,6 @@ import (
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
-
-	"cftune/internal/spell"
 )
 
 // sshHost is a machine that is reached by ssh; its files by SFTP.
@@ -54,8 +52,17 @@ func (h *sshHost) Close() error {
 	return err
 }
 
-// Run gives the script to the user's login shell, which may be any, as one word for /bin/sh. The environment goes by
-// standard input ahead of the input: servers seldom take it from the protocol, and command lines are everybody's to see.
+// fromInput has /bin/sh take a script from the first line of its input. The user's login shell, which may be any, sees no more than this:
+// csh knows no line break within quotes, and fish takes some backslashes there.
+const fromInput = `exec /bin/sh -c 'IFS= read -r s && s=$(printf %s "$s" | tr "\001" "\012") && eval "$s"'`
+
+// asLine makes one line of a script for fromInput.
+func asLine(script string) []byte {
+	return append([]byte(strings.ReplaceAll(strings.TrimRight(script, "\n"), "\n", "\x01")), '\n')
+}
+
+// Run runs the script by /bin/sh. Script and environment go by standard input ahead of the input: servers seldom take variables from the
+// protocol, and command lines are everybody's to see.
 func (h *sshHost) Run(ctx context.Context, script string, input []byte, env map[string]string) ([]byte, error) {
 	session, err := h.client.NewSession()
 	if err != nil {
@@ -65,8 +72,8 @@ func (h *sshHost) Run(ctx context.Context, script string, input []byte, env map[
 	out, errs := &bounded{left: maxOutput}, &bounded{left: maxOutput}
 	session.Stdout, session.Stderr = out, errs
 	script, input = withEnvironment(script, input, env)
-	session.Stdin = bytes.NewReader(input)
-	if err := session.Start("exec /bin/sh -c " + spell.Quote(script)); err != nil {
+	session.Stdin = io.MultiReader(bytes.NewReader(asLine(script)), bytes.NewReader(input))
+	if err := session.Start(fromInput); err != nil {
 		return nil, fmt.Errorf("on %s: %w", h.name, err)
 	}
 	done := make(chan error, 1)
