@@ -25,6 +25,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, launch.SaveSignal)
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup
+		signal.Notify(signals, syscall.SIGHUP) // a terminal or a connection has gone: what trains saves
+	}
 	defer signal.Stop(signals)
 	go interrupt(ctx, stop, signals, last)
 	root := newRootCommand()
@@ -47,7 +50,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 const oneSignal = time.Second
 
 // interrupt ends the context with the first signal and the process with the second, so that a command that hangs can be
-// ended. launch.SaveSignal is never a second one: it may come beside a scheduler's SIGTERM, over another way.
+// ended. launch.SaveSignal is never a second one: it may come beside a scheduler's SIGTERM, over another way; nor is SIGHUP, which a shell and
+// the system may both send.
 func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.Signal, last *lastWords) {
 	select {
 	case <-signals:
@@ -57,7 +61,7 @@ func interrupt(ctx context.Context, stop context.CancelFunc, signals <-chan os.S
 	first := time.Now()
 	stop()
 	for s := range signals {
-		if time.Since(first) > oneSignal && (s != launch.SaveSignal || s == syscall.SIGTERM) {
+		if time.Since(first) > oneSignal && s != syscall.SIGHUP && (s != launch.SaveSignal || s == syscall.SIGTERM) {
 			last.say()
 			os.Exit(codeInterrupted)
 		}

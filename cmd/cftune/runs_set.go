@@ -140,8 +140,8 @@ func setStoppedRun(ctx context.Context, dir string, record trainer.Record, stage
 
 const runsReplayLong = `Make a run again, in another folder: with its configuration, and with its journal's changes of the objective at their steps.
 
-On the same device and number of threads and processes, with the same model and data, the new run ends with the very bits of the old one,
-however often that was interrupted or made longer or shorter (train.epochs, train.max_steps of resume). With another model, other data or another chat template it is refused.
+On the same device and number of threads and processes, with the same model and data, the new run ends with the very bits of
+the old one, however often that was interrupted, or made longer or shorter by resume. With another model, other data or another chat template it is refused.
 
 `
 

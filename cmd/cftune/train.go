@@ -62,7 +62,7 @@ The data is looked at whole before the model trains: problems come back together
 places. The run directory (output) gets config.json, metrics.jsonl and checkpoints; the path of the last checkpoint is
 written to standard output.
 
-An interrupt (Ctrl-C, SIGTERM, SIGUSR2) throws the current step away, saves the one before it and exits with 130; a second one
+An interrupt (Ctrl-C, SIGTERM, SIGHUP, SIGUSR2) throws the current step away, saves the one before it and exits with 130; a second one
 ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run. SIGUSR1 asks for a checkpoint after
 the current step, and the run goes on.
 
