@@ -125,16 +125,16 @@ func (r askReport) print(w io.Writer, costs bill) error {
 func formText(c critic.FormCounts) string {
 	var b strings.Builder
 	if c.Thoughts > 0 {
-		fmt.Fprintf(&b, "  %d had a thought before </think>; --keep-thoughts writes it too\n", c.Thoughts)
+		fmt.Fprintf(&b, "  with a thought before </think>: %d; --keep-thoughts writes it too\n", c.Thoughts)
 	}
 	if c.EmptyCutOff > 0 {
-		fmt.Fprintf(&b, "  %d of the empty ones ended at --max-tokens before they said anything: a model that thinks needs more, in a new --output\n", c.EmptyCutOff)
+		fmt.Fprintf(&b, "  empty when --max-tokens was reached: %d; a model that thinks needs more, in a new --output\n", c.EmptyCutOff)
 	}
 	if c.Filtered > 0 {
-		fmt.Fprintf(&b, "  %d are refused or filtered, as the endpoint says (source.finish)\n", c.Filtered)
+		fmt.Fprintf(&b, "  refused or filtered, as the endpoint says (source.finish): %d\n", c.Filtered)
 	}
 	if c.Unreadable > 0 {
-		fmt.Fprintf(&b, "  %d have characters that could not be read (U+FFFD)\n", c.Unreadable)
+		fmt.Fprintf(&b, "  with characters that could not be read (U+FFFD): %d\n", c.Unreadable)
 	}
 	return b.String()
 }

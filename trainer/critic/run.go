@@ -40,6 +40,8 @@ type Run struct {
 	journal *journal
 	ledger  *ledger
 
+	flying atomic.Int64 // requests on their way
+
 	observing sync.Mutex
 	observed  time.Time
 }
@@ -93,6 +95,9 @@ func (r *Run) Work(ctx context.Context) (Result, error) {
 	sent, cut := context.WithCancelCause(context.WithoutCancel(ctx)) // requests on their way end with this one
 	defer cut(nil)
 	done := context.AfterFunc(ctx, func() {
+		if n := r.flying.Load(); n > 0 {
+			r.note("told to stop: %d answers are on their way, and have %s to arrive; a second interrupt leaves them, to be asked for again", n, r.o.Drain)
+		}
 		time.AfterFunc(r.o.Drain, func() { cut(context.Cause(ctx)) })
 	})
 	defer done()
@@ -271,7 +276,9 @@ func (w *worker) attempt(job, attempt int, request Request) (*Fault, error) {
 	if err := w.journal.append(Entry{Kind: kindIntent, Job: job, Attempt: attempt, Worst: worst}); err != nil {
 		return nil, err
 	}
+	w.flying.Add(1)
 	reply, err := w.teacher.Backend.Complete(w.sent, request)
+	w.flying.Add(-1)
 	if err != nil {
 		w.tokens.giveBack(likely)
 		fault := asFault(w.sent, err)

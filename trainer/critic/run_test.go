@@ -186,6 +186,8 @@ func TestAnInterruptWaitsForWhatIsOnItsWay(t *testing.T) {
 		if late {
 			o.Drain = time.Millisecond
 		}
+		told := make(chan string, 1)
+		o.Note = func(text string) { told <- text }
 		ctx, stop := context.WithCancel(t.Context())
 		go func() {
 			for b.running.Load() < 8 {
@@ -200,6 +202,7 @@ func TestAnInterruptWaitsForWhatIsOnItsWay(t *testing.T) {
 		assert.ErrorIs(t, result.Stopped, context.Canceled)
 		assert.EqualValues(t, 8, b.running.Load(), "no request leaves after the interrupt")
 		if late {
+			assert.Contains(t, <-told, "told to stop: 8 answers are on their way, and have 1ms to arrive")
 			assert.Zero(t, result.Tally.Answered)
 			assert.Equal(t, 8, result.Tally.Faults[FaultInterrupt])
 		} else {
