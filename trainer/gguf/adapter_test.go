@@ -234,6 +234,21 @@ func TestPEFTOfFusedTensors(t *testing.T) {
 	assert.ErrorContains(t, err, "self_attn.q_proj is not one that gets an adapter")
 }
 
+// PEFT keeps the settings of EVA's first values with every adapter that began so.
+func TestPEFTOfInitsThatLeaveTheBaseAlone(t *testing.T) {
+	base := openModel(t, testmodel.Options{})
+	rng := rand.New(rand.NewPCG(1, 4))
+	for _, init := range []string{`false`, `"gaussian"`, `"orthogonal"`, `"eva", "eva_config": {"rho": 2.0, "tau": 0.99, "whiten": false}`} {
+		config := `{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "init_lora_weights": ` + init + `}`
+		a, err := ReadAdapter(peftFolder(t, config, map[string]Tensor{
+			peftPrefix + "self_attn.v_proj.lora_A.weight": randomMatrix(rng, 2, 64), peftPrefix + "self_attn.v_proj.lora_B.weight": randomMatrix(rng, 64, 2),
+		}), base)
+		if assert.NoError(t, err, init) {
+			assert.Len(t, a.Tensors, 2)
+		}
+	}
+}
+
 func TestPEFTFoldersThatAreRefused(t *testing.T) {
 	base := openModel(t, testmodel.Options{})
 	pair := func(module string) map[string]Tensor {

@@ -29,8 +29,8 @@ var peftExtras = []string{
 	"alora_invocation_tokens",
 }
 
-// peftKnown are settings named like those, that are understood.
-var peftKnown = []string{"use_rslora", "use_dora"}
+// peftKnown are settings named like those, that are understood: EVA's say how first values were made, of the adapter alone.
+var peftKnown = []string{"use_rslora", "use_dora", "eva_config"}
 
 // plainInits are the ways to make an adapter's first values that leave the base model's weights alone.
 var plainInits = []string{"true", "false", `"gaussian"`, `"eva"`, `"orthogonal"`}
@@ -53,8 +53,8 @@ func parsePEFTConfig(text []byte) (peftConfig, error) {
 	}
 	unset := []string{"null", "false", "[]", "{}", `"none"`, `""`, "0"}
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		variant := strings.HasPrefix(key, "use_") && !slices.Contains(peftKnown, key) || strings.HasSuffix(key, "_config") ||
-			slices.Contains(peftExtras, key)
+		named := strings.HasPrefix(key, "use_") || strings.HasSuffix(key, "_config") || slices.Contains(peftExtras, key)
+		variant := named && !slices.Contains(peftKnown, key)
 		if value := compact(fields[key]); variant && !slices.Contains(unset, value) {
 			return peftConfig{}, bad("%s is %s, which is not supported", key, value)
 		}
