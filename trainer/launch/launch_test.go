@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -325,6 +326,12 @@ func TestProcessesOfALauncherAreAskedToSave(t *testing.T) {
 	code, err := Together([]string{"sh", "-c", "trap 'exit 77' USR2; echo; while :; do sleep 0.01; done"}, stop, nil, nil, in, io.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 77, code)
+	code, err = Together([]string{"sleep", "60"}, stop, nil, nil, io.Discard, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, exitInterrupted, code, "asked before it knew the signal")
+	code, err = Together([]string{"sh", "-c", fmt.Sprintf("kill -%d $$", SaveSignal)}, nil, nil, nil, io.Discard, io.Discard)
+	require.NoError(t, err)
+	assert.Equal(t, 128+int(SaveSignal), code, "ended by it without being asked")
 	code, err = Together([]string{"sh", "-c", "kill -9 $$"}, nil, nil, nil, io.Discard, io.Discard)
 	require.NoError(t, err)
 	assert.Equal(t, 137, code)

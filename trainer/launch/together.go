@@ -29,7 +29,8 @@ var moreThanProcessors = []string{"OMPI_MCA_rmaps_base_oversubscribe=1", "PRTE_M
 const killGrace = 5 * time.Second
 
 // Together runs a launcher of several processes to its end and returns its exit code, 128 and the number of a signal that killed it. When stop
-// is closed, the processes are asked to save and end (SaveSignal); when kill is, they are ended at once, whatever they wait for.
+// is closed, the processes are asked to save and end (SaveSignal); when kill is, they are ended at once, whatever they wait for. Processes that
+// had not come as far as to know the signal are ended by it: that is an interrupt as well, and nothing was under way.
 func Together(words []string, stop, kill <-chan struct{}, in io.Reader, out, errs io.Writer) (int, error) {
 	// The launcher is told when the thread that started it ends (parentDeath), which must therefore stay.
 	runtime.LockOSThread()
@@ -47,12 +48,13 @@ func Together(words []string, stop, kill <-chan struct{}, in io.Reader, out, err
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	var err error
+	asked := false
 	for done := false; !done; {
 		select {
 		case err = <-ended:
 			done = true
 		case <-stop:
-			stop = nil
+			stop, asked = nil, true
 			_ = cmd.Process.Signal(SaveSignal) // it may have ended
 		case <-kill:
 			kill = nil
@@ -67,10 +69,14 @@ func Together(words []string, stop, kill <-chan struct{}, in io.Reader, out, err
 	case !errors.As(err, &exit):
 		return 0, fmt.Errorf("start several processes: %w", err)
 	}
+	code := exit.ExitCode()
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok {
-		return codeOf(status), nil
+		code = codeOf(status)
 	}
-	return exit.ExitCode(), nil
+	if asked && code == 128+int(SaveSignal) {
+		code = exitInterrupted
+	}
+	return code, nil
 }
 
 // codeOf is a process's exit code, as a shell tells it: 128 and the number of a signal that killed it.
