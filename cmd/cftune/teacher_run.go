@@ -17,6 +17,7 @@ import (
 	"cftune/trainer/config"
 	"cftune/trainer/critic"
 	"cftune/trainer/dataset"
+	"cftune/trainer/dataset/source"
 	"cftune/trainer/shard"
 )
 
@@ -216,6 +217,9 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 			return nil, codedError{fmt.Errorf("--shard %s: of %d records none falls to it", f.shard, records.Len()), codeUsage}
 		}
 	}
+	if err := apart(data, f.output); err != nil {
+		return nil, err
+	}
 	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, a.bill, f.quiet)
 	o := critic.Options{
 		Dir: f.output, Budget: budget, Attempts: f.attempts, Backoff: critic.Backoff{First: time.Second, Most: time.Minute}, Drain: 30 * time.Second,
@@ -235,6 +239,22 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 		}
 	})
 	return a, nil
+}
+
+// apart reports that a run's own files would be data when it goes on, which are not the data that it began with then.
+func apart(data []string, output string) error {
+	for _, path := range data {
+		for _, name := range []string{critic.JournalName, critic.CritiquesName, critic.SamplesName} {
+			file := filepath.Join(output, name)
+			switch taken, err := source.Takes(path, file); {
+			case err != nil:
+				return err
+			case taken:
+				return &usageError{fmt.Errorf("--output %s: %s names %s as data, and the run may write it", output, path, file), "--output must lie apart from the data"}
+			}
+		}
+	}
+	return nil
 }
 
 // money reads --budget, for which every endpoint must have its prices.

@@ -145,3 +145,35 @@ func dataByName(name string) (bool, error) {
 }
 
 func hidden(name string) bool { return strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") }
+
+// Takes reports whether a local path would take a file as data if it were there: a folder that it lies in, a pattern that
+// matches it, the file itself. Links are not followed.
+func Takes(path, file string) (bool, error) {
+	if path == "-" || strings.Contains(path, "://") {
+		return false, nil
+	}
+	whole, err := filepath.Abs(file)
+	if err != nil {
+		return false, err
+	}
+	from, err := filepath.Abs(path)
+	if err != nil {
+		return false, err
+	}
+	parts := func(name string) []string { return strings.Split(filepath.ToSlash(name), "/") }
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		if isPattern(path) && errors.Is(err, fs.ErrNotExist) {
+			return matchPath(parts(from), parts(whole))
+		}
+		return from == whole, nil
+	}
+	below, err := filepath.Rel(from, whole)
+	if err != nil || below == ".." || strings.HasPrefix(below, ".."+string(filepath.Separator)) {
+		return false, nil // on another volume, or beside it
+	}
+	if slices.ContainsFunc(parts(below), hidden) {
+		return false, nil
+	}
+	return dataByName(whole)
+}

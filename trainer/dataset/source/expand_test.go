@@ -97,3 +97,33 @@ func TestLocalStamp(t *testing.T) {
 	_, err = rows(t, f)
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
+
+func TestTakes(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	require.NoError(t, os.MkdirAll(filepath.Join("data", "sub"), 0o700))
+	require.NoError(t, os.WriteFile("a.jsonl", nil, 0o600))
+	for _, tt := range []struct {
+		path, file string
+		want       bool
+	}{
+		{"data", "data/out/x.jsonl", true},
+		{"data", "data/sub/../x.json", true},
+		{"data", "data/_out/x.jsonl", false},
+		{"data", "data/out/LOCK", false},
+		{"data", "data2/x.jsonl", false},
+		{".", "out/x.jsonl", true},
+		{"data/sub", filepath.Join(dir, "data", "sub", "x.jsonl"), true},
+		{"data/*.jsonl", "data/x.jsonl", true},
+		{"data/*.jsonl", "data/out/x.jsonl", false},
+		{"data/**/*.jsonl", "data/out/x.jsonl", true},
+		{"a.jsonl", "./a.jsonl", true},
+		{"a.jsonl", "b.jsonl", false},
+		{"-", "-", false},
+		{"s3://bucket/data", "s3:/bucket/data/x.jsonl", false},
+	} {
+		got, err := Takes(tt.path, tt.file)
+		require.NoError(t, err)
+		assert.Equal(t, tt.want, got, "%s takes %s", tt.path, tt.file)
+	}
+}
