@@ -155,6 +155,9 @@ func launchRequests(paths, sets []string, name string) ([]launch.Request, error)
 		r := launch.Request{Name: name, Run: run}
 		if name == "" {
 			r.Name = filepath.Base(filepath.Clean(run.Output))
+			if err := launch.CheckName(r.Name); err != nil {
+				return nil, codedError{fmt.Errorf("launch: %s: the last part of its output is to be the run's name, and %w; --name gives it one", path, err), codeUsage}
+			}
 		}
 		if other, twice := seen[r.Name]; twice {
 			return nil, codedError{fmt.Errorf("launch: %s and %s are both called %s: their outputs must end differently", other, path, r.Name), codeUsage}
