@@ -136,7 +136,7 @@ newest checkpoints too), and the report of what is there so far is made here. Th
 
 func newLaunchStopCommand() *cobra.Command {
 	cmd, _ := launched("stop NAME", "Let a launched run save a checkpoint and end",
-		"Let a launched run save a checkpoint and end, and wait for it. One that waits in a queue is taken out. cftune launch resume goes on.",
+		"Let a launched run save a checkpoint and end, and wait for it. One that waits in a queue is taken out. Given again after a minute, it\nends a run that hangs, without another checkpoint. cftune launch resume goes on.",
 		func(l launcher, ctx context.Context, p launchPlace, _ launch.Record, name string) error {
 			s, err := p.Stop(ctx)
 			if err != nil {

@@ -104,7 +104,7 @@ func (l launcher) sound(output string, problems []string) error {
 		l.say("%s", problem)
 	}
 	if len(problems) > 0 {
-		return codedError{fmt.Errorf("launch fetch: %s: problems found: %d", output, len(problems)), codeCheckpoint}
+		return codedError{fmt.Errorf("launch fetch: %s: problems found: %d; what is removed here is fetched again", output, len(problems)), codeCheckpoint}
 	}
 	return nil
 }

@@ -139,7 +139,7 @@ func farStop(dir string) (farAnswer, error) {
 	}
 	for deadline := time.Now().Add(stopTimeout); a.State.alive(); time.Sleep(pollEvery) {
 		if time.Now().After(deadline) {
-			return a, fmt.Errorf("pid %d was told to end %v ago and has not", a.State.Pid, stopTimeout)
+			return a, fmt.Errorf("pid %d was told to end %v ago and has not: cftune launch stop, given again, ends it without another checkpoint", a.State.Pid, stopTimeout)
 		}
 	}
 	return farStatus(dir)

@@ -222,6 +222,11 @@ func TestPathsOfTargetsAreBesideTheirFile(t *testing.T) {
 // supervised runs a job whose program is a shell script.
 func supervised(t *testing.T, script string, job Job, ask func(dir string, asks chan<- Ask)) (State, int) {
 	t.Helper()
+	return supervisedFor(t, patience, script, job, ask)
+}
+
+func supervisedFor(t *testing.T, patience time.Duration, script string, job Job, ask func(dir string, asks chan<- Ask)) (State, int) {
+	t.Helper()
 	dir := t.TempDir()
 	job.Format, job.Name, job.Program = JobFormat, "test", filepath.Join(dir, "program")
 	require.NoError(t, os.WriteFile(job.Program, []byte("#!/bin/sh\n"+script), 0o700))
@@ -232,7 +237,7 @@ func supervised(t *testing.T, script string, job Job, ask func(dir string, asks 
 	if ask != nil {
 		go ask(dir, asks)
 	}
-	code, err := Supervise(dir, asks)
+	code, err := supervise(dir, asks, patience)
 	require.NoError(t, err)
 	state, err := readState(dir)
 	require.NoError(t, err)
@@ -286,6 +291,24 @@ func TestSupervisorStopsWhenAsked(t *testing.T) {
 
 	s, _ = supervised(t, "exit 1", Job{Retries: 5, Backoff: time.Hour}, func(_ string, asks chan<- Ask) { asks <- AskStop })
 	assert.Equal(t, PhaseStopped, s.Phase, "a pause is ended too")
+}
+
+// Asked twice, a run still saves; one that hangs is ended when it is asked again after a while.
+func TestSupervisorEndsWhatHangs(t *testing.T) {
+	twice := func(dir string, asks chan<- Ask) {
+		onceBegun(AskStop)(dir, asks)
+		asks <- AskStop
+	}
+	const saves = "n=0; trap 'n=$((n+1)); [ $n -gt 1 ] && exit 99; touch asked' TERM; touch began; while [ ! -e asked ]; do sleep 0.01; done; sleep 0.3; exit 130"
+	s, code := supervised(t, saves, Job{}, twice)
+	assert.Equal(t, PhaseStopped, s.Phase)
+	assert.Equal(t, 130, code, "the second word came too soon to count")
+
+	const hangs = "trap '' TERM; touch began; while :; do sleep 0.01; done"
+	s, code = supervisedFor(t, 0, hangs, Job{}, twice)
+	assert.Equal(t, PhaseStopped, s.Phase)
+	assert.Equal(t, -1, code)
+	assert.Equal(t, "killed", s.Attempts[0].Signal)
 }
 
 // A turn that saves nothing is not asked for again, or it would be for ever.

@@ -384,7 +384,7 @@ func (c *slurm) Stop(ctx context.Context, dir string) (State, error) {
 			words = []string{"scancel", "--batch", "--signal=TERM", s.SlurmJob}
 		}
 		if time.Now().After(deadline) {
-			return s, fmt.Errorf("job %s was told to end %v ago and has not", s.SlurmJob, stopTimeout)
+			return s, fmt.Errorf("job %s was told to end %v ago and has not: cftune launch stop, given again, ends it without another checkpoint", s.SlurmJob, stopTimeout)
 		}
 		if command := quoteAll(words...); command != told && s.Phase != PhaseEnding {
 			if _, err := c.host.Run(ctx, command, nil, nil); err != nil {

@@ -44,7 +44,13 @@ const maxBackoff = 30 * time.Minute
 // Supervise runs the job in a folder to its end: it starts the program, starts it again where a failure may pass, and writes
 // all of that down. It returns the exit code for its own process. asks is never closed. Another supervisor of the same job is
 // an error, a *durable.HeldError.
-func Supervise(dir string, asks <-chan Ask) (int, error) {
+func Supervise(dir string, asks <-chan Ask) (int, error) { return supervise(dir, asks, patience) }
+
+// patience is how long a program that was asked to end is left to save. Being asked again sooner changes nothing, since people and schedulers
+// repeat themselves; later, it ends a program that hangs.
+const patience = time.Minute
+
+func supervise(dir string, asks <-chan Ask, patience time.Duration) (int, error) {
 	job, err := ReadJob(dir)
 	if err != nil {
 		return exitOther, err
@@ -59,7 +65,7 @@ func Supervise(dir string, asks <-chan Ask) (int, error) {
 		return exitOther, err
 	}
 	defer log.Close()
-	s := &supervisor{dir: dir, job: job, log: log, asks: asks}
+	s := &supervisor{dir: dir, job: job, log: log, asks: asks, patience: patience}
 	if s.state, err = readState(dir); err != nil {
 		return exitOther, err
 	}
@@ -82,6 +88,8 @@ type supervisor struct {
 	log   *os.File
 	asks  <-chan Ask
 	state State
+
+	patience time.Duration
 }
 
 // say writes a line of the supervisor's own into the log.
@@ -227,15 +235,21 @@ func (s *supervisor) attempt() (asked Ask, wasAsked bool, err error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	var since time.Time
 	for done := false; !done; {
 		select {
 		case err = <-ended:
 			done = true
 		case a := <-s.asks:
 			if wasAsked {
-				break // the program ends without a checkpoint when asked twice; one is enough
+				if time.Since(since) >= s.patience {
+					s.say("asked again: what does not end is ended, and goes on from its newest checkpoint")
+					_ = cmd.Process.Signal(syscall.SIGTERM) // the second one: it ends at once, with the processes that it minds
+					defer time.AfterFunc(s.patience/6, func() { _ = cmd.Process.Kill() }).Stop() // which takes at most killGrace
+				}
+				break
 			}
-			asked, wasAsked = a, true
+			asked, wasAsked, since = a, true, time.Now()
 			s.say("asked to end: the run saves a checkpoint")
 			_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		}
