@@ -244,7 +244,7 @@ func (s *supervisor) attempt() (asked Ask, wasAsked bool, err error) {
 			if wasAsked {
 				if time.Since(since) >= s.patience {
 					s.say("asked again: what does not end is ended, and goes on from its newest checkpoint")
-					_ = cmd.Process.Signal(syscall.SIGTERM) // the second one: it ends at once, with the processes that it minds
+					_ = cmd.Process.Signal(syscall.SIGTERM)                                      // the second one: it ends at once, with the processes that it minds
 					defer time.AfterFunc(s.patience/6, func() { _ = cmd.Process.Kill() }).Stop() // which takes at most killGrace
 				}
 				break
