@@ -115,6 +115,11 @@ func (f *verifyFlags) check() error {
 	if f.report == "" && f.output != "" {
 		f.report = f.output + ".report.json"
 	}
+	for _, path := range []string{f.output, f.report} {
+		if path == "-" {
+			return errors.New("--output and --report: name a file: standard output has the report")
+		}
+	}
 	for _, path := range f.files() {
 		if _, err := os.Lstat(path); !f.force && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s %w", path, errOutputExists)
@@ -175,7 +180,11 @@ func (f *verifyFlags) run(cmd *cobra.Command, args []string) error {
 	if f.asJSON {
 		return json.NewEncoder(out).Encode(v.Report)
 	}
-	return v.Report.Print(out)
+	if err := v.Report.Print(out); err != nil || f.output == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "\n%s has the dropped rows\n%s\n", f.dropped(), f.output)
+	return err
 }
 
 func openCritiques(cmd *cobra.Command, args []string) (*dataset.Set, error) {
