@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,6 +26,33 @@ func TestRequantize(t *testing.T) {
 	m, err := engine.Load(to, "cpu")
 	require.NoError(t, err)
 	m.Close()
+}
+
+// libllama pads tensors to 32 bytes whatever the file says; a copy that still said otherwise had its weights at other places.
+func TestRequantizeOfOtherAlignments(t *testing.T) {
+	logits := func(path string) []float32 {
+		s, err := engine.NewSession(path, "", engine.SessionParams{NCtx: 16, NBatch: 16, NSequences: 1, NThreads: 1, AdapterScale: 1, F32KV: true})
+		require.NoError(t, err, path)
+		defer s.Close()
+		require.NoError(t, s.Decode([]int32{5, 6, 7}, []int32{0, 1, 2}, make([]int32, 3), []bool{false, false, true}))
+		out := make([]float32, testmodel.MinVocab())
+		require.NoError(t, s.Logits(2, out))
+		return out
+	}
+	dir := t.TempDir()
+	var want []float32
+	for _, alignment := range []int{0, 8, 64, 4096} {
+		from, to := filepath.Join(dir, fmt.Sprintf("%d.gguf", alignment)), filepath.Join(dir, fmt.Sprintf("%d-copy.gguf", alignment))
+		require.NoError(t, testmodel.Write(from, testmodel.Options{Seed: 1, Alignment: alignment}))
+		if want == nil {
+			want = logits(from)
+		}
+		if alignment > 8 { // where libllama can use them as they lie
+			require.Equal(t, want, logits(from), "alignment %d", alignment)
+		}
+		require.NoError(t, engine.Requantize(from, to, engine.FileTypeF32, nil, 1))
+		assert.Equal(t, want, logits(to), "the copy of a file of alignment %d", alignment)
+	}
 }
 
 func TestRequantizeRefuses(t *testing.T) {

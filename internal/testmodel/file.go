@@ -19,8 +19,8 @@ const (
 	typeString  = 8
 	typeArray   = 9
 
-	version   = 3
-	alignment = 32
+	version          = 3
+	defaultAlignment = 32
 )
 
 // file collects a GGUF (version 3, little-endian) in memory; the models of this package are small.
@@ -29,9 +29,16 @@ type file struct {
 	meta, infos   bytes.Buffer
 	data          bytes.Buffer
 	added         []func(*file) // the tensors once more, for writing them to several files
+	alignment     int
 }
 
-func newFile() *file { return &file{} }
+func newFile() *file { return &file{alignment: defaultAlignment} }
+
+// align sets where tensors may begin. It comes before the first one.
+func (f *file) align(n int) {
+	f.alignment = n
+	f.u32("general.alignment", uint32(n))
+}
 
 func put(b *bytes.Buffer, v any) {
 	// Fixed-size values into a buffer: neither can fail.
@@ -109,7 +116,7 @@ func (f *file) tensor(name string, t Type, shape []int, data []byte) {
 	put(&f.infos, uint32(t))
 	put(&f.infos, uint64(f.data.Len()))
 	f.data.Write(data)
-	pad(&f.data)
+	f.pad(&f.data)
 }
 
 // writeShards writes the model to n files, as llama.cpp's gguf-split does: path is the first one's and must be named so.
@@ -140,8 +147,8 @@ func (f *file) writeShards(path string, n int) error {
 
 func shardSuffix(i, n int) string { return fmt.Sprintf("-%05d-of-%05d.gguf", i+1, n) }
 
-func pad(b *bytes.Buffer) {
-	for b.Len()%alignment != 0 {
+func (f *file) pad(b *bytes.Buffer) {
+	for b.Len()%f.alignment != 0 {
 		b.WriteByte(0)
 	}
 }
@@ -154,7 +161,7 @@ func (f *file) write(path string) error {
 	put(&out, f.keys)
 	out.Write(f.meta.Bytes())
 	out.Write(f.infos.Bytes())
-	pad(&out)
+	f.pad(&out)
 	out.Write(f.data.Bytes())
 	return os.WriteFile(path, out.Bytes(), 0o644)
 }

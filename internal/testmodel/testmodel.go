@@ -51,6 +51,8 @@ type Options struct {
 	Architecture string
 	// Shards, if above 1, divides the model: path must end in -00001-of-0000N.gguf, the others are written beside it.
 	Shards int
+	// Alignment is where tensors may begin, a power of two; 0 is the format's 32, unsaid. Not with Shards.
+	Alignment int
 	// NaN makes one weight of the first layer's ffn_down not a number, so that every loss is.
 	NaN bool
 }
@@ -96,6 +98,8 @@ func (o Options) validate() error {
 		return fmt.Errorf("%d kv heads do not divide %d heads", o.KVHeads, o.Heads)
 	case o.ExpertsUsed > o.Experts:
 		return fmt.Errorf("%d experts used of %d", o.ExpertsUsed, o.Experts)
+	case o.Alignment&(o.Alignment-1) != 0 || o.Alignment != 0 && o.Shards > 1:
+		return fmt.Errorf("alignment %d is no power of two, or of a model in %d shards", o.Alignment, o.Shards)
 	case o.HeadDim%2 != 0:
 		return fmt.Errorf("head dim %d is odd", o.HeadDim)
 	case o.Vocab < o.minVocab():
@@ -111,6 +115,9 @@ func Write(path string, o Options) error {
 		return fmt.Errorf("write test model: %w", err)
 	}
 	f := newFile()
+	if o.Alignment != 0 {
+		f.align(o.Alignment)
+	}
 	o.metadata(f)
 	if err := o.tensors(f); err != nil {
 		return fmt.Errorf("write test model: %w", err)

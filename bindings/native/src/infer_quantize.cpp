@@ -4,6 +4,7 @@
 #include "infer_file.h"
 #include "library.h"
 
+#include "gguf.h"
 #include "llama.h"
 
 #include <cstring>
@@ -31,6 +32,15 @@ cft_status cft_model_requantize(const char *from, size_t from_len, const char *t
             values += counts[i];
         }
         params.imatrix = n_importance > 0 ? &importance : nullptr;
+        // libllama pads tensors to the default alignment, whatever the file's is, and would still state that.
+        std::vector<llama_model_kv_override> changed;
+        if (const auto stated = outline.values.find("general.alignment"); stated != outline.values.end() && stated->second.number != GGUF_DEFAULT_ALIGNMENT) {
+            changed.resize(2); // the second, without a key, ends the list
+            changed[0].tag     = LLAMA_KV_OVERRIDE_TYPE_INT;
+            changed[0].val_i64 = GGUF_DEFAULT_ALIGNMENT;
+            std::strcpy(changed[0].key, "general.alignment");
+            params.kv_overrides = &changed;
+        }
         log_capture log;
         if (llama_model_quantize(source.c_str(), target.c_str(), &params) != 0) {
             throw failure(CFT_ERR_UNSUPPORTED, "write " + target + " from " + source + ": " + log.errors());
