@@ -94,7 +94,7 @@ func newDemoCommand() *cobra.Command {
 				d.size = demoQuick
 			}
 			if err := d.run(cmd.Context()); err != nil {
-				return fmt.Errorf("demo: %w", err)
+				return goesOn(fmt.Errorf("demo: %w", err))
 			}
 			return nil
 		},

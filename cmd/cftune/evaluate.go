@@ -74,7 +74,7 @@ func newEvaluateCommand() *cobra.Command {
 			if err := f.check(); err != nil {
 				return codedError{fmt.Errorf("evaluate: %w", err), codeUsage}
 			}
-			return f.run(cmd, args)
+			return goesOn(f.run(cmd, args))
 		},
 	}
 	flags := cmd.Flags()

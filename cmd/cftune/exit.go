@@ -71,7 +71,7 @@ func as[T error](err error) bool {
 // rules are tried in order; errors that none matches have the code that they carry, or codeOther.
 var rules = []rule{
 	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
-	{codeInterrupted, as[*studyInterrupted], "the same command goes on"},
+	{codeInterrupted, as[*goesOnError], "the same command goes on"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
 	{codeUsage, is(study.ErrChanged), "a changed study needs another output: --set output=FOLDER"},
 	{codeUsage, is(study.ErrNone), "without --report-only the study is made"},
@@ -118,6 +118,22 @@ var rules = []rule{
 	{codeDevice, is(engine.ErrNoMemory), "cftune doctor --config shows what the run takes and what would fit"},
 }
 
+// goesOnError is the end of a command that was asked to stop and goes on when it is given again, whatever it was at: the
+// run of a study is resumed with the study.
+type goesOnError struct{ err error }
+
+func (e *goesOnError) Error() string { return e.err.Error() }
+
+func (e *goesOnError) Unwrap() error { return e.err }
+
+// goesOn marks the error of a command that was asked to stop.
+func goesOn(err error) error {
+	if as[*trainer.Interrupted](err) || errors.Is(err, context.Canceled) {
+		return &goesOnError{err}
+	}
+	return err
+}
+
 // ruleFor returns the rule of an error, nil if there is none.
 func ruleFor(err error) *rule {
 	for i := range rules {
@@ -160,7 +176,7 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*mirrorBehindError](err); ok {
 		return fmt.Sprintf("cftune resume %s tries again; until then %s is the only copy", spell.Word(e.run), e.run)
 	}
-	if e, ok := errors.AsType[*trainer.Interrupted](err); ok && !as[*studyInterrupted](err) {
+	if e, ok := errors.AsType[*trainer.Interrupted](err); ok && !as[*goesOnError](err) {
 		return fmt.Sprintf("cftune resume %s goes on", spell.Word(e.Run))
 	}
 	if e, ok := errors.AsType[*shortError](err); ok {

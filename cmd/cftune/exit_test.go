@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -85,6 +86,17 @@ func TestFullDisksHaveAHint(t *testing.T) {
 	for _, err := range []error{&checkpoint.SpaceError{Path: "disk"}, &os.PathError{Op: "write", Path: "run", Err: syscall.ENOSPC}} {
 		assert.Contains(t, hintFor(fmt.Errorf("checkpoint: %w", err)), "make room; ")
 	}
+}
+
+// A demo, study or evaluation goes on by itself; the run that it was at when it was told to stop is resumed with it.
+func TestCommandsThatGoOnSaySo(t *testing.T) {
+	for _, err := range []error{&trainer.Interrupted{Run: "demo/runs/CFT", Err: context.Canceled}, context.Canceled} {
+		err = goesOn(fmt.Errorf("demo: %w", err))
+		assert.Equal(t, "the same command goes on", hintFor(err))
+		assert.Equal(t, codeInterrupted, exitCode(err))
+	}
+	assert.NoError(t, goesOn(nil))
+	assert.Equal(t, codeData, exitCode(goesOn(&dataset.Error{Err: io.EOF})))
 }
 
 // Every code that a rule gives is in --help and in the README.

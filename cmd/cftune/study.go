@@ -96,7 +96,7 @@ func (f studyFlags) run(ctx context.Context, spec study.Spec, out, notes io.Writ
 	if f.dryRun {
 		plan, err := study.MakePlan(ctx, spec, o)
 		if err != nil {
-			return studyError(spec, err)
+			return studyError(err)
 		}
 		if f.asJSON {
 			return json.NewEncoder(out).Encode(plan)
@@ -106,7 +106,7 @@ func (f studyFlags) run(ctx context.Context, spec study.Spec, out, notes io.Writ
 	if !f.reportOnly {
 		state, err := study.Do(ctx, spec, o)
 		if err != nil {
-			return studyError(spec, err)
+			return studyError(err)
 		}
 		if missing := state.Missing(); len(missing) > 0 {
 			o.Note(fmt.Sprintf("shard %d/%d is done; the report comes with the last of what is missing: %s", f.part.Number, f.part.Of, strings.Join(missing, ", ")))
@@ -120,11 +120,11 @@ func (f studyFlags) run(ctx context.Context, spec study.Spec, out, notes io.Writ
 func (f studyFlags) report(ctx context.Context, spec study.Spec, out, notes io.Writer) error {
 	r, err := study.MakeReport(spec.Output)
 	if err != nil {
-		return studyError(spec, err)
+		return studyError(err)
 	}
 	paths, err := study.WriteReport(ctx, spec.Output, r)
 	if err != nil {
-		return studyError(spec, err)
+		return studyError(err)
 	}
 	if f.asJSON {
 		return json.NewEncoder(out).Encode(r)
@@ -144,24 +144,7 @@ func (f studyFlags) report(ctx context.Context, spec study.Spec, out, notes io.W
 	return nil
 }
 
-// studyError says of an end that can be gone on from how to do that.
-func studyError(spec study.Spec, err error) error {
-	err = fmt.Errorf("study: %w", err)
-	if exitCode(err) == codeInterrupted {
-		return &studyInterrupted{spec.Output, err}
-	}
-	return err
-}
-
-// studyInterrupted is the end of a study that was asked to stop.
-type studyInterrupted struct {
-	output string
-	err    error
-}
-
-func (e *studyInterrupted) Error() string { return e.err.Error() }
-
-func (e *studyInterrupted) Unwrap() error { return e.err }
+func studyError(err error) error { return goesOn(fmt.Errorf("study: %w", err)) }
 
 func printPlan(out io.Writer, p study.Plan) error {
 	fmt.Fprintf(out, "study: %s, %d runs\nmodel: %s\n", p.Name, len(p.Runs), p.Model.File)
