@@ -90,10 +90,22 @@ func replyOf(c *openai.ChatCompletion) (Reply, error) {
 	if text == "" && choice.Message.Refusal != "" {
 		text, finish = choice.Message.Refusal, finishRefusal
 	}
-	return Reply{
+	reply := Reply{
 		Text: text, Finish: finish, Model: c.Model,
 		In: tokens(c.Usage.PromptTokens), Out: tokens(c.Usage.CompletionTokens),
-	}, nil
+	}
+	return reply, reply.check()
+}
+
+var errLarge = errors.New("the answer is larger than any answer may be")
+
+// check refuses what a journal could not give back: its lines are read within maxEntryBytes.
+func (r Reply) check() error {
+	const maxNameBytes = 1 << 10
+	if len(r.Text) > maxReplyBytes || len(r.Model) > maxNameBytes || len(r.Finish) > maxNameBytes {
+		return errLarge
+	}
+	return nil
 }
 
 // noChoice is the error of an answer without a choice: what it says itself if it does.

@@ -6,12 +6,14 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"cftune/trainer/dataset"
+	"cftune/trainer/internal/durable"
 )
 
 const (
@@ -93,6 +95,35 @@ func TestAnswersOfOtherShapes(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// What the journal could not give back again would keep a run from ever writing its rows.
+func TestAnswersThatAreTooLarge(t *testing.T) {
+	whole := func(model, text string) string {
+		return fmt.Sprintf(`{"model":%q,"choices":[{"index":0,"finish_reason":"stop","message":{"content":%q}}]}`, model, text)
+	}
+	for name, body := range map[string]string{
+		"text": whole("m", strings.Repeat("x", maxReplyBytes+1)), "model": whole(strings.Repeat("m", 2000), "x"),
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		for _, stream := range []bool{true, false} {
+			e := endpoint(t, s.URL+"/v1", "", func(o *EndpointOptions) { o.Stream = stream })
+			_, err := e.Complete(t.Context(), Request{Messages: []dataset.Message{{Role: "user", Content: "q"}}, MaxTokens: 1, Key: "k"})
+			require.ErrorContains(t, err, errLarge.Error(), name)
+		}
+		s.Close()
+	}
+	// The largest that is taken comes back.
+	dir := t.TempDir()
+	j, err := openJournal(durable.OS, dir, 1)
+	require.NoError(t, err)
+	want := strings.Repeat("\x01", maxReplyBytes)
+	require.NoError(t, j.append(Entry{Kind: kindAnswer, Text: want}))
+	require.NoError(t, j.answers(func(e Entry) error {
+		assert.Equal(t, len(want), len(e.Text))
+		return nil
+	}))
+	require.NoError(t, j.close())
 }
 
 func TestPricesOfManyTokensStayInRange(t *testing.T) {

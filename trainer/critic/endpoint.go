@@ -177,7 +177,7 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 			}
 		}
 		if text.Len() > maxReplyBytes {
-			return Reply{}, errors.New("the answer is larger than any answer may be")
+			return Reply{}, errLarge
 		}
 	}
 	// After the finish reason comes only the count of tokens: an answer that is cut there is whole.
@@ -191,7 +191,7 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 	if refused {
 		reply.Finish = finishRefusal
 	}
-	return reply, nil
+	return reply, reply.check()
 }
 
 // leaving returns a context for a request that tells whether it left: there was a connection to send it on.
