@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -204,7 +205,7 @@ func (e *exporter) export(ctx context.Context, notes io.Writer) (exported, error
 		return result, err
 	}
 	if e.modelfile != "" {
-		if err := e.writeModelfile(run, result, served, notes); err != nil {
+		if err := e.writeModelfile(run, cmp.Or(record.MaxSequence(), run.Train.SeqLen), result, served, notes); err != nil {
 			return result, fmt.Errorf("export: modelfile: %w", err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cftune/bindings/engine"
+	"cftune/trainer"
 	"cftune/trainer/chat"
 	"cftune/trainer/config"
 	"cftune/trainer/dataset"
@@ -26,7 +27,7 @@ const ollamaContext = 4096
 
 // writeModelfile writes what `ollama create` makes a model of: the export, its template in Ollama's language where it has one
 // there, and what ends answers.
-func (e *exporter) writeModelfile(run config.Run, result exported, served servedAs, notes io.Writer) error {
+func (e *exporter) writeModelfile(run config.Run, maxSequence int, result exported, served servedAs, notes io.Writer) error {
 	vocab, template, err := openChat(served.model, run.Chat.TemplateFile, "")
 	if err != nil {
 		return err
@@ -69,8 +70,8 @@ func (e *exporter) writeModelfile(run config.Run, result exported, served served
 	if err != nil {
 		return err
 	}
-	if n, ok := base.Uint(base.Architecture() + ".context_length"); ok && n < ollamaContext {
-		m.Parameters = append(m.Parameters, [2]string{"num_ctx", strconv.FormatUint(n, 10)})
+	if n := contextForOllama(base, maxSequence); n != ollamaContext {
+		m.Parameters = append(m.Parameters, [2]string{"num_ctx", strconv.Itoa(n)})
 	}
 	m.License, _ = base.String("general.license")
 	text, err := m.Text()
@@ -82,6 +83,23 @@ func (e *exporter) writeModelfile(run config.Run, result exported, served served
 	}
 	fmt.Fprintf(notes, "%s: ollama create NAME -f %s\n", result.Path, e.modelfile)
 	return nil
+}
+
+// contextForOllama is a context in which a model is what it was when trained: no longer than it was made for and, where it has two sets of
+// rotary factors, of the length that has those of the run's longest example.
+func contextForOllama(base *gguf.File, maxSequence int) int {
+	n := ollamaContext
+	if made, ok := base.Uint(base.Architecture() + ".context_length"); ok && made < ollamaContext {
+		n = int(made)
+	}
+	switch short := trainer.ShortContext(base); {
+	case short == 0:
+	case maxSequence > short:
+		n = max(n, maxSequence)
+	default:
+		n = min(n, short)
+	}
+	return n
 }
 
 // fromModelfile is a path as a Modelfile has it: beside it by name, elsewhere whole.
