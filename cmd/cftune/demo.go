@@ -115,6 +115,9 @@ func (d *demo) run(ctx context.Context) error {
 	if d.model, err = findModel(ctx, d.model, d.notes); err != nil {
 		return err
 	}
+	if err := ownFolder(d.output, filepath.Join("data", "train.jsonl"), "report.html", "summary.json"); err != nil {
+		return err
+	}
 	if err := d.makeData(); err != nil {
 		return err
 	}

@@ -166,6 +166,9 @@ func (f *evaluateFlags) run(cmd *cobra.Command, args []string) error {
 		}
 		sets = append(sets, set)
 	}
+	if err := ownFolder(f.output, score.TextsName, "report.md", "report.html", "report.json"); err != nil {
+		return fmt.Errorf("evaluate: %w", err)
+	}
 	store, err := score.OpenStore(f.output)
 	if err != nil {
 		return codedError{err, codeUsage}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -97,6 +98,18 @@ func TestCommandsThatGoOnSaySo(t *testing.T) {
 	}
 	assert.NoError(t, goesOn(nil))
 	assert.Equal(t, codeData, exitCode(goesOn(&dataset.Error{Err: io.EOF})))
+}
+
+func TestReportsOfOthersAreNotWrittenOver(t *testing.T) {
+	dir := t.TempDir()
+	assert.NoError(t, ownFolder(filepath.Join(dir, "new"), "texts.jsonl", "report.md"))
+	assert.NoError(t, ownFolder(dir, "texts.jsonl", "report.md"))
+	assert.NoError(t, os.WriteFile(filepath.Join(dir, "report.md"), []byte("mine"), 0o600))
+	err := ownFolder(dir, "texts.jsonl", "report.json", "report.md")
+	assert.ErrorContains(t, err, "report.md is there already, and there is no texts.jsonl beside it")
+	assert.Equal(t, codeUsage, exitCode(err))
+	assert.NoError(t, os.WriteFile(filepath.Join(dir, "texts.jsonl"), nil, 0o600))
+	assert.NoError(t, ownFolder(dir, "texts.jsonl", "report.md"))
 }
 
 // Every code that a rule gives is in --help and in the README.

@@ -22,3 +22,18 @@ func writable(output string) error {
 	}
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
+
+// ownFolder reports that a folder has files that a command would write over, though its own mark is not there: they are
+// somebody else's.
+func ownFolder(dir, mark string, files ...string) error {
+	if _, err := os.Lstat(filepath.Join(dir, mark)); !errors.Is(err, os.ErrNotExist) {
+		return nil // its own, or what opening it will tell of
+	}
+	for _, name := range files {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return &usageError{fmt.Errorf("%s is there already, and there is no %s beside it, so it is not of this command", path, mark), "another output is a folder of its own, which need not be there"}
+		}
+	}
+	return nil
+}

@@ -104,6 +104,9 @@ func (f studyFlags) run(ctx context.Context, spec study.Spec, out, notes io.Writ
 		return printPlan(out, plan)
 	}
 	if !f.reportOnly {
+		if err := ownFolder(spec.Output, study.StateName, "report.md", "report.html", "report.json"); err != nil {
+			return fmt.Errorf("study: %w", err)
+		}
 		state, err := study.Do(ctx, spec, o)
 		if err != nil {
 			return studyError(err)
