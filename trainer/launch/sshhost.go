@@ -29,6 +29,9 @@ func dialHost(ctx context.Context, t TargetConfig) (*sshHost, error) {
 	files, err := newFiles(func(o ...sftp.ClientOption) (*sftp.Client, error) { return sftp.NewClient(client, o...) })
 	if err != nil {
 		_ = client.Close()
+		if strings.Contains(err.Error(), "packet too long") {
+			err = fmt.Errorf("%w (does the login print something? what every shell reads there, such as ~/.bashrc, must not)", err)
+		}
 		return nil, fmt.Errorf("ssh %s: SFTP, by which files are sent, is refused: %w", t.Host, err)
 	}
 	return &sshHost{name: t.Host, client: client, files: files}, nil
