@@ -40,16 +40,26 @@ type Run struct {
 // Create takes the folder for a new run, making it if needed. It fails with ErrExists if a run is there, and with a
 // *durable.HeldError if another process has it.
 func Create(fs durable.FS, dir string) (*Run, error) {
+	for attempt := 1; ; attempt++ {
+		r, err := create(fs, dir)
+		if attempt == createAttempts || !errors.Is(err, os.ErrNotExist) {
+			return r, err
+		}
+	}
+}
+
+// createAttempts is how often the folder is made: another process may give it up, and take it away, while this one comes.
+const createAttempts = 5
+
+func create(fs durable.FS, dir string) (*Run, error) {
 	r := &Run{fs: fs, dir: dir}
 	if err := r.makeFolders(); err != nil {
 		r.Abandon()
 		return nil, &OutputError{dir, err}
 	}
-	for _, name := range []string{ConfigName, MetricsName, JournalName, checkpointsName, TensorBoardName} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-			r.Abandon()
-			return nil, fmt.Errorf("create run: %s %w", dir, ErrExists)
-		}
+	if err := r.holdsNone(); err != nil {
+		r.Abandon()
+		return nil, err
 	}
 	lock, err := durable.Acquire(filepath.Join(dir, LockName))
 	var held *HeldError
@@ -61,8 +71,22 @@ func Create(fs durable.FS, dir string) (*Run, error) {
 		r.Abandon()
 		return nil, &OutputError{dir, err}
 	}
+	// Who had the lock until now may have made a run here.
+	if err := r.holdsNone(); err != nil {
+		return nil, errors.Join(err, lock.Release())
+	}
 	r.lock = lock
 	return r, nil
+}
+
+// holdsNone is an error where the folder has anything of a run.
+func (r *Run) holdsNone() error {
+	for _, name := range []string{ConfigName, MetricsName, JournalName, checkpointsName, TensorBoardName} {
+		if _, err := os.Lstat(filepath.Join(r.dir, name)); err == nil {
+			return fmt.Errorf("create run: %s %w", r.dir, ErrExists)
+		}
+	}
+	return nil
 }
 
 // OutputError says that a folder cannot be made or written to.

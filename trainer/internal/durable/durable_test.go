@@ -130,3 +130,31 @@ func TestLookersDoNotKeepALockFromItsTaker(t *testing.T) {
 	assert.Contains(t, durable.LastHolder(path), "pid ", "also when nobody has it")
 	assert.Empty(t, durable.LastHolder(filepath.Join(t.TempDir(), "none")))
 }
+
+// Who waits for a holder that removes the file, as one does that gives up, must not end with the lock of a file that nobody finds.
+func TestALockIsOfTheFileThatIsThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "LOCK")
+	for range 20 {
+		first, err := durable.Acquire(path)
+		require.NoError(t, err)
+		type answer struct {
+			lock *durable.Lock
+			err  error
+		}
+		second := make(chan answer)
+		go func() {
+			lock, err := durable.Acquire(path)
+			second <- answer{lock, err}
+		}()
+		time.Sleep(5 * time.Millisecond) // it waits now, or comes later, which must be as well
+		require.NoError(t, os.Remove(path))
+		require.NoError(t, first.Release())
+		a := <-second
+		require.NoError(t, a.err)
+		_, held := durable.Held(path)
+		assert.True(t, held)
+		_, err = durable.Acquire(path)
+		require.Error(t, err, "there is one holder")
+		require.NoError(t, a.lock.Release())
+	}
+}

@@ -38,16 +38,9 @@ const maxHolderBytes = 256
 // is a *HeldError if another process has it. The file stays when the lock is released; the lock is flock's, not the
 // file's presence, so a crashed holder leaves nothing to clean.
 func Acquire(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	f, err := lockedFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	if err := take(f); err != nil {
-		defer f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, &HeldError{Path: path, Holder: holder(f)}
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, err
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -61,6 +54,33 @@ func Acquire(path string) (*Lock, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &Lock{f: f}, nil
+}
+
+// lockedFile opens the file and locks it. A holder may remove it, or its folder, before it lets go: who has waited for that one has the lock
+// of a file that nobody else will find, and tries again.
+func lockedFile(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+		if err != nil {
+			return nil, fmt.Errorf("lock: %w", err)
+		}
+		if err := take(f); err != nil {
+			defer f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, &HeldError{Path: path, Holder: holder(f)}
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		have, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if there, err := os.Stat(path); err == nil && os.SameFile(have, there) {
+			return f, nil
+		}
+		f.Close()
+	}
 }
 
 // Lookers have a lock for less than a millisecond (see Held): a lock that is free but for them is tried again.
