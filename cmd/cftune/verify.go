@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -119,6 +120,9 @@ func (f *verifyFlags) check() error {
 		if path == "-" {
 			return errors.New("--output and --report: name a file: standard output has the report")
 		}
+	}
+	if f.output != "" && (filepath.Clean(f.report) == filepath.Clean(f.output) || filepath.Clean(f.report) == filepath.Clean(f.dropped())) {
+		return fmt.Errorf("--report %s: is a file of --output, and would replace its rows", f.report)
 	}
 	for _, path := range f.files() {
 		if _, err := os.Lstat(path); !f.force && !errors.Is(err, fs.ErrNotExist) {
