@@ -158,3 +158,22 @@ func TestALockIsOfTheFileThatIsThere(t *testing.T) {
 		require.NoError(t, a.lock.Release())
 	}
 }
+
+// Of two that make the same file at once, the one whose unfinished file was taken away says so, and the other's is whole.
+func TestTwoThatReplaceTheSameFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	text := func(s string) func(io.Writer) error {
+		return func(w io.Writer) error { _, err := io.WriteString(w, s); return err }
+	}
+	_, err := durable.ReplaceFile(durable.OS, path, func(w io.Writer) error {
+		if _, err := durable.ReplaceFile(durable.OS, path, text("second")); err != nil {
+			return err
+		}
+		_, err := durable.WriteFile(durable.OS, path+durable.TempSuffix, text("third, unfinished")) // of one more
+		return errors.Join(err, text("first")(w))
+	})
+	require.ErrorContains(t, err, "another process writes it, too")
+	have, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "second", string(have))
+}

@@ -38,6 +38,9 @@ func WriteFile(fs FS, path string, write func(io.Writer) error) (Written, error)
 	if err == nil {
 		err = f.Sync()
 	}
+	if err == nil {
+		err = stillThere(f, path)
+	}
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
@@ -45,6 +48,23 @@ func WriteFile(fs FS, path string, write func(io.Writer) error) (Written, error)
 		return Written{}, fmt.Errorf("write %s: %w", path, err)
 	}
 	return Written{Bytes: int64(count), SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+}
+
+// stillThere fails if another process has taken the file's name: two that make the same output at once begin with taking each other's
+// unfinished file away, and neither may pass the other's for its own.
+func stillThere(f File, path string) error {
+	file, ok := f.(interface{ Stat() (os.FileInfo, error) })
+	if !ok {
+		return nil // not of this machine
+	}
+	have, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := os.Stat(path); err != nil || !os.SameFile(have, there) {
+		return errors.New("another process writes it, too")
+	}
+	return nil
 }
 
 type counter int64
