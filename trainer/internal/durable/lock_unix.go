@@ -57,9 +57,9 @@ func Acquire(path string) (*Lock, error) {
 }
 
 // lockedFile opens the file and locks it. A holder may remove it, or its folder, before it lets go: who has waited for that one has the lock
-// of a file that nobody else will find, and tries again.
+// of a file that nobody else will find, and tries again; not for ever, since there may be file systems that never call a file the same.
 func lockedFile(path string) (*os.File, error) {
-	for {
+	for attempt := 1; ; attempt++ {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 		if err != nil {
 			return nil, fmt.Errorf("lock: %w", err)
@@ -76,7 +76,7 @@ func lockedFile(path string) (*os.File, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		if there, err := os.Stat(path); err == nil && os.SameFile(have, there) {
+		if there, err := os.Stat(path); err == nil && os.SameFile(have, there) || attempt == lockAttempts {
 			return f, nil
 		}
 		f.Close()
