@@ -21,25 +21,13 @@ var rowNames = func() map[string]bool {
 	return names
 }()
 
-// partNames are the fields that other formats put a query and its answers into; they are in the row's texts then.
-var partNames = []string{"instruction", "input", "output", "prompt", "completion"}
-
-// ownFields returns the fields of a record that a row has no place for, and its own source.
-func ownFields(text []byte) (others map[string]json.RawMessage, source json.RawMessage, err error) {
-	var came map[string]json.RawMessage
-	if err := json.Unmarshal(text, &came); err != nil {
-		return nil, nil, err
+// take gives a row the fields of its record that it has no place for, and the record's own source.
+func (r *Row) take(rest map[string]json.RawMessage) {
+	if source := rest["source"]; string(source) != "null" {
+		r.Source.Row = source
 	}
-	if source = came["source"]; string(source) == "null" {
-		source = nil
-	}
-	if _, own := came["query"]; !own {
-		for _, name := range partNames {
-			delete(came, name)
-		}
-	}
-	maps.DeleteFunc(came, func(name string, _ json.RawMessage) bool { return rowNames[name] })
-	return came, source, nil
+	maps.DeleteFunc(rest, func(name string, _ json.RawMessage) bool { return rowNames[name] })
+	r.others = rest
 }
 
 // line is a row as it is written: its own fields, then the record's others in the order of their names.

@@ -31,9 +31,12 @@ func (p problems) Record(i int) (dataset.Record, error) {
 	return r, nil
 }
 
-// Text is a record with fields that only its owner knows.
-func (p problems) Text(i int) ([]byte, error) {
-	return fmt.Appendf(nil, `{"id": "p%d", "query": "What is %d + 1?", "topic": ["sums", {"digits": %d}], "source": {"book": "A < B"}, "critique": "old"}`, i, i, len(fmt.Sprint(i))), nil
+// Rest is what only a record's owner knows.
+func (p problems) Rest(i int) (map[string]json.RawMessage, error) {
+	return map[string]json.RawMessage{
+		"topic": json.RawMessage(fmt.Sprintf(`["sums", {"digits": %d}]`, len(fmt.Sprint(i)))), "source": json.RawMessage(`{"book": "A < B"}`),
+		"verdict": json.RawMessage(`"old"`),
+	}, nil
 }
 
 // testPrice has digits that would show a rounding.

@@ -78,13 +78,11 @@ func (r *Run) rowOf(e Entry) (Row, dataset.Record, error) {
 	if row.ID == "" {
 		row.ID = fmt.Sprintf("row-%d", at.row+1)
 	}
-	text, err := r.plan.Records.Text(at.row)
-	if err == nil {
-		row.others, row.Source.Row, err = ownFields(text)
-	}
+	rest, err := r.plan.Records.Rest(at.row)
 	if err != nil {
-		return Row{}, record, &dataset.Error{File: record.ID, Err: err}
+		return Row{}, record, err
 	}
+	row.take(rest)
 	return row, record, nil
 }
 

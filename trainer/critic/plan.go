@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,7 +17,7 @@ import (
 type Records interface {
 	Len() int
 	Record(i int) (dataset.Record, error)
-	Text(i int) ([]byte, error) // as it came: a JSON object
+	Rest(i int) (map[string]json.RawMessage, error) // the row's fields that the record does not have
 }
 
 // Teacher is a model that is asked, with what it costs and bears.

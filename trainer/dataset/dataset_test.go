@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -356,4 +357,28 @@ func ExampleOrder() {
 	}
 	fmt.Println(Cursor{Epoch: 0, Index: 5})
 	// Output: 2 0 3 1 4 {0 5}
+}
+
+func TestRestIsWhatTheRecordDoesNotHave(t *testing.T) {
+	for _, tt := range []struct {
+		format string
+		fields config.Fields
+		row    string
+		want   []string
+	}{
+		{"cft", nil, `{"id":1,"query":"q","response":"r","output":"mine","topic":"t"}`, []string{"output", "topic"}},
+		{"cft", config.Fields{"query": "prompt", "gold": "meta.answer"}, `{"prompt":"q","output":"mine","meta":{"answer":"1"}}`, []string{"meta", "output"}},
+		{"cft", config.Fields{"query": "{body} {question}", "gold": "a"}, `{"body":"b","question":"q","a":"1","x":2}`, []string{"x"}},
+		{"cft", config.Fields{"solution": ""}, `{"query":"q","response":"r","solution":5}`, []string{"solution"}},
+		{"alpaca", nil, `{"instruction":"q","input":"","output":"a","source":"s"}`, []string{"source"}},
+		{"query", nil, `{"query":"q","solution":"a"}`, []string{"solution"}},
+	} {
+		write(t, "rest.jsonl", tt.row+"\n")
+		set := open(t, config.Source{Path: "rest.jsonl", Format: tt.format, Weight: 1, Fields: tt.fields})
+		_, err := set.Record(0)
+		require.NoError(t, err)
+		rest, err := set.Rest(0)
+		require.NoError(t, err)
+		assert.Equal(t, tt.want, slices.Sorted(maps.Keys(rest)), tt.row)
+	}
 }

@@ -63,6 +63,25 @@ func mapped(name string, fields config.Fields) (format, error) {
 	}, nil
 }
 
+// readNames are the names of a row's fields that a format reads under a map, whole: of "meta.answer" meta is left over.
+func readNames(name string, fields config.Fields) map[string]bool {
+	reads := map[string]bool{}
+	for _, field := range append([]string{"id", "weight"}, formatFields[name]...) {
+		pattern, mapped := fields[field]
+		switch {
+		case !mapped:
+			reads[field] = true
+		case inBraces.MatchString(pattern):
+			for _, m := range inBraces.FindAllStringSubmatch(pattern, -1) {
+				reads[m[1]] = true
+			}
+		case pattern != "":
+			reads[pattern] = true
+		}
+	}
+	return reads
+}
+
 // compose returns what a map's right side stands for; nil where the one field that it names is null.
 func (r *row) compose(pattern string) (json.RawMessage, error) {
 	if !inBraces.MatchString(pattern) {

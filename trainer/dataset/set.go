@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -50,6 +52,7 @@ type Set struct {
 type file struct {
 	name   string
 	format format
+	reads  map[string]bool // names of the row's fields that are in its record
 	weight float64
 	rows   *store.Table
 }
@@ -101,6 +104,7 @@ func (s *Set) openSource(ctx context.Context, from config.Source, o Options, sum
 		if f.format, err = mapped(from.Format, from.Fields); err != nil {
 			return fmt.Errorf("open data %s: %w", from.Path, err)
 		}
+		f.reads = readNames(from.Format, from.Fields)
 		// The digest is over the files' digests, so that moving a line from one file's end to the next one's start shows.
 		digest, err := hex.DecodeString(rows.Digest())
 		if err != nil {
@@ -188,6 +192,22 @@ func (s *Set) Text(i int) ([]byte, error) {
 		return nil, &Error{File: s.files[n].name, Line: line, Err: err}
 	}
 	return bytes.TrimPrefix(text, byteOrderMark), nil
+}
+
+// Rest returns the fields of row i that its record does not have, as they came.
+func (s *Set) Rest(i int) (map[string]json.RawMessage, error) {
+	text, err := s.Text(i)
+	if err != nil {
+		return nil, err
+	}
+	n, _ := slices.BinarySearch(s.first, i+1)
+	f := s.files[n-1]
+	var rest map[string]json.RawMessage
+	if err := json.Unmarshal(text, &rest); err != nil {
+		return nil, &Error{File: f.name, Err: err}
+	}
+	maps.DeleteFunc(rest, func(name string, _ json.RawMessage) bool { return f.reads[name] })
+	return rest, nil
 }
 
 func (f *file) record(i int) (Record, error) {

@@ -243,3 +243,12 @@ func TestChecksAreThoseOfThisVerification(t *testing.T) {
 	assert.NotContains(t, kept[0], "checks")
 	assert.Contains(t, kept[0], "other")
 }
+
+func TestColumnsThatTheFormatDoesNotReadStay(t *testing.T) {
+	fields := config.Fields{"query": "question"}
+	set := open(t, "cft", fields, `{"question":"q","response":"r","critique":"It is as it should be.\nConclusion: right [END]","output":"mine"}`)
+	kept, _ := written(t, run(t, set, DefaultOptions()))
+	require.Len(t, kept, 1)
+	assert.Equal(t, "mine", kept[0]["output"])
+	assert.Equal(t, "q", kept[0]["query"])
+}

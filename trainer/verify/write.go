@@ -28,7 +28,8 @@ func (v *Verifier) Write(kept, dropped io.Writer) error {
 	return nil
 }
 
-// parts are the fields that other formats put the texts of format cft in; they are in the texts then.
+// parts are the fields that other formats put the texts of format cft in; they are in the texts then. Where a format does not
+// read them they are the row's own.
 var parts = []string{"instruction", "input", "output"}
 
 func (v *Verifier) line(i int, r row) ([]byte, error) {
@@ -49,8 +50,14 @@ func (v *Verifier) line(i int, r row) ([]byte, error) {
 		fields[name] = value
 	}
 	if _, own := came["query"]; !own {
+		rest, err := v.set.Rest(i)
+		if err != nil {
+			return nil, err
+		}
 		for _, name := range parts {
-			delete(fields, name)
+			if _, left := rest[name]; !left {
+				delete(fields, name)
+			}
 		}
 	}
 	for name, value := range map[string]string{
