@@ -25,8 +25,8 @@ type Plan struct {
 	Targets  int64 `json:"targets"`
 	// Objective has the number of examples of each objective.
 	Objective map[string]int64 `json:"objective"`
-	// Longest is the number of tokens of the longest example, held-out ones included, as it is trained. 0: the run is of a version that
-	// did not look.
+	// Longest is the number of positions that the longest example takes in a pack, held-out ones included. 0: the run is of a version
+	// that did not look.
 	Longest    int        `json:"longest"`
 	OverLong   OverLong   `json:"over_long"`
 	Validation Validation `json:"validation"`
@@ -209,7 +209,7 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	return plan, nil
 }
 
-// longest is the number of tokens of the longest example that was looked at.
+// longest is the number of positions of the longest example that was looked at.
 func (p *planner) longest() int {
 	n := 0
 	for _, slots := range p.slots {
@@ -220,7 +220,7 @@ func (p *planner) longest() int {
 	for _, lengths := range p.parts {
 		n = max(n, slices.Max(lengths))
 	}
-	return n + 1 // the last target takes no position
+	return n
 }
 
 func hasPlateau(stages []config.Stage) bool {
@@ -388,7 +388,7 @@ func encodeHeld(ctx context.Context, e *encoder, names []string, plan *Plan) ([]
 		}
 		if r.outcome != dropped {
 			for _, part := range r.parts {
-				plan.Longest = max(plan.Longest, pack.Len(part)+1)
+				plan.Longest = max(plan.Longest, pack.Len(part))
 			}
 			examples[r.example.Objective] = append(examples[r.example.Objective], r.parts...)
 			plan.Validation.Examples++

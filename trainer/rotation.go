@@ -42,6 +42,6 @@ func (t *Trainer) checkRotation(longest int) error {
 		return nil
 	}
 	return &config.Problems{List: []config.Problem{{Message: fmt.Sprintf(
-		"the longest example would have %d tokens: the model has other rotary factors for contexts of more than %d, and this run trains with those for shorter ones; "+
+		"the longest example would take %d positions: the model has other rotary factors for contexts of more than %d, and this run trains with those for shorter ones; "+
 			"begin another run, from this one's adapter (adapter.init_from)", longest, t.shortContext)}}}
 }

@@ -69,8 +69,8 @@ type Params struct {
 	MemoryLimit uint64 // bytes for all buffers of the trainer; 0 = what the machine has free
 	MaxTokens   int    // of the longest pack
 	MaxTargets  int    // most targets of a pack; 0 = MaxTokens
-	// MaxSequence is the number of tokens of the longest sequence, a last target included; 0 = MaxTokens. Of models with rotary
-	// factors for short and for long contexts it decides which ones all sequences get.
+	// MaxSequence is the number of tokens of the longest sequence in a pack; 0 = MaxTokens. Of models with rotary factors for short
+	// and for long contexts it decides which ones all sequences get.
 	MaxSequence int
 	Threads     int // 0 = all that the process may use
 

@@ -14,10 +14,10 @@ func rotationNote(m engine.ModelInfo, maxSequence int) string {
 	case m.ShortContext == 0:
 		return ""
 	case maxSequence <= m.ShortContext:
-		return fmt.Sprintf("the model has two sets of rotary factors, and this run trains with those for contexts of up to %d tokens (its longest example has %d): "+
+		return fmt.Sprintf("the model has two sets of rotary factors, and this run trains with those for contexts of up to %d tokens (its longest example takes %d): "+
 			"llama.cpp uses them where its context (-c) is no larger", m.ShortContext, maxSequence)
 	}
-	return fmt.Sprintf("the model has two sets of rotary factors, and this run trains with those for contexts of more than %d tokens (its longest example has %d): "+
+	return fmt.Sprintf("the model has two sets of rotary factors, and this run trains with those for contexts of more than %d tokens (its longest example takes %d): "+
 		"llama.cpp uses them where its context (-c) is larger", m.ShortContext, maxSequence)
 }
 

@@ -155,8 +155,8 @@ typedef struct cft_trainer_params {
                               // dropout, nor on TOKEN_EMBD and OUTPUT
     float    lora_plus_ratio; // learning rate of B (and of DoRA's magnitudes) over that of A (Hayou et al. 2024); 0 is 1.
                               // TOKEN_EMBD's A and B have the rate of A
-    int32_t  max_sequence;    // tokens of the longest sequence, a last target included; 0 = max_tokens. Of models with rotary
-                              // factors for short and for long contexts it decides which ones all sequences get
+    int32_t  max_sequence;    // tokens of the longest sequence in a pack; 0 = max_tokens. Of models with rotary factors for short
+                              // and for long contexts it decides which ones all sequences get
 } cft_trainer_params;
 
 // cft_module sets one module of one layer apart from rank and alpha of cft_trainer_params.
