@@ -22,6 +22,7 @@ type teacherSpec struct {
 	requests, tokens         int // per minute
 	concurrency              int // 0 = the command's
 	stream                   bool
+	without                  []string // fields that are not sent
 	tokensField              string
 	timeout, idle, poll      time.Duration
 	batch                    int // requests of a batch; 0 = no batches
@@ -42,6 +43,8 @@ const teacherSpecHelp = `A teacher is written as name=value, separated by commas
   concurrency   requests at a time
   stream        false for endpoints that do not stream
   tokens_field  max_completion_tokens for models that do not take max_tokens
+  without       fields that are not sent, for endpoints that refuse them: of temperature, top_p, seed and stream_options, with +
+                between; the answers are then as the endpoint draws them, and without stream_options their tokens may be estimated
   timeout, idle longest time of a whole request (10m), and without a byte (2m)
   batch         use the batch API, with so many requests in a batch; poll (30s) is the time between two looks
 
@@ -76,7 +79,7 @@ func parseTeacher(text string) (teacherSpec, error) {
 		"adapter": words(&s.adapter), "template_file": words(&s.templateFile), "tokens_field": words(&s.tokensField),
 		"price_in": money(&s.price.In), "price_out": money(&s.price.Out), "rpm": count(&s.requests), "tpm": count(&s.tokens),
 		"concurrency": count(&s.concurrency), "batch": count(&s.batch), "timeout": duration(&s.timeout), "idle": duration(&s.idle),
-		"poll": duration(&s.poll), "stream": func(v string) (err error) { s.stream, err = strconv.ParseBool(v); return err },
+		"poll": duration(&s.poll), "without": func(v string) error { return s.leaveOut(v) }, "stream": func(v string) (err error) { s.stream, err = strconv.ParseBool(v); return err },
 	}
 	seen := map[string]bool{}
 	for part := range strings.SplitSeq(text, ",") {
@@ -100,10 +103,24 @@ func parseTeacher(text string) (teacherSpec, error) {
 	return s, s.check(seen)
 }
 
+// leaveOut reads the names of fields that are not sent.
+func (s *teacherSpec) leaveOut(names string) error {
+	for name := range strings.SplitSeq(names, "+") {
+		if !slices.Contains(critic.OptionalFields(), name) {
+			return fmt.Errorf("want some of %s, with + between", strings.Join(critic.OptionalFields(), ", "))
+		}
+		if !slices.Contains(s.without, name) {
+			s.without = append(s.without, name)
+		}
+	}
+	slices.Sort(s.without)
+	return nil
+}
+
 // check refuses what does not go together, and fills in what follows from the rest.
 func (s *teacherSpec) check(seen map[string]bool) error {
 	if s.gguf != "" {
-		for _, key := range []string{"model", "url", "key_env", "price_in", "price_out", "rpm", "tpm", "concurrency", "stream", "tokens_field", "timeout", "idle", "batch", "poll"} {
+		for _, key := range []string{"model", "url", "key_env", "price_in", "price_out", "rpm", "tpm", "concurrency", "stream", "without", "tokens_field", "timeout", "idle", "batch", "poll"} {
 			if seen[key] {
 				return fmt.Errorf("%s is for endpoints, gguf for local models", key)
 			}
@@ -144,7 +161,7 @@ func (s teacherSpec) endpoint(connections int) (*critic.Endpoint, error) {
 		}
 	}
 	e, err := critic.NewEndpoint(critic.EndpointOptions{
-		URL: s.url, Model: s.model, Key: key, Stream: s.stream, TokensField: s.tokensField, Timeout: s.timeout, Idle: s.idle, Connections: connections,
+		URL: s.url, Model: s.model, Key: key, Stream: s.stream, Without: s.without, TokensField: s.tokensField, Timeout: s.timeout, Idle: s.idle, Connections: connections,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("teacher %s: %w", s.name, err)

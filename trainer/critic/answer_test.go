@@ -1,6 +1,7 @@
 package critic
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -145,5 +146,27 @@ func TestARequestThatDidNotLeaveIsNotPaid(t *testing.T) {
 		assert.Equal(t, FaultConnect, f.Kind)
 		assert.False(t, f.MayBePaid)
 		assert.ErrorContains(t, f, "certificate")
+	}
+}
+
+// Some endpoints refuse a field in any value, and then every request.
+func TestFieldsThatAreNotSent(t *testing.T) {
+	for _, stream := range []bool{true, false} {
+		for _, without := range [][]string{nil, OptionalFields()} {
+			var sent map[string]any
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				assert.NoError(t, json.NewDecoder(r.Body).Decode(&sent))
+				_, _ = io.WriteString(w, testWhole)
+			}))
+			e := endpoint(t, s.URL+"/v1", "", func(o *EndpointOptions) { o.Stream, o.Without = stream, without })
+			_, err := e.Complete(t.Context(), Request{Messages: []dataset.Message{{Role: "user", Content: "q"}}, MaxTokens: 1, Key: "k", Temperature: 0, TopP: 1})
+			require.NoError(t, err)
+			for _, field := range OptionalFields() {
+				_, there := sent[field]
+				assert.Equal(t, without == nil && (stream || field != "stream_options"), there, field)
+			}
+			assert.Contains(t, sent, "max_tokens")
+			s.Close()
+		}
 	}
 }

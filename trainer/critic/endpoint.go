@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,11 +27,15 @@ type EndpointOptions struct {
 	Model       string        // as the endpoint names it
 	Key         string        // empty = none is sent
 	Stream      bool          // tokens as they are made, which shows a connection that hangs
+	Without     []string      // of OptionalFields: not sent, for endpoints that refuse them
 	TokensField string        // max_tokens, or max_completion_tokens for models that want that
 	Timeout     time.Duration // of a whole request
 	Idle        time.Duration // without a byte
 	Connections int           // at a time
 }
+
+// OptionalFields are the fields of a request that some endpoints refuse, in any value.
+func OptionalFields() []string { return []string{"temperature", "top_p", "seed", "stream_options"} }
 
 // Endpoint is a Backend behind HTTP. It never tries again by itself.
 type Endpoint struct {
@@ -76,12 +81,18 @@ func NewEndpoint(o EndpointOptions) (*Endpoint, error) {
 // Close ends idle connections.
 func (e *Endpoint) Close() { e.client.CloseIdleConnections() }
 
+func (e *Endpoint) sends(field string) bool { return !slices.Contains(e.o.Without, field) }
+
 func (e *Endpoint) params(r Request) openai.ChatCompletionNewParams {
-	p := openai.ChatCompletionNewParams{
-		Model:       e.o.Model,
-		Temperature: param.NewOpt(r.Temperature),
-		TopP:        param.NewOpt(r.TopP),
-		Seed:        param.NewOpt(int64(r.Seed >> 33)), // endpoints keep it in 32 bits, with a sign
+	p := openai.ChatCompletionNewParams{Model: e.o.Model}
+	if e.sends("temperature") {
+		p.Temperature = param.NewOpt(r.Temperature)
+	}
+	if e.sends("top_p") {
+		p.TopP = param.NewOpt(r.TopP)
+	}
+	if e.sends("seed") {
+		p.Seed = param.NewOpt(int64(r.Seed >> 33)) // endpoints keep it in 32 bits, with a sign
 	}
 	if e.o.TokensField == "max_completion_tokens" {
 		p.MaxCompletionTokens = param.NewOpt(int64(r.MaxTokens))
@@ -141,7 +152,9 @@ func (e *Endpoint) whole(ctx context.Context, r Request, options []option.Reques
 
 func (e *Endpoint) stream(ctx context.Context, r Request, options []option.RequestOption) (Reply, error) {
 	p := e.params(r)
-	p.StreamOptions = openai.ChatCompletionStreamOptionsParam{IncludeUsage: param.NewOpt(true)}
+	if e.sends("stream_options") {
+		p.StreamOptions = openai.ChatCompletionStreamOptionsParam{IncludeUsage: param.NewOpt(true)}
+	}
 	var b body
 	s := e.chat.NewStreaming(ctx, p, append(options, b.capture())...)
 	defer s.Close()
@@ -292,5 +305,9 @@ func kindOfStatus(status int, err error) string {
 
 // Describe is what a run's record says about the endpoint: all but the key.
 func (e *Endpoint) Describe() map[string]any {
-	return map[string]any{"url": e.o.URL, "model": e.o.Model, "stream": e.o.Stream, "tokens_field": e.o.TokensField}
+	d := map[string]any{"url": e.o.URL, "model": e.o.Model, "stream": e.o.Stream, "tokens_field": e.o.TokensField}
+	if len(e.o.Without) > 0 {
+		d["without"] = e.o.Without
+	}
+	return d
 }
