@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math"
 	"os"
 	"path/filepath"
@@ -191,7 +192,8 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 		Records: records, Messages: messages, PerRow: f.perRow, Seed: f.seed, Shard: part,
 		MaxTokens: f.maxTokens, Temperature: f.temperature, TopP: f.topP, Stop: f.stops,
 	}
-	if err := checkMessages(records, messages); err != nil {
+	repeated, err := checkMessages(records, messages)
+	if err != nil {
 		return nil, err
 	}
 	teachers, session := map[string]any{}, map[string]any{}
@@ -221,6 +223,9 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 		return nil, err
 	}
 	a.display = newAskDisplay(cmd.ErrOrStderr(), kind, budget, a.bill, f.quiet)
+	if repeated > 0 {
+		a.display.note(fmt.Sprintf("%d of %d rows ask what an earlier one asks; each is asked all the same", repeated, records.Len()))
+	}
 	o := critic.Options{
 		Dir: f.output, Budget: budget, Attempts: f.attempts, Backoff: critic.Backoff{First: time.Second, Most: time.Minute}, Drain: 30 * time.Second,
 		KeepThoughts: f.thoughts,
@@ -297,14 +302,27 @@ func (f *askFlags) openData(ctx context.Context, data []string, a *asking) (firs
 // mostFaults is how many faults of the data are spelled out.
 const mostFaults = 20
 
-// checkMessages makes all prompts once, before anything is asked or paid: faults are told together.
-func checkMessages(records firstRows, messages func(dataset.Record) ([]dataset.Message, error)) error {
+// checkMessages makes all prompts once, before anything is asked or paid: faults are told together. repeated is how many rows
+// ask what an earlier one asks, and are paid as it is.
+func checkMessages(records firstRows, messages func(dataset.Record) ([]dataset.Message, error)) (repeated int, err error) {
 	var errs []error
 	faults := 0
+	asked, seed := map[uint64]bool{}, maphash.MakeSeed()
 	for i := range records.Len() {
 		r, err := records.Record(i)
 		if err == nil {
-			_, err = messages(r)
+			var prompt []dataset.Message
+			if prompt, err = messages(r); err == nil {
+				var h maphash.Hash
+				h.SetSeed(seed)
+				for _, m := range prompt {
+					_, _ = h.WriteString(m.Role + "\x00" + m.Content + "\x00") // never fails
+				}
+				if asked[h.Sum64()] {
+					repeated++
+				}
+				asked[h.Sum64()] = true
+			}
 		}
 		if err != nil {
 			if faults++; faults <= mostFaults {
@@ -316,9 +334,9 @@ func checkMessages(records firstRows, messages func(dataset.Record) ([]dataset.M
 		errs = append(errs, fmt.Errorf("and %d more of %d records", more, records.Len()))
 	}
 	if len(errs) > 0 {
-		return codedError{errors.Join(errs...), codeData}
+		return 0, codedError{errors.Join(errs...), codeData}
 	}
-	return nil
+	return repeated, nil
 }
 
 // teacher opens a teacher.
