@@ -18,6 +18,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 const (
@@ -280,6 +283,24 @@ func TestFilesAreFormatted(t *testing.T) {
 			t.Errorf("%s is not formatted with gofmt", f.path)
 		}
 	}
+}
+
+// The list at the head of docs/DECISIONS.md has every decision, by the anchor that readers of Markdown give its heading.
+func TestDecisionsAreInTheirList(t *testing.T) {
+	text, err := os.ReadFile("../docs/DECISIONS.md")
+	require.NoError(t, err)
+	var headings, links []string
+	dropped := regexp.MustCompile(`[^a-z0-9_ -]`)
+	for _, line := range strings.Split(string(text), "\n") {
+		if title, ok := strings.CutPrefix(line, "## "); ok {
+			headings = append(headings, strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(title), ""), " ", "-"))
+		}
+	}
+	for _, link := range regexp.MustCompile(`(?m)^- \[.+\]\(#(.+)\)$`).FindAllStringSubmatch(string(text), -1) {
+		links = append(links, link[1])
+	}
+	assert.NotEmpty(t, headings)
+	assert.ElementsMatch(t, headings, links, "a decision that the list lacks, or a link to none")
 }
 
 // Whoever adds a module says under which licence it comes.
