@@ -1,7 +1,9 @@
 package main
 
 import (
+	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -14,6 +16,9 @@ import (
 
 // A terminal or a connection that goes away is an interrupt, unless nohup has it ignored.
 func TestAHangupSaves(t *testing.T) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // the tests may run by nohup themselves; what is caught here is not ignored by what is started
+	t.Cleanup(func() { signal.Stop(hangups) })
 	p := newPlace(t)
 	p.config("run", 3000)
 	for _, begin := range []string{"exec ", "trap '' HUP; exec "} {
