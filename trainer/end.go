@@ -32,10 +32,11 @@ type End struct {
 	Time       time.Time `json:"time"`
 }
 
-// stopReason says whether the run is to end now, between two steps.
+// stopReason says whether the run is to end now, between two steps. A limit of time lets each start take one step at least: what is started
+// again until it is done must come to its end.
 func (t *Trainer) stopReason(began time.Time, limit time.Duration) string {
 	switch patience := t.run.Data.Validation.Patience; {
-	case limit > 0 && time.Since(began) >= limit:
+	case limit > 0 && t.done > t.from && time.Since(began) >= limit:
 		return EndMaxTime
 	case patience > 0 && t.best != nil && t.best.Stale >= patience:
 		return EndPatience

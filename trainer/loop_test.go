@@ -382,9 +382,15 @@ func TestMaxStepsAndMaxTime(t *testing.T) {
 
 	s.run.Limits.MaxTime = "1ns"
 	e, result = s.train(t, "time")
-	assert.Empty(t, e.applied)
+	assert.Len(t, e.applied, 1)
 	assert.Equal(t, "max_time", result.Stopped)
-	assert.Equal(t, 0, sound(t, s.run.Output).Step)
+	assert.Equal(t, 1, sound(t, s.run.Output).Step)
+	for _, step := range []int{2, 3, 4} { // however short the time, who resumes until it is done gets there
+		result, err := life(t, s, "time", newFakeEngine())
+		require.NoError(t, err)
+		assert.Equal(t, step, sound(t, s.run.Output).Step)
+		assert.Equal(t, map[bool]string{true: "", false: "max_time"}[step == 4], result.Stopped)
+	}
 }
 
 func TestResumeRefusesOtherSettings(t *testing.T) {

@@ -204,7 +204,7 @@ func (h Health) Stall() (time.Duration, error) { return positiveDuration(h.Stall
 
 // Limits bound the run.
 type Limits struct {
-	// MaxTime ends the run with a checkpoint after this time ("90m"); empty = no limit.
+	// MaxTime ends the run with a checkpoint after this time ("90m"), though not before one step; empty = no limit.
 	MaxTime string `mapstructure:"max_time" json:"max_time"`
 	// Memory bounds the trainer's buffers ("8GiB"); empty = what the machine has.
 	Memory string `mapstructure:"memory" json:"memory"`
