@@ -99,6 +99,10 @@ func (r *familyReference) batches(t *testing.T, seqLen int, sequences ...int) []
 	if err != nil {
 		t.Fatal(err)
 	}
+	return asBatches(packs)
+}
+
+func asBatches(packs []pack.Batch) []engine.Batch {
 	var batches []engine.Batch
 	for _, p := range packs {
 		batches = append(batches, engine.Batch(p))
@@ -129,17 +133,20 @@ func (r *familyReference) trainer(t *testing.T, keep engine.Keep) *engine.Traine
 		t.Fatal(err)
 	}
 	t.Cleanup(trainer.Close)
+	writeAdapter(t, trainer)
+	return trainer
+}
+
+// writeAdapter gives a trainer's tensors their adapterValues.
+func writeAdapter(t *testing.T, trainer *engine.Trainer) {
+	t.Helper()
 	infos, err := trainer.Tensors()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, tensor := range infos {
-		value := adapterValues(tensor.Name, tensor.Rows*tensor.Cols)
-		if err := trainer.WriteTensor(i, engine.SlotValue, value); err != nil {
-			t.Fatal(err)
-		}
+		write(t, trainer, i, adapterValues(tensor.Name, tensor.Rows*tensor.Cols))
 	}
-	return trainer
 }
 
 func adapterValues(name string, n int) []float32 {

@@ -141,11 +141,7 @@ func (r *reference) batches(t *testing.T, seqLen int, sequences ...int) []engine
 	if err != nil {
 		t.Fatal(err)
 	}
-	var batches []engine.Batch
-	for _, p := range packs {
-		batches = append(batches, engine.Batch(p))
-	}
-	return batches
+	return asBatches(packs)
 }
 
 // referencePack holds all of a reference's sequences.

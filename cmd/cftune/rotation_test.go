@@ -51,13 +51,7 @@ func TestLongPacksOfShortSequencesAreRotatedAsTheseAre(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(trainer.Close)
-		infos, err := trainer.Tensors()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, tensor := range infos {
-			write(t, trainer, i, adapterValues(tensor.Name, tensor.Rows*tensor.Cols))
-		}
+		writeAdapter(t, trainer)
 		got, loss := r.gradients(t, trainer, r.batches(t, packed, 0, 1))
 		var worst comparison
 		for name, tensor := range got {

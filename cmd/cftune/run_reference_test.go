@@ -54,11 +54,7 @@ func packsOf(t *testing.T, rows []referenceRow, seqLen int, shared bool) []engin
 	if err != nil {
 		t.Fatal(err)
 	}
-	var batches []engine.Batch
-	for _, p := range packs {
-		batches = append(batches, engine.Batch(p))
-	}
-	return batches
+	return asBatches(packs)
 }
 
 // sameTensors compares a slot of a trainer's tensors with the reference's.

@@ -10,23 +10,28 @@ import (
 	"cftune/trainer/internal/durable"
 )
 
+// createMeanwhile begins to create a run beside its caller; where that comes off, it does with the run what is said, and closes it.
+func createMeanwhile(dir string, with func(*Run) error) <-chan error {
+	result, begun := make(chan error), make(chan struct{})
+	go func() {
+		close(begun)
+		r, err := Create(durable.OS, dir)
+		if err == nil {
+			err = errors.Join(with(r), r.Close())
+		}
+		result <- err
+	}()
+	<-begun
+	return result
+}
+
 // Two processes begin a run in one folder at once, and the first is done before the second has given up waiting.
 func TestARunThatWasMadeWhileAnotherWaited(t *testing.T) {
 	for range 50 {
 		dir := filepath.Join(t.TempDir(), "run")
 		first, err := Create(durable.OS, dir)
 		require.NoError(t, err)
-		second := make(chan error)
-		begun := make(chan struct{})
-		go func() {
-			close(begun)
-			r, err := Create(durable.OS, dir)
-			if err == nil {
-				err = errors.Join(errors.New("it was made twice"), r.Close())
-			}
-			second <- err
-		}()
-		<-begun
+		second := createMeanwhile(dir, func(*Run) error { return errors.New("it was made twice") })
 		require.NoError(t, first.WriteConfig([]byte("{}")))
 		require.NoError(t, first.Close())
 		require.ErrorIs(t, <-second, ErrExists)
@@ -39,18 +44,7 @@ func TestAFolderThatIsGivenUpIsTaken(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "runs", "run")
 		first, err := Create(durable.OS, dir)
 		require.NoError(t, err)
-		second := make(chan error)
-		begun := make(chan struct{})
-		go func() {
-			close(begun)
-			r, err := Create(durable.OS, dir)
-			if err == nil {
-				err = r.WriteConfig([]byte("{}"))
-				err = errors.Join(err, r.Close())
-			}
-			second <- err
-		}()
-		<-begun
+		second := createMeanwhile(dir, func(r *Run) error { return r.WriteConfig([]byte("{}")) })
 		first.Abandon()
 		require.NoError(t, <-second)
 		_, err = ReadConfig(dir)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -42,9 +41,8 @@ func (e *Endpoint) writeBatchLine(w io.Writer, id string, r Request) error {
 
 // call runs a call of openai-go within the endpoint's patience, and says what its error means.
 func (e *Endpoint) call(ctx context.Context, do func(ctx context.Context, options ...option.RequestOption) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.o.Timeout, fmt.Errorf("no whole answer within %s: %w", e.o.Timeout, context.DeadlineExceeded))
+	ctx, left, cancel := e.sending(ctx)
 	defer cancel()
-	ctx, left := leaving(ctx)
 	var response *http.Response
 	if err := do(ctx, option.WithResponseInto(&response)); err != nil {
 		return e.fault(ctx, response, left.Load(), err)

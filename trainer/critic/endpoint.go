@@ -117,9 +117,8 @@ func (e *Endpoint) params(r Request) openai.ChatCompletionNewParams {
 
 // Complete sends a request and reads its answer.
 func (e *Endpoint) Complete(ctx context.Context, r Request) (Reply, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.o.Timeout, fmt.Errorf("no whole answer within %s: %w", e.o.Timeout, context.DeadlineExceeded))
+	ctx, left, cancel := e.sending(ctx)
 	defer cancel()
-	ctx, left := leaving(ctx)
 	var response *http.Response
 	options := []option.RequestOption{option.WithHeader("Idempotency-Key", r.Key), option.WithResponseInto(&response)}
 	var (
@@ -207,10 +206,12 @@ func (e *Endpoint) stream(ctx context.Context, r Request, options []option.Reque
 	return reply, reply.check()
 }
 
-// leaving returns a context for a request that tells whether it left: there was a connection to send it on.
-func leaving(ctx context.Context) (context.Context, *atomic.Bool) {
-	var left atomic.Bool
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { left.Store(true) }}), &left
+// sending returns a context for a request, which ends with the time that it has, and tells whether it left: there was a connection to
+// send it on.
+func (e *Endpoint) sending(ctx context.Context) (within context.Context, left *atomic.Bool, cancel context.CancelFunc) {
+	ctx, cancel = context.WithTimeoutCause(ctx, e.o.Timeout, fmt.Errorf("no whole answer within %s: %w", e.o.Timeout, context.DeadlineExceeded))
+	left = new(atomic.Bool)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { left.Store(true) }}), left, cancel
 }
 
 // fault tells what an error means. The key is in no error's text.

@@ -89,10 +89,15 @@ func CutThought(text string) (rest string, thought bool) {
 	if at := strings.LastIndex(text, endOfThought); at >= 0 {
 		return text[at+len(endOfThought):], true
 	}
-	if strings.HasPrefix(strings.TrimSpace(text), beginOfThought) {
+	if endless(text) {
 		return "", true
 	}
 	return text, false
+}
+
+// endless reports whether a text is a thought that does not end.
+func endless(text string) bool {
+	return strings.HasPrefix(strings.TrimSpace(text), beginOfThought) && !strings.Contains(text, endOfThought)
 }
 
 // numbers returns the numbers of a text. A hyphen behind a digit or a letter is no sign: "3-5" ends with a 5.

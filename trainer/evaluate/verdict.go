@@ -108,7 +108,7 @@ func ParseVerdict(critique string) Verdict { return Judge(critique, DefaultThres
 // so do a hedged one ("partially correct"), and opinions outside a conclusion. Of one that judges answer and reasoning apart, a wrong answer
 // counts; "the final answer is correct, but the reasoning is incorrect" is no verdict, and "right, although the reasoning is flawed" is one.
 func Judge(critique string, t Thresholds) Judgement {
-	if rest, thought := CutThought(critique); thought && rest == "" && !strings.Contains(critique, endOfThought) {
+	if endless(critique) {
 		return Judgement{Reason: "the thought before the critique does not end"}
 	}
 	text := said(critique)

@@ -26,16 +26,23 @@ func TestSupervisorTellsOfStepsLeft(t *testing.T) {
 	}
 }
 
-// A run's end comes along with it, and goes again when the run has gone on there.
-func TestTheEndIsFetched(t *testing.T) {
-	far, here := t.TempDir(), t.TempDir()
-	put := func(name, text string) {
-		path := filepath.Join(far, name)
+// farRun makes the beginning of a run in a folder, and returns what puts more files there.
+func farRun(t *testing.T, dir string) (put func(name, text string)) {
+	t.Helper()
+	put = func(name, text string) {
+		path := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
 	put(runConfig, `{"started":"2026-11-27T00:00:00Z"}`)
 	put("metrics.jsonl", "{}\n")
+	return put
+}
+
+// A run's end comes along with it, and goes again when the run has gone on there.
+func TestTheEndIsFetched(t *testing.T) {
+	far, here := t.TempDir(), t.TempDir()
+	put := farRun(t, far)
 	put("checkpoints/step-00000004/manifest.json", "{}")
 	put(runEnd, `{"step":4,"checkpoint":4,"reason":"max_time"}`)
 	fetch := func() {
@@ -66,13 +73,7 @@ func (h pruningHost) Open(path string) (ReadFile, error) {
 // A run that goes on removes old checkpoints while they are fetched.
 func TestACheckpointThatIsRemovedWhileItIsFetched(t *testing.T) {
 	far, here := t.TempDir(), t.TempDir()
-	put := func(name, text string) {
-		path := filepath.Join(far, name)
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-	}
-	put(runConfig, `{"started":"2026-11-27T00:00:00Z"}`)
-	put("metrics.jsonl", "{}\n")
+	put := farRun(t, far)
 	put("checkpoints/step-00000004/adapter.gguf", "four")
 	put("checkpoints/step-00000004/manifest.json", "{}")
 	put("checkpoints/step-00000006/adapter.gguf", "six")
