@@ -72,7 +72,7 @@ const durableTemp = ".tmp"
 const proofTokens = 48
 
 // proofLimits bound the mean divergence per token, in nats, by file type. They are some times what SmolLM2-135M showed
-// (docs/DECISIONS.md), since small models lose most by rounding. "" is an adapter on its base: llama.cpp rounds activations
+// (docs/decisions/models.md), since small models lose most by rounding. "" is an adapter on its base: llama.cpp rounds activations
 // to 8 bits where weights are quantized, and the training engine does not.
 var proofLimits = map[string]float64{
 	"": 0.005, "F32": 0.001, "F16": 0.001, "BF16": 0.002, "Q8_0": 0.01, "Q6_K": 0.03, "Q5_K_M": 0.15, "Q5_K_S": 0.15, "Q5_1": 0.15, "Q5_0": 0.15,
