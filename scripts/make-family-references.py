@@ -380,18 +380,25 @@ ADAPTERS = {
 }
 
 
-def main():
-    testdata = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cmd", "cftune", "testdata")
+def asked(documentation, known):
+    """The names on the command line, all of them without any; says what is known for --list, -h and names that are not."""
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
-        sys.exit(__doc__)
+        sys.exit(documentation)
     if "--list" in arguments:
-        return print("\n".join([*FAMILIES, *ADAPTERS]))
+        print("\n".join(known))
+        sys.exit(0)
     for name in arguments:
-        if name not in FAMILIES and name not in ADAPTERS:
-            sys.exit(f"make-family-references: no family {name}; these are: {' '.join([*FAMILIES, *ADAPTERS])}")
+        if name not in known:
+            sys.exit(f"{os.path.basename(sys.argv[0])}: no reference {name}; these are: {' '.join(known)}")
+    return arguments or known
+
+
+def main():
+    testdata = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cmd", "cftune", "testdata")
+    names = asked(__doc__, [*FAMILIES, *ADAPTERS])
     torch.set_num_threads(1)
-    for name in arguments or [*FAMILIES, *ADAPTERS]:
+    for name in names:
         family, kind = ADAPTERS.get(name, (name, {}))
         folder = os.path.join(testdata, "adapters" if kind else "families")
         os.makedirs(folder, exist_ok=True)

@@ -16,7 +16,6 @@ import importlib.util
 import json
 import math
 import os
-import sys
 
 import torch
 from safetensors.torch import save_file
@@ -133,17 +132,10 @@ RUNS = {
 
 
 def main():
-    arguments = sys.argv[1:]
-    if "-h" in arguments or "--help" in arguments:
-        sys.exit(__doc__)
-    if "--list" in arguments:
-        return print("\n".join([*PACKS, *RUNS]))
-    for name in arguments:
-        if name not in PACKS and name not in RUNS:
-            sys.exit(f"make-run-references: no reference {name}; these are: {' '.join([*PACKS, *RUNS])}")
+    names = families.asked(__doc__, [*PACKS, *RUNS])
     torch.set_num_threads(1)
     testdata = os.path.join(HERE, "..", "cmd", "cftune", "testdata")
-    for name in arguments or [*PACKS, *RUNS]:
+    for name in names:
         if name in PACKS:
             family, kind = PACKS[name]
             make_pack(name, families.FAMILIES[family], kind, os.path.join(testdata, "packs"))

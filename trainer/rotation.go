@@ -24,6 +24,9 @@ func ShortContext(base *gguf.File) int {
 	return 0
 }
 
+// ShortContext is that of the run's model.
+func (t *Trainer) ShortContext() int { return t.shortContext }
+
 // MaxSequence is how long a sequence the engine is to be made for; 0 leaves it to the length of a pack, as in runs of versions that did not
 // look at their longest example.
 func (r Record) MaxSequence() int { return r.Plan.Longest }

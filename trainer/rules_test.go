@@ -90,6 +90,7 @@ var allowed = map[string][]string{
 	// For the tests of every package; writes its files without the packages under test.
 	"internal/testmodel": {},
 	"internal/testlimit": {},
+	"internal/testfiles": {},
 	// Reads event files without the package that writes them.
 	"internal/testevents": {},
 	// A teacher that misbehaves, for tests of trainer/critic and the program.

@@ -11,35 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"cftune/internal/testfiles"
 	"cftune/internal/testmodel"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// modelPath is the small model that scripts/fetch-model gets, or CFTUNE_MODEL.
-func modelPath(t testing.TB) string {
-	t.Helper()
-	path := os.Getenv("CFTUNE_MODEL")
-	if path == "" {
-		cache := os.Getenv("CFTUNE_CACHE")
-		if cache == "" {
-			dir, err := os.UserCacheDir()
-			if err != nil {
-				t.Skipf("no model: CFTUNE_MODEL is not set and there is no cache folder: %v", err)
-			}
-			cache = filepath.Join(dir, "cftune")
-		}
-		path = filepath.Join(cache, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no model: CFTUNE_MODEL is not set to one and scripts/fetch-model has not fetched one: %v", err)
-	}
-	return path
-}
-
 func openVocab(t testing.TB) *Vocab {
 	t.Helper()
-	v, err := OpenVocab(modelPath(t))
+	v, err := OpenVocab(testfiles.Model(t))
 	require.NoError(t, err)
 	t.Cleanup(v.Close)
 	return v
@@ -51,7 +31,7 @@ func openSession(t testing.TB, change func(*SessionParams)) *Session {
 	if change != nil {
 		change(&p)
 	}
-	s, err := NewSession(modelPath(t), "", p)
+	s, err := NewSession(testfiles.Model(t), "", p)
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	return s

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testfiles"
 	"cftune/internal/testmodel"
 )
 
@@ -79,7 +80,7 @@ func TestBatchedAnswersAreThoseOfOneAtATime(t *testing.T) {
 			// Its quantized products round to 8 bits, so that near ties may fall otherwise in sums of several rows; most
 			// answers must be the same to the letter.
 			opts.MaxTokens = 12
-			together, one := answer(t, modelPath(t), false, opts)
+			together, one := answer(t, testfiles.Model(t), false, opts)
 			same := 0
 			for i := range one {
 				if slices.Equal(one[i].Tokens, together[i].Tokens) {

@@ -37,7 +37,6 @@ type ModelInfo struct {
 	ExpertsUsed      int     `json:"experts_used,omitempty"`
 	Window           int     `json:"window,omitempty"`          // positions that some or all layers look back over; 0: all
 	WindowUnserved   bool    `json:"window_unserved,omitempty"` // llama.cpp computes this architecture without its window
-	ShortContext     int     `json:"short_context,omitempty"`   // up to so many tokens contexts have other rotary factors than longer ones; 0: one set
 }
 
 // Load maps the GGUF at path and checks every tensor that training needs. device is auto, cpu or a name from Devices.
@@ -106,7 +105,7 @@ func (m *Model) Info() (ModelInfo, error) {
 		RopeFreqBase: float32(i.rope_freq_base), RMSEps: float32(i.rms_eps),
 		WeightBytes: uint64(i.weight_bytes), NumberParameters: uint64(i.n_params),
 		Experts: int(i.n_expert), ExpertsUsed: int(i.n_expert_used),
-		Window: int(i.window), WindowUnserved: i.window_unserved == 1, ShortContext: int(i.short_context),
+		Window: int(i.window), WindowUnserved: i.window_unserved == 1,
 	}, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"cftune/internal/faultteacher"
+	"cftune/internal/testfiles"
 	"cftune/trainer/critic"
 )
 
@@ -254,7 +255,7 @@ func TestGradeSample(t *testing.T) {
 // TestCritiqueLoop goes the whole way with the real model as its own teacher: sample, critique, verify, train. What it says is
 // of no use; that each step takes what the one before wrote is the point.
 func TestCritiqueLoop(t *testing.T) {
-	model := smallModel(t)
+	model := testfiles.Model(t)
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	questions := `{"query":"What is the capital of France?","gold":"Paris"}` + "\n" + `{"query":"What is 6 times 7?","gold":42}` + "\n"

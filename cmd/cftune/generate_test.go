@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"cftune/bindings/engine"
+	"cftune/internal/testfiles"
 	"cftune/internal/testmodel"
 )
 
@@ -35,32 +36,11 @@ func tinyModel(t *testing.T, o testmodel.Options) string {
 	return path
 }
 
-// smallModel is the model that scripts/fetch-model gets.
-func smallModel(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("CFTUNE_MODEL")
-	if path == "" {
-		cache := os.Getenv("CFTUNE_CACHE")
-		if cache == "" {
-			dir, err := os.UserCacheDir()
-			if err != nil {
-				t.Skipf("no model: CFTUNE_MODEL is not set and there is no cache folder: %v", err)
-			}
-			cache = filepath.Join(dir, "cftune")
-		}
-		path = filepath.Join(cache, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no model: CFTUNE_MODEL is not set to one and scripts/fetch-model has not fetched one: %v", err)
-	}
-	return path
-}
-
 func TestGenerateAnswersAQuestion(t *testing.T) {
 	// The model's own template adds a system message under which its first token is a near tie.
 	template := filepath.Join(t.TempDir(), "chatml.jinja")
 	require.NoError(t, os.WriteFile(template, []byte(testmodel.ChatTemplate), 0o600))
-	common := []string{"--model", smallModel(t), "--template-file", template, "--threads", "2"}
+	common := []string{"--model", testfiles.Model(t), "--template-file", template, "--threads", "2"}
 	const question = "What is the capital of France?"
 	ask := func(stdin string, args ...string) (text, notes string) {
 		t.Helper()

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"cftune/internal/testfiles"
 )
 
 // The kill tests train the real model in a child process and end that with SIGKILL. After every death the run must be
@@ -54,7 +56,7 @@ func newKillSite(t *testing.T, steps int) *killSite {
 	}
 	held.WriteString(`{"query": "40 + 2?", "response": "42", "critique": "right"}` + "\n")
 	for name, text := range map[string]string{
-		"train.jsonl": rows.String(), "held.jsonl": held.String(), "run.yaml": fmt.Sprintf(killConfig, smallModel(t), steps),
+		"train.jsonl": rows.String(), "held.jsonl": held.String(), "run.yaml": fmt.Sprintf(killConfig, testfiles.Model(t), steps),
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
 	}

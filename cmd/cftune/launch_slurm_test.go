@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"cftune/internal/testfiles"
 )
 
 // cluster is a real Slurm on loopback: munged, slurmctld, and two slurmd that play nodes n1 and n2.
@@ -246,7 +248,7 @@ func TestLaunchOnSlurm(t *testing.T) {
 	assert.Contains(t, p.must("launch", "-c", "long.yaml", "--on", "cluster").err, "long is done already")
 
 	assertPrivate(t, folder)
-	assertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
+	testfiles.AssertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
 	p.must("launch", "remove", "long")
 	assert.NoDirExists(t, filepath.Join(folder, "runs", "long"))
 	assert.NoFileExists(t, filepath.Join(p.dir, "pwned"))
@@ -342,7 +344,7 @@ func TestLaunchOnSlurmThroughALoginHost(t *testing.T) {
 	assert.Contains(t, p.must("launch", "fetch", "far").err, "verified")
 	require.Equal(t, p.manifest("runs/straight", steps), p.manifest("runs/far", steps), "to the same bits")
 	assertPrivate(t, folder)
-	assertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
+	testfiles.AssertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
 	p.must("launch", "remove", "far")
 	assert.NoFileExists(t, filepath.Join(p.dir, "pwned"))
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"cftune/internal/testfiles"
 )
 
 // server is a real sshd on loopback, for this user, with keys of its own.
@@ -259,7 +261,7 @@ func TestLaunchOverSSH(t *testing.T) {
 	p.must("check", "runs/launched")
 
 	assertPrivate(t, folder)
-	assertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
+	testfiles.AssertNowhere(t, secret, folder, filepath.Join(p.dir, "home"), filepath.Join(p.dir, "state"), filepath.Join(p.dir, "runs"))
 	assert.NotContains(t, said, secret)
 	for _, dir := range []string{p.dir, folder, job} {
 		assert.NoFileExists(t, filepath.Join(dir, "pwned"))
@@ -327,22 +329,4 @@ func assertPrivate(t *testing.T, folder string) {
 		}
 		return err
 	}))
-}
-
-// assertNowhere wants a text in no file below the folders.
-func assertNowhere(t *testing.T, text string, folders ...string) {
-	t.Helper()
-	files := 0
-	for _, folder := range folders {
-		require.NoError(t, filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() {
-				return err
-			}
-			files++
-			content, err := os.ReadFile(path)
-			assert.False(t, bytes.Contains(content, []byte(text)), "%s holds the secret", path)
-			return err
-		}))
-	}
-	assert.Greater(t, files, 10, "files looked at")
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testfiles"
 	"cftune/internal/testmodel"
 )
 
@@ -62,7 +63,7 @@ func TestMutantsOfTheModel(t *testing.T) {
 	if count == 0 {
 		t.Skip("SOAK_MUTANTS is not set: scripts/soak-mutants runs this")
 	}
-	runMutants(t, smallModel(t), count)
+	runMutants(t, testfiles.Model(t), count)
 }
 
 func mutantCount(t *testing.T, variable string, usual int) int {

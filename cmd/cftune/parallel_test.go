@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testfiles"
 	"cftune/trainer/gguf"
 	"cftune/trainer/metrics"
 )
@@ -42,7 +43,7 @@ func newParallelSite(t *testing.T, steps int) *killSite {
 		t.Skip("no mpirun: scripts/install-deps installs openmpi-bin and libopenmpi-dev")
 	}
 	s := newKillSite(t, steps)
-	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "run.yaml"), []byte(fmt.Sprintf(parallelConfig, smallModel(t), steps)), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "run.yaml"), []byte(fmt.Sprintf(parallelConfig, testfiles.Model(t), steps)), 0o600))
 	return s
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"cftune/bindings/engine"
+	"cftune/internal/testfiles"
 	"cftune/trainer/pack"
 )
 
@@ -80,7 +81,7 @@ func realModel(t *testing.T) string {
 	if testing.Short() {
 		t.Skip("the real model takes too long for -short")
 	}
-	return smallModel(t)
+	return testfiles.Model(t)
 }
 
 func loadReference(t *testing.T, dir, model string) *reference {

@@ -3,22 +3,21 @@ package main
 import (
 	"fmt"
 
-	"cftune/bindings/engine"
 	"cftune/trainer"
 	"cftune/trainer/gguf"
 )
 
-// rotationNote tells which of two sets of rotary factors a run trains with; it is empty for models that have one.
-func rotationNote(m engine.ModelInfo, maxSequence int) string {
+// rotationNote tells which of two sets of rotary factors a run trains with; it is empty for models that have one, whose short is 0.
+func rotationNote(short, maxSequence int) string {
 	switch {
-	case m.ShortContext == 0:
+	case short == 0:
 		return ""
-	case maxSequence <= m.ShortContext:
+	case maxSequence <= short:
 		return fmt.Sprintf("the model has two sets of rotary factors, and this run trains with those for contexts of up to %d tokens (its longest example takes %d): "+
-			"llama.cpp uses them where its context (-c) is no larger", m.ShortContext, maxSequence)
+			"llama.cpp uses them where its context (-c) is no larger", short, maxSequence)
 	}
 	return fmt.Sprintf("the model has two sets of rotary factors, and this run trains with those for contexts of more than %d tokens (its longest example takes %d): "+
-		"llama.cpp uses them where its context (-c) is larger", m.ShortContext, maxSequence)
+		"llama.cpp uses them where its context (-c) is larger", short, maxSequence)
 }
 
 // shortContext is trainer.ShortContext of a model's file.

@@ -230,7 +230,7 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 	if note := windowNote(info, run.Train.SeqLen); note != "" {
 		s.note("note: %s", note)
 	}
-	if note := rotationNote(info, cmp.Or(t.MaxSequence(), run.Train.SeqLen)); note != "" {
+	if note := rotationNote(t.ShortContext(), cmp.Or(t.MaxSequence(), run.Train.SeqLen)); note != "" {
 		s.note("note: %s", note)
 	}
 	asked, stop := askForCheckpoints()

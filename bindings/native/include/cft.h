@@ -116,7 +116,6 @@ typedef struct cft_model_info {
     int32_t  n_expert, n_expert_used; // 0 without experts; n_ff is the width of one
     int32_t  window;          // positions that some or all layers look back over, a token's own included; 0: all
     int32_t  window_unserved; // 1 when llama.cpp computes the family without its window
-    int32_t  short_context;   // contexts of up to so many tokens have other rotary factors than longer ones; 0: there is one set
 } cft_model_info;
 
 // cft_model_load maps the GGUF at path and checks every tensor that training needs: presence, shape, type, bounds.

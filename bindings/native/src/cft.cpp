@@ -98,7 +98,6 @@ cft_status cft_model_get_info(const cft_model *model, cft_model_info *out, cft_e
         i.n_expert_used  = m.hp.n_expert_used;
         i.window         = m.hp.window;
         i.window_unserved = m.hp.window > 0 && m.hp.fam->has(window_unserved);
-        i.short_context  = m.rope.long_context.frequencies.empty() ? 0 : m.rope.original_context;
         need(out, "out") = i;
     });
 }

@@ -191,6 +191,30 @@ inline cft_trainer_params device_params() {
     return p;
 }
 
+// Ranks, targets and dropout, in a model of llama's.
+inline void compare_llama(const std::string &device, const std::string &prefix, const cft_trainer_params &plain, const nearness &near) {
+    const model m(device_sizes(), prefix + "llama.gguf");
+    const batch b = segments(m.o.n_vocab);
+    checks::where = "llama";
+    compare_on(device, m.path, b, plain, near);
+    checks::where = "llama, tree";
+    compare_on(device, m.path, tree(m.o.n_vocab), plain, near);
+    checks::where        = "llama, a rank that is padded, rslora";
+    cft_trainer_params p = plain;
+    p.rank = 3, p.rslora = 1;
+    compare_on(device, m.path, b, p, near);
+    checks::where = "llama, some targets";
+    p             = plain;
+    p.targets     = CFT_TARGET_ATTN_V | CFT_TARGET_FFN_UP | CFT_TARGET_ATTN_OUTPUT;
+    compare_on(device, m.path, b, p, near);
+    p.targets = CFT_TARGET_FFN_DOWN;
+    compare_on(device, m.path, b, p, near);
+    checks::where = "llama, dropout";
+    p             = plain;
+    p.dropout     = 0.3f;
+    compare_on(device, m.path, b, p, near);
+}
+
 // Every dense family, over segments and over a tree.
 inline void compare_families(const std::string &device, int n_ff, int head_dim, const cft_trainer_params &p, const nearness &near) {
     for (const char *name : {"llama", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"}) {

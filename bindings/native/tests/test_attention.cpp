@@ -1,6 +1,7 @@
 // test_attention.cpp - attention against a plain double-precision reference, forward and backward, on every instruction
 // set that this CPU has: head sizes, grouped heads, packs of segments and prefix trees, subsets of queries, strides, windows,
 // soft caps.
+#include "checks.h"
 #include "cpu/attention.h"
 #include "cpu/attention_kernels.h"
 #include "failure.h"
@@ -16,6 +17,7 @@
 #include <vector>
 
 using namespace cft;
+using namespace checks;
 using namespace cft::cpu;
 
 namespace {
@@ -28,28 +30,6 @@ constexpr double capped_tolerance = 1e-5;
 constexpr double backward_tolerance = 2e-5;
 // Central differences of the float forward with steps of 1e-2: rounding over step.
 constexpr double difference_tolerance = 2e-3;
-
-int         failures = 0;
-std::string where; // the case under test
-
-void expect(bool condition, int line, const char *words) {
-    if (!condition) {
-        std::fprintf(stderr, "test_attention.cpp:%d: %s: not so: %s\n", line, where.c_str(), words);
-        failures++;
-    }
-}
-#define CHECK(condition) expect((condition), __LINE__, #condition)
-
-std::mt19937 random_bits(1);
-
-std::vector<float> random_floats(size_t n) {
-    std::normal_distribution<float> normal;
-    std::vector<float>              v(n);
-    std::generate(v.begin(), v.end(), [&] { return normal(random_bits); });
-    return v;
-}
-
-int random_int(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
 
 // ---- packs
 

@@ -11,31 +11,12 @@ using namespace tiny;
 namespace {
 
 void test_llama() {
-    const model m(device_sizes(), "device.gguf");
-    const batch b = segments(m.o.n_vocab);
-    where         = "llama";
-    compare(m.path, b, device_params());
-    where = "llama, tree";
-    compare(m.path, tree(m.o.n_vocab), device_params());
-    where                = "llama, a rank that is padded, rslora";
-    cft_trainer_params p = device_params();
-    p.rank = 3, p.rslora = 1;
-    compare(m.path, b, p);
-    where   = "llama, some targets";
-    p       = device_params();
-    p.targets = CFT_TARGET_ATTN_V | CFT_TARGET_FFN_UP | CFT_TARGET_ATTN_OUTPUT;
-    compare(m.path, b, p);
-    p.targets = CFT_TARGET_FFN_DOWN;
-    compare(m.path, b, p);
-    where     = "llama, dropout";
-    p         = device_params();
-    p.dropout = 0.3f;
-    compare(m.path, b, p);
-    where    = "llama, one layer";
+    compare_llama("cuda", "device-", device_params(), near);
+    where     = "llama, one layer";
     options o = device_sizes();
     o.n_layer = 1, o.tied = false;
     const model one(o, "device-one.gguf");
-    compare(one.path, b, device_params());
+    compare(one.path, segments(o.n_vocab), device_params());
 }
 
 void test_families() { compare_families("cuda", 96, 64, device_params(), near); }

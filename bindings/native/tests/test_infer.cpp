@@ -1,5 +1,6 @@
 // test_infer.cpp - vocabulary, sessions, sampling and file checks, on a tiny model that the test writes itself.
 #include "cft_infer.h"
+#include "checks.h"
 #include "failure.h"
 #include "infer_file.h"
 #include "infer_sample.h"
@@ -21,28 +22,9 @@
 #include <thread>
 #include <vector>
 
+using namespace checks;
+
 namespace {
-
-int failures = 0;
-
-#define CHECK(condition)                                                                                                    \
-    do {                                                                                                                   \
-        if (!(condition)) {                                                                                                \
-            std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                   \
-            failures++;                                                                                                    \
-        }                                                                                                                  \
-    } while (0)
-
-void check_status(int line, cft_status got, cft_status want, const cft_error &err, const char *words) {
-    if (got != want || (want != CFT_OK && std::string(err.message).find(words) == std::string::npos)) {
-        std::fprintf(stderr, "%s:%d: status %d, want %d with '%s'; message: %s\n", __FILE__, line, got, want, words, err.message);
-        failures++;
-    }
-}
-#define OK(call) (err = {}, check_status(__LINE__, (call), CFT_OK, err, ""))
-#define REFUSED(call, status, words) (err = {}, check_status(__LINE__, (call), status, err, words))
-
-cft_error err;
 
 // ---- a tiny llama: 2 layers, 32 wide, a SentencePiece vocabulary of bytes and letters
 
@@ -545,6 +527,5 @@ int main() {
     if (std::system(("rm -rf " + folder).c_str()) != 0) {
         std::perror("rm");
     }
-    std::printf("test_infer: %s\n", failures == 0 ? "ok" : (std::to_string(failures) + " failures").c_str());
-    return failures == 0 ? 0 : 1;
+    return finish("test_infer");
 }

@@ -1,4 +1,5 @@
 // test_pool.cpp - the thread pool: every part runs once, exceptions come back, sleepers wake, shutdown is clean.
+#include "checks.h"
 #include "failure.h"
 #include "pool.h"
 #include "processors.h"
@@ -16,16 +17,6 @@
 #endif
 
 namespace {
-
-int failures = 0;
-
-#define CHECK(condition)                                                                                                   \
-    do {                                                                                                                   \
-        if (!(condition)) {                                                                                                \
-            std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                   \
-            failures++;                                                                                                    \
-        }                                                                                                                  \
-    } while (0)
 
 // Longer than the pool spins, so that its threads sleep.
 constexpr std::chrono::milliseconds past_the_spin{5};
@@ -172,6 +163,5 @@ int main() {
     sleepers_wake();
     refuses_misuse();
     starts_and_stops();
-    std::printf("pool: %d failures\n", failures);
-    return failures != 0;
+    return checks::finish("pool");
 }

@@ -1,4 +1,5 @@
 // test_simd.cpp - the vector functions of the kernels, in the width this file is compiled for.
+#include "checks.h"
 #include "cpu/simd.h"
 
 #include <cmath>
@@ -11,16 +12,6 @@ using namespace cft;
 
 // Promised by simd.h; the fit gives 1.05e-7 and rounding the rest.
 constexpr double exp_tolerance = 3e-7;
-
-int failures = 0;
-
-#define CHECK(condition)                                                                                                   \
-    do {                                                                                                                   \
-        if (!(condition)) {                                                                                                \
-            std::fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                   \
-            failures++;                                                                                                    \
-        }                                                                                                                  \
-    } while (0)
 
 float exp_of(float x) { return simd::exp(simd::broadcast(x))[simd::width - 1]; }
 
@@ -88,6 +79,6 @@ int main() {
     const double worst = exp_is_accurate();
     exp_has_right_ends();
     lanes_are_where_they_belong();
-    std::printf("simd: %d lanes; largest relative error of exp %.1e; %d failures\n", simd::width, worst, failures);
-    return failures != 0;
+    std::printf("simd: %d lanes; largest relative error of exp %.1e; %d failures\n", simd::width, worst, checks::failures);
+    return checks::failures != 0;
 }

@@ -3,9 +3,7 @@
 package kube
 
 import (
-	"bytes"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"cftune/internal/testfiles"
 	"cftune/internal/testmodel"
 	"cftune/trainer/launch"
 )
@@ -176,7 +175,7 @@ func TestARunInAServersCluster(t *testing.T) {
 	assert.Empty(t, u.k.all(t.Context()), "nothing runs unknown")
 	for _, secret := range []string{secretValue, launcherToken, ownerToken} {
 		assert.NotContains(t, strings.Join(u.said, ""), secret)
-		assertNowhere(t, secret, filepath.Join(u.dir, "runs"), filepath.Join(u.dir, "state"), u.claim, filepath.Join(u.servers.dir, "pods"))
+		testfiles.AssertNowhere(t, secret, filepath.Join(u.dir, "runs"), filepath.Join(u.dir, "state"), u.claim, filepath.Join(u.servers.dir, "pods"))
 	}
 }
 
@@ -277,22 +276,4 @@ func (u *clusterUser) jobSet() {
 	u.run(0, "launch", "fetch", "again")
 	assert.True(t, u.adapter("straight") == u.adapter("first"), "to the bit, too")
 	u.run(0, "launch", "remove", "again")
-}
-
-// assertNowhere wants a text in no file below the folders.
-func assertNowhere(t *testing.T, text string, folders ...string) {
-	t.Helper()
-	files := 0
-	for _, folder := range folders {
-		require.NoError(t, filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.Type().IsRegular() {
-				return err
-			}
-			files++
-			content, err := os.ReadFile(path)
-			assert.False(t, bytes.Contains(content, []byte(text)), "%s holds the secret", path)
-			return err
-		}))
-	}
-	assert.Greater(t, files, 10, "files looked at")
 }
