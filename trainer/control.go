@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/internal/durable"
@@ -93,7 +94,7 @@ func Ask(ctx context.Context, dir string, stages []config.Stage, wait time.Durat
 
 // takeAnswer reads an answer and removes it.
 func takeAnswer(path string) (Answer, error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -140,7 +141,7 @@ func takeRequest(dir string) (*asked, error) {
 			continue
 		}
 		path := filepath.Join(control, entry.Name())
-		text, err := os.ReadFile(path)
+		text, err := regular.ReadFile(path)
 		if err != nil {
 			continue // taken back just now
 		}

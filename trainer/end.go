@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/internal/durable"
 )
@@ -63,7 +64,7 @@ func (t *Trainer) keepEnd(stopped string, err error) {
 
 // ReadEnd returns why a run's last training ended; nil where that is unknown: it was killed, it trains, or it is of a version that did not say.
 func ReadEnd(dir string) (*End, error) {
-	text, err := os.ReadFile(filepath.Join(dir, checkpoint.EndName))
+	text, err := regular.ReadFile(filepath.Join(dir, checkpoint.EndName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

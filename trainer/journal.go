@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/internal/durable"
@@ -30,7 +31,7 @@ type journalEntry struct {
 // told that such a change was taken, and it is not among them.
 func ReadJournal(dir string) (changes []objective.Change, torn bool, err error) {
 	path := filepath.Join(dir, checkpoint.JournalName)
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, false, nil
 	}
@@ -91,7 +92,7 @@ func appendJournal(fs durable.FS, dir string, change objective.Change) error {
 
 // trimJournal takes a torn last line off.
 func trimJournal(fs durable.FS, path string) error {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/mirror"
@@ -130,7 +131,7 @@ func (m *mirroring) keepState(r mirror.Report) {
 
 // ReadMirrorState returns how a run's mirror stood when the run was last trained; nil if it has none.
 func ReadMirrorState(dir string) (*mirror.Report, error) {
-	text, err := os.ReadFile(filepath.Join(dir, MirrorStateName))
+	text, err := regular.ReadFile(filepath.Join(dir, MirrorStateName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cftune/internal/regular"
 	"cftune/trainer/config"
 	"cftune/trainer/dataset"
 	"cftune/trainer/internal/durable"
@@ -74,7 +75,7 @@ func (t *Trainer) keptPlan() (plan Plan, path string, found bool, err error) {
 		return Plan{}, "", false, err
 	}
 	path = filepath.Join(t.options.Cache, "plans", key+".json")
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if err == nil && json.Unmarshal(text, &plan) == nil && plan.Steps > 0 {
 		return plan, path, true, nil
 	}

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/gguf"
 )
@@ -182,7 +182,7 @@ func loadState(c *checkpoint.Checkpoint) (State, error) {
 	fail := func(name string, err error) (State, error) {
 		return State{}, fmt.Errorf("open checkpoint step %d: %s: %w", c.Step, name, err)
 	}
-	f, err := os.Open(c.Path(optimizerName))
+	f, err := regular.Open(c.Path(optimizerName))
 	if err != nil {
 		return fail(optimizerName, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/regular"
 	"cftune/trainer/wordforms"
 )
 
@@ -182,7 +183,7 @@ func (d *demo) makeData() error {
 			text = append(append(text, row...), '\n')
 		}
 		path := d.path("data", part.name+".jsonl")
-		if old, err := os.ReadFile(path); err == nil && string(old) != string(text) {
+		if old, err := regular.ReadFile(path); err == nil && string(old) != string(text) {
 			return &usageError{
 				fmt.Errorf("%s is there already with other rows than this demo's: another demo's (with or without --quick), or not a demo's", path),
 				"--output names another folder",
@@ -203,7 +204,7 @@ func (d *demo) makeData() error {
 // writeWhole writes a file aside and renames it, so that an interrupt leaves no half of it. A file that has the text
 // already stays as it is.
 func writeWhole(path string, text []byte) error {
-	switch old, err := os.ReadFile(path); {
+	switch old, err := regular.ReadFile(path); {
 	case err == nil && string(old) == string(text):
 		return nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cftune/bindings/engine"
+	"cftune/internal/regular"
 	"cftune/trainer/chat"
 	"cftune/trainer/dataset"
 	"cftune/trainer/evaluate"
@@ -52,7 +53,7 @@ func (d *demo) score(ctx context.Context, arm *armScore) error {
 	}
 	path := d.path("scores", arm.Name+".json")
 	var before armScore
-	if text, err := os.ReadFile(path); err == nil && json.Unmarshal(text, &before) == nil && before.Digest == digest {
+	if text, err := regular.ReadFile(path); err == nil && json.Unmarshal(text, &before) == nil && before.Digest == digest {
 		d.note("%s: is scored already", arm.Name)
 		*arm = before
 		return nil
@@ -98,13 +99,13 @@ func encodeTurn(t *chat.Template, text string) ([]int32, error) {
 func (d *demo) scoreDigest(arm string) (string, error) {
 	adapter := ""
 	if path := d.adapter(arm); path != "" {
-		text, err := os.ReadFile(path)
+		text, err := regular.ReadFile(path)
 		if err != nil {
 			return "", err
 		}
 		adapter = digestOf(text)
 	}
-	test, err := os.ReadFile(d.path("data", "test.jsonl"))
+	test, err := regular.ReadFile(d.path("data", "test.jsonl"))
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/export"
@@ -92,7 +93,7 @@ func (d *demo) train(ctx context.Context, arm demoArm) error {
 
 // curves reads an arm's losses, and the time that its steps took.
 func (d *demo) curves(arm string) (training, heldOut []report.Point, seconds float64, err error) {
-	text, err := os.ReadFile(filepath.Join(d.runDir(arm), checkpoint.MetricsName))
+	text, err := regular.ReadFile(filepath.Join(d.runDir(arm), checkpoint.MetricsName))
 	if err != nil {
 		return nil, nil, 0, err
 	}

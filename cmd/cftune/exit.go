@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"cftune/bindings/engine"
+	"cftune/internal/regular"
 	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
@@ -115,6 +116,7 @@ var rules = []rule{
 	{codeData, is(hub.ErrDenied), "HF_TOKEN takes a token of an account that may read it"},
 	{codeOther, is(hub.ErrUnreachable), "what arrived is kept and gone on with; HTTPS_PROXY names a proxy, HF_ENDPOINT another hub"},
 	{codeUsage, is(hub.ErrName), ""},
+	{codeCheckpoint, is(regular.ErrNotRegular), "a run's files, and those of other outputs, are regular ones"},
 	{codeDevice, is(engine.ErrNoMemory), "cftune doctor --config shows what the run takes and what would fit"},
 }
 

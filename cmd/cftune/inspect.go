@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/regular"
 	"cftune/internal/spell"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
@@ -113,7 +114,7 @@ func inspect(path string) (inspection, error) {
 	if info.IsDir() {
 		return inspectFolder(path)
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return inspection{}, err
 	}
@@ -206,7 +207,7 @@ func inspectFolder(path string) (inspection, error) {
 		return inspection{}, err
 	}
 	x.Path, x.Kind, x.Metadata = path, "PEFT", nil
-	text, err := os.ReadFile(filepath.Join(path, gguf.PEFTConfigName))
+	text, err := regular.ReadFile(filepath.Join(path, gguf.PEFTConfigName))
 	if err != nil {
 		return inspection{}, codedError{fmt.Errorf("inspect: %w", err), codeData}
 	}

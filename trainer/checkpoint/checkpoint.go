@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -249,7 +250,7 @@ func Open(dir string, step int) (*Checkpoint, error) {
 
 // ReadManifest reads the manifest of a step's checkpoint and none of its files.
 func ReadManifest(dir string, step int) (Manifest, error) {
-	text, err := os.ReadFile(filepath.Join(StepDir(dir, step), ManifestName))
+	text, err := regular.ReadFile(filepath.Join(StepDir(dir, step), ManifestName))
 	if errors.Is(err, os.ErrNotExist) {
 		return Manifest{}, fmt.Errorf("read checkpoint step %d of %s: %w", step, dir, ErrNotFound)
 	}
@@ -271,7 +272,7 @@ func (c *Checkpoint) verify(step int) error {
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(c.Path(ManifestName))
+	text, err := regular.ReadFile(c.Path(ManifestName))
 	if errors.Is(err, os.ErrNotExist) {
 		return corrupt("%s is missing", ManifestName)
 	}

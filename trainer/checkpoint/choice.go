@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -44,7 +45,7 @@ func Choose(dir string, c Choice) error {
 
 // Chosen returns the choice recorded in a run, and false if there is none.
 func Chosen(dir string) (Choice, bool, error) {
-	text, err := os.ReadFile(filepath.Join(dir, ChosenName))
+	text, err := regular.ReadFile(filepath.Join(dir, ChosenName))
 	if errors.Is(err, os.ErrNotExist) {
 		return Choice{}, false, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -202,7 +203,7 @@ func ReadConfig(dir string) ([]byte, error) {
 	if err := exists(dir); err != nil {
 		return nil, err
 	}
-	return os.ReadFile(filepath.Join(dir, ConfigName))
+	return regular.ReadFile(filepath.Join(dir, ConfigName))
 }
 
 // Holder returns who is writing to the run, and false if nobody is.

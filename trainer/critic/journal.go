@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -292,7 +293,7 @@ func (j *journal) totals() Tally {
 
 // answers calls visit with every answer, in the order of the requests.
 func (j *journal) answers(visit func(Entry) error) error {
-	f, err := os.Open(j.path)
+	f, err := regular.Open(j.path)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -328,7 +329,7 @@ const maxEntryBytes = 6*maxReplyBytes + 1<<16
 // ScanJournal calls visit with every entry of a journal and where its line begins. torn: the end cannot be read, as a
 // crash leaves it; whoever appends then begins with an entry that says so. A missing file has no entries.
 func ScanJournal(path string, visit func(at int64, e Entry) error) (torn bool, err error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -69,7 +70,7 @@ func settle(fs durable.FS, dir string, s Settings) (id string, moved []string, e
 		return "", nil, fmt.Errorf("record: %w", err)
 	}
 	var r record
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if _, err := os.Stat(filepath.Join(dir, JournalName)); err == nil {

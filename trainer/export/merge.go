@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/gguf"
 	"cftune/trainer/internal/durable"
 )
@@ -238,7 +239,7 @@ func (m *merger) replacements() map[string]gguf.Replacement {
 
 // write merges a tensor, some rows at a time.
 func (m *merger) write(w io.Writer, p pair) error {
-	in, err := os.Open(m.base.Shards[p.weight.Shard])
+	in, err := regular.Open(m.base.Shards[p.weight.Shard])
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"cftune/internal/regular"
 )
 
 // Metadata keys of adapter files. llama.cpp reads the first ones; those of cftune say what it cannot express.
@@ -147,7 +149,7 @@ func AdapterFile(path string) string {
 }
 
 func readGGUFAdapter(path string, _ *File) (Adapter, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return Adapter{}, err
 	}

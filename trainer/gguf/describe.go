@@ -5,9 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
+
+	"cftune/internal/regular"
 )
 
 // Entry is a metadata entry. Value is a bool, uint64, int64, float64 or string, or for arrays a slice of one of these or of
@@ -52,7 +53,7 @@ func OpenSafetensors(path string) (tensors []SafetensorInfo, metadata map[string
 	fail := func(err error) ([]SafetensorInfo, map[string]string, error) {
 		return nil, nil, fmt.Errorf("open safetensors %s: %w", path, err)
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return fail(err)
 	}

@@ -6,7 +6,8 @@ import (
 	"io"
 	"math"
 	"math/bits"
-	"os"
+
+	"cftune/internal/regular"
 )
 
 // ErrFormat is wrapped by errors about what a file contains, as opposed to whether it can be read.
@@ -140,7 +141,7 @@ func Open(path string) (*File, error) {
 
 // openOne reads one file's head.
 func openOne(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open gguf: %w", err)
 	}

@@ -6,9 +6,10 @@ import (
 	"io"
 	"maps"
 	"math"
-	"os"
 	"slices"
 	"strings"
+
+	"cftune/internal/regular"
 )
 
 // Importance says of a weight how much each of its columns counts: Sums has, for each matrix (several are experts), the sums of squares
@@ -92,7 +93,7 @@ func ReadImportance(path string) (ImportanceMatrix, error) {
 	if f.Size > maxImportanceSize {
 		return fail(bad("it has %d bytes", f.Size))
 	}
-	in, err := os.Open(path)
+	in, err := regular.Open(path)
 	if err != nil {
 		return fail(err)
 	}

@@ -2,12 +2,13 @@ package gguf
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"cftune/internal/regular"
 )
 
 const (
@@ -58,7 +59,7 @@ var plainArchitectures = []string{"qwen2", "qwen3", "qwen3moe", "phi3", "gemma2"
 
 // readPEFT reads the folder of a PEFT LoRA adapter.
 func readPEFT(dir string, base *File) (Adapter, error) {
-	text, err := os.ReadFile(filepath.Join(dir, peftConfigName))
+	text, err := regular.ReadFile(filepath.Join(dir, peftConfigName))
 	if err != nil {
 		return Adapter{}, err
 	}

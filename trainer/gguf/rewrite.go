@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
+
+	"cftune/internal/regular"
 )
 
 // Replacement is a tensor's new content.
@@ -21,7 +22,7 @@ type Replacement struct {
 func (f *File) Rewrite(w io.Writer, replace map[string]Replacement, metadata map[string]any) error {
 	var in []io.ReaderAt
 	for _, path := range f.Shards {
-		file, err := os.Open(path)
+		file, err := regular.Open(path)
 		if err != nil {
 			return fmt.Errorf("rewrite gguf: %w", err)
 		}

@@ -8,8 +8,9 @@ import (
 	"io"
 	"maps"
 	"math"
-	"os"
 	"slices"
+
+	"cftune/internal/regular"
 )
 
 // maxSafetensorsHead bounds the JSON head of a safetensors file, as the format's own reader does.
@@ -27,7 +28,7 @@ var safetensorTypes = map[string]TensorType{"F32": F32, "F16": F16, "BF16": BF16
 // readSafetensors reads all tensors, which must be matrices or vectors (then of one column) of F32, F16 or BF16, in the order of
 // their names.
 func readSafetensors(path string) ([]Tensor, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}

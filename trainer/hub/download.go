@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -113,7 +114,7 @@ func (s *Store) download(ctx context.Context, r Reference, f remote, blob string
 
 // fill downloads what a part lacks, syncs and verifies it. What stays after a failure of the network can be gone on with.
 func (s *Store) fill(ctx context.Context, r Reference, f remote, path string) (int64, error) {
-	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	out, err := regular.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return 0, err
 	}

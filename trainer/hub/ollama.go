@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -172,7 +173,7 @@ func (o *Ollama) read(kind, blob string) error {
 }
 
 func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -217,7 +218,7 @@ func (s *Store) findFile(ctx context.Context, r Reference) (cached, error) {
 func (s *Store) lookUp(r Reference) (cached, bool) {
 	commit := r.Revision
 	if !r.pinned() {
-		text, err := os.ReadFile(filepath.Join(s.Cache, r.folder(), "refs", filepath.FromSlash(r.Revision)))
+		text, err := regular.ReadFile(filepath.Join(s.Cache, r.folder(), "refs", filepath.FromSlash(r.Revision)))
 		if err != nil {
 			return cached{}, false
 		}
@@ -273,7 +274,7 @@ func (s *Store) publish(r Reference, f remote, blob string) (cached, error) {
 	if err := durable.MkdirAll(durable.OS, filepath.Dir(ref)); err != nil {
 		return cached{}, err
 	}
-	if there, err := os.ReadFile(ref); err == nil && string(there) == f.commit {
+	if there, err := regular.ReadFile(ref); err == nil && string(there) == f.commit {
 		return c, nil
 	}
 	temp := fmt.Sprintf("%s.%d%s", ref, os.Getpid(), durable.TempSuffix)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/internal/spell"
 	"cftune/trainer/internal/durable"
 )
@@ -135,7 +136,7 @@ func sameRun(h Host, run, dir string) error {
 	if err != nil {
 		return err
 	}
-	here, err := os.ReadFile(filepath.Join(dir, runConfig))
+	here, err := regular.ReadFile(filepath.Join(dir, runConfig))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"cftune/internal/regular"
 )
 
 // Host is a machine on which commands are run and whose files are read and written. Errors for files wrap fs.ErrNotExist
@@ -113,7 +115,7 @@ func (h localHost) Run(ctx context.Context, script string, input []byte, env map
 	return out.Bytes(), nil
 }
 
-func (localHost) Open(path string) (ReadFile, error)    { return os.Open(path) }
+func (localHost) Open(path string) (ReadFile, error)    { return regular.Open(path) }
 func (localHost) Stat(path string) (fs.FileInfo, error) { return os.Stat(path) }
 func (localHost) MkdirAll(path string) error            { return os.MkdirAll(path, privateDir) }
 func (localHost) Rename(from, to string) error          { return os.Rename(from, to) }
@@ -123,7 +125,7 @@ func (localHost) Symlink(target, path string) error     { return os.Symlink(targ
 func (localHost) Chmod(path string, mode fs.FileMode) error { return os.Chmod(path, mode) }
 
 func (localHost) WriteFrom(path string, offset int64) (io.WriteCloser, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, privateFile)
+	f, err := regular.OpenFile(path, os.O_WRONLY|os.O_CREATE, privateFile)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/config"
 	"cftune/trainer/internal/durable"
 )
@@ -230,7 +231,7 @@ func parseJob(text []byte) (Job, error) {
 
 // ReadJob reads the job in a folder of this machine.
 func ReadJob(dir string) (Job, error) {
-	text, err := os.ReadFile(filepath.Join(dir, jobName))
+	text, err := regular.ReadFile(filepath.Join(dir, jobName))
 	if err != nil {
 		return Job{}, fmt.Errorf("read job: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -48,7 +49,7 @@ func Recall(folder, name string) (Record, error) {
 	if err := CheckName(name); err != nil {
 		return Record{}, &UsageError{err}
 	}
-	text, err := os.ReadFile(filepath.Join(folder, name+recordSuffix))
+	text, err := regular.ReadFile(filepath.Join(folder, name+recordSuffix))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Record{}, usage("no run %q was launched from here (cftune launch list shows which were); --on and --hosts say where it is", name)
 	}

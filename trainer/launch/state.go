@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -81,7 +82,7 @@ func parseState(text []byte) (State, error) {
 
 // readState returns the state in a job folder of this machine; without one it is new.
 func readState(dir string) (State, error) {
-	text, err := os.ReadFile(filepath.Join(dir, stateName))
+	text, err := regular.ReadFile(filepath.Join(dir, stateName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{Phase: PhaseNew}, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -75,7 +76,7 @@ func sameStudy(h Host, far, dir string) error {
 	if err != nil {
 		return err
 	}
-	here, err := os.ReadFile(filepath.Join(dir, studyRecord))
+	here, err := regular.ReadFile(filepath.Join(dir, studyRecord))
 	if err == nil && !bytes.Equal(text, here) {
 		return usage("%s holds another study: --output names another folder", dir)
 	}

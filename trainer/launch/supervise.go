@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/internal/durable"
 )
@@ -60,7 +61,7 @@ func supervise(dir string, asks <-chan Ask, patience time.Duration) (int, error)
 		return exitOther, err
 	}
 	defer lock.Release() // the process ends anyway
-	log, err := os.OpenFile(filepath.Join(dir, logName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, privateFile)
+	log, err := regular.OpenFile(filepath.Join(dir, logName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, privateFile)
 	if err != nil {
 		return exitOther, err
 	}
@@ -194,7 +195,7 @@ func (s *supervisor) how() string {
 
 // stepsLeft says, of a run that ended well before its last step, at which limit it did, and whether it can go on from there.
 func (j Job) stepsLeft() (words string, resumable bool) {
-	text, err := os.ReadFile(filepath.Join(j.Run, runEnd))
+	text, err := regular.ReadFile(filepath.Join(j.Run, runEnd))
 	if err != nil {
 		return "", false // a study, or a program that writes none
 	}

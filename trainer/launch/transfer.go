@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"cftune/internal/regular"
 	"cftune/internal/spell"
 	"cftune/trainer/internal/durable"
 )
@@ -133,7 +134,7 @@ var errSentMeanwhile = errors.New("another launch has sent it meanwhile")
 
 // sendFrom writes a file's bytes from an offset on to its part; alone says that nobody is looked for.
 func sendFrom(ctx context.Context, h Host, local, remote string, offset int64, alone bool) error {
-	f, err := os.Open(local)
+	f, err := regular.Open(local)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"cftune/internal/regular"
 )
 
 // Visitor is told what a Follower reads, in the order of the file.
@@ -69,7 +71,7 @@ func (f *Follower) Modified() time.Time {
 
 // Read tells the visitor what is new, and reports whether anything is. An error is of the disk.
 func (f *Follower) Read(v Visitor) (changed bool, err error) {
-	file, err := os.Open(f.path)
+	file, err := regular.Open(f.path)
 	if errors.Is(err, os.ErrNotExist) {
 		if f.info == nil {
 			return false, nil

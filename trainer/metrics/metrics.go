@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 )
 
@@ -151,7 +152,7 @@ func (p Place) has(l line) bool {
 
 // Rewind takes off a torn last line and every record beyond the place. A missing file is empty.
 func Rewind(fs durable.FS, path string, to Place) error {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -191,7 +192,7 @@ type Summary struct {
 
 // Check reads a file of records: steps must follow each other from 1. A missing file is empty.
 func Check(path string) (Summary, error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return Summary{}, nil
 	}
@@ -220,7 +221,7 @@ func Check(path string) (Summary, error) {
 
 // Losses returns the losses of the last n steps, oldest first. A missing file has none.
 func Losses(path string, n int) ([]float64, error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

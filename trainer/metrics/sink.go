@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"cftune/internal/regular"
 )
 
 // Sink is shown what a run records, after the log has it. What goes wrong with a sink is its own affair, never the run's,
@@ -38,7 +40,7 @@ func (s Skip) Show(to Sink) { to.Skip(s) }
 // Read calls visit for each record of a file, in order. A missing file is empty; a last line that is cut off is left out
 // and reported.
 func Read(path string, visit func(Record)) (torn bool, err error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}

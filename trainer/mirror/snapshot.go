@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 )
 
@@ -68,7 +69,7 @@ func (s *Snapshot) take(dir string) error {
 			return err
 		}
 	}
-	config, err := os.ReadFile(filepath.Join(dir, checkpoint.ConfigName))
+	config, err := regular.ReadFile(filepath.Join(dir, checkpoint.ConfigName))
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (s *Snapshot) take(dir string) error {
 }
 
 func (s *Snapshot) hold(path string) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/metrics"
@@ -154,7 +155,7 @@ const tailBytes = 64 << 10
 
 // lastRecord is the time of a file's last whole record; zero if there is none, or it has none.
 func lastRecord(path string) time.Time {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return time.Time{}
 	}

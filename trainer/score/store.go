@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/shard"
 )
@@ -66,7 +67,7 @@ func OpenStore(dir string) (*Store, error) {
 }
 
 func (s *Store) read(path string) error {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	file, err := regular.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (s *Store) readShards(dir string) error {
 		return err
 	}
 	for _, path := range paths {
-		file, err := os.Open(path)
+		file, err := regular.Open(path)
 		if err != nil {
 			return err
 		}

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/dataset"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/objective"
@@ -170,7 +170,7 @@ func writeData(dir string, spec Spec, sets []openSet) (map[string]DataFile, erro
 
 // writeWhole makes path hold the text, durably; a file that has it already stays as it is.
 func writeWhole(path string, text []byte) error {
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+	if old, err := regular.ReadFile(path); err == nil && bytes.Equal(old, text) {
 		return nil
 	}
 	if err := durable.MkdirAll(durable.OS, filepath.Dir(path)); err != nil {

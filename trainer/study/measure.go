@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"cftune/internal/regular"
 	"cftune/trainer/evaluate"
 )
 
@@ -107,7 +107,7 @@ func (m measuredSet) add(arm, key string, self bool, t texts) {
 
 // readTest reads a set's test rows as they were scored.
 func readTest(path string, want DataFile) ([]Item, error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("test rows: %w", err)
 	}

@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
+
+	"cftune/internal/regular"
 )
 
 // progressFormat is the version of a progress file.
@@ -40,7 +41,7 @@ func (s *State) readProgress(dir string) error {
 // readProgressOf does so for one model, whose state may have been another.
 func (s *State) readProgressOf(dir, key string) error {
 	path := progressPath(dir, key)
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

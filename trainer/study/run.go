@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/dataset"
 	"cftune/trainer/export"
@@ -250,7 +251,7 @@ type Point struct {
 // ReadCurve reads a run's metrics.
 func ReadCurve(dir string) (Curve, error) {
 	var c Curve
-	text, err := os.ReadFile(filepath.Join(dir, checkpoint.MetricsName))
+	text, err := regular.ReadFile(filepath.Join(dir, checkpoint.MetricsName))
 	if err != nil {
 		return c, err
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
 	"cftune/trainer/objective"
 )
@@ -87,7 +88,7 @@ func openTexts(path, digest string) (t *textFile, again bool, err error) {
 
 // readTexts reads a file as far as its lines are whole. A missing file has no digest.
 func readTexts(path string) (t texts, digest string, whole int, err error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return texts{}, "", 0, nil
 	}

@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/objective"
 )
 
@@ -101,7 +101,7 @@ func prompts(spec Spec) Prompts {
 
 // ReadState reads a study's record.
 func ReadState(dir string) (State, error) {
-	text, err := os.ReadFile(filepath.Join(dir, StateName))
+	text, err := regular.ReadFile(filepath.Join(dir, StateName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("read study %s: %w", dir, ErrNone)
 	}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
+
+	"cftune/internal/regular"
 )
 
 // place is where a file's bytes are.
@@ -33,10 +35,10 @@ type localFile struct {
 	bytes int64
 }
 
-func (l localFile) open(context.Context) (io.ReadCloser, error) { return os.Open(l.name) }
+func (l localFile) open(context.Context) (io.ReadCloser, error) { return regular.Open(l.name) }
 
 func (l localFile) openAt(context.Context) (readerAt, int64, error) {
-	f, err := os.Open(l.name)
+	f, err := regular.Open(l.name)
 	if err != nil {
 		return nil, 0, err
 	}

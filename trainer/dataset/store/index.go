@@ -6,7 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os"
+
+	"cftune/internal/regular"
 )
 
 // An index file: magic; length of the header; header (JSON); number of entries; of each row, offset and line; CRC-32 of
@@ -35,7 +36,7 @@ func encodeIndex(h header, entries []entry) ([]byte, error) {
 
 // readIndex reads an index and checks that it is whole and makes sense.
 func readIndex(path string) (h header, entries []entry, err error) {
-	text, err := os.ReadFile(path)
+	text, err := regular.ReadFile(path)
 	if err != nil {
 		return header{}, nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"cftune/internal/regular"
 	"cftune/trainer/dataset/source"
 	"cftune/trainer/internal/durable"
 )
@@ -108,7 +109,7 @@ func openCached(folder, key string, f source.File, stamp string) (*Table, error)
 
 // open opens a file of rows whose index is known.
 func open(path string, h header, entries []entry) (*Table, error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +212,7 @@ const (
 // indexPlain takes a sample of the rows' offsets, and the digest of the file's bytes. Lines that are no objects are rows
 // too: who decodes them finds all of them, and not only the first.
 func (b *builder) indexPlain(ctx context.Context) error {
-	file, err := os.Open(b.file.Path())
+	file, err := regular.Open(b.file.Path())
 	if err != nil {
 		return fmt.Errorf("index %s: %w", b.file.Name, err)
 	}

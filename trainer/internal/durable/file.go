@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"cftune/internal/regular"
 )
 
 // TempSuffix ends the names of what is not yet, or no longer, part of the store.
@@ -181,7 +183,7 @@ func Digest(paths ...string) (Written, error) {
 	sum := sha256.New()
 	total := int64(0)
 	for _, path := range paths {
-		f, err := os.Open(path)
+		f, err := regular.Open(path)
 		if err != nil {
 			return Written{}, fmt.Errorf("digest: %w", err)
 		}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"math"
 	"os"
+
+	"cftune/internal/regular"
 )
 
 // FS is every operation by which this package changes a disk.
@@ -48,7 +50,7 @@ func (osFS) Create(path string) (File, error) {
 }
 
 func (osFS) Append(path string) (File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, fileMode)
+	f, err := regular.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, fileMode)
 	if err != nil {
 		return nil, err
 	}

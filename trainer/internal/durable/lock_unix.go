@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cftune/internal/regular"
 )
 
 // Lock is held from Acquire to Release, or to the end of the process, however that comes.
@@ -60,7 +62,7 @@ func Acquire(path string) (*Lock, error) {
 // of a file that nobody else will find, and tries again; not for ever, since there may be file systems that never call a file the same.
 func lockedFile(path string) (*os.File, error) {
 	for attempt := 1; ; attempt++ {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+		f, err := regular.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 		if err != nil {
 			return nil, fmt.Errorf("lock: %w", err)
 		}
@@ -102,7 +104,7 @@ func take(f *os.File) error {
 
 // LastHolder returns who had the lock file at path last, also if nobody has it now; empty if that is unknown.
 func LastHolder(path string) string {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return ""
 	}
@@ -120,7 +122,7 @@ func holder(f io.Reader) string {
 
 // Held returns who holds the lock file at path, without taking it: "" and false if nobody does.
 func Held(path string) (string, bool) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return "", false
 	}
