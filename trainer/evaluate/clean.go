@@ -1,7 +1,9 @@
 package evaluate
 
 import (
+	"math/big"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -11,13 +13,16 @@ var written = strings.NewReplacer(
 	`\\`, `\\`, // a matrix's new row
 	`\(`, " ", `\)`, " ", `\[`, " ", `\]`, " ", // around formulas
 	`{,}`, ",", `,\! `, ",", `\left`, "", `\right`, "", `\bigl`, "", `\bigr`, "", `\big`, "", `\Big`, "",
-	`\!`, "", `\,`, " ", `\;`, " ", `\:`, " ", `\ `, " ", "~", " ", `\quad`, " ", `\qquad`, " ", "\u00a0", " ", "\u202f", " ",
+	`\displaystyle`, "", `\textstyle`, "", `\!`, "", `\,`, " ", `\;`, " ", `\:`, " ", `\ `, " ", "~", " ", `\quad`, " ", `\qquad`, " ", "\u00a0", " ", "\u202f", " ",
 	`\dfrac`, `\frac`, `\tfrac`, `\frac`, `\cfrac`, `\frac`, `\dbinom`, `\binom`, `\tbinom`, `\binom`,
 	`\cdot`, "*", `\times`, "*", "×", "*", "·", "*", "⋅", "*", `\div`, "/", "÷", "/",
 	"−", "-", "–", "-", "²", "^2", "³", "^3", "√", " sqrt ", "π", `\pi `, "∞", `\infty `, "½", `\frac{1}{2}`, "¼", `\frac{1}{4}`, "¾", `\frac{3}{4}`,
 	`^\circ`, "°", `^{\circ}`, "°", `\circ`, "°", `\degree`, "°",
 	`\{`, setOpen, `\}`, setClose, `\lbrace`, setOpen, `\rbrace`, setClose,
 	`\%`, "%", `\$`, "$", `\&`, "&", "±", `\pm `, `\lvert`, "|", `\rvert`, "|", `\vert`, "|",
+	">=", `\ge `, "<=", `\le `, "!=", `\neq `, "≠", `\neq `, "==", "=", "ℝ", `\mathbb{R}`,
+	"α", `\alpha `, "β", `\beta `, "γ", `\gamma `, "δ", `\delta `, "ε", `\epsilon `, "θ", `\theta `, "λ", `\lambda `, "σ", `\sigma `,
+	"φ", `\phi `, "ω", `\omega `, "Δ", `\Delta `, "Ω", `\Omega `,
 	`\leq`, `\le `, `\geq`, `\ge `, `\le`, `\le `, `\ge`, `\ge `, "≤", `\le `, "≥", `\ge `, "∪", `\cup `, "∈", `\in `, "∅", `\emptyset `, `\varnothing`, `\emptyset`,
 )
 
@@ -30,6 +35,16 @@ var (
 	// inText is text within LaTeX; its content is marked, so that units can be told from formulas.
 	inText = regexp.MustCompile(`\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|operatorname|hbox|mathit)\s*\{([^{}]*)\}`)
 	// bareRoot is a root of a number without braces where it is no LaTeX, which would take one digit.
+	// decorated is a letter with a mark that says what kind of thing it is, or letters under a line.
+	decorated = regexp.MustCompile(`\\(?:mathbf|boldsymbol|vec|overrightarrow|hat)\s*\{\s*([A-Za-z])\s*\}|\\(?:vec|hat)\s+([A-Za-z])\b|\\overline\s*\{\s*([A-Z]{2})\s*\}`)
+	// allOf is a set of numbers by its letter.
+	allOf = regexp.MustCompile(`\\mathbb\s*\{?\s*([A-Z])\s*\}?`)
+	// endless, of digits, is a decimal whose last ones repeat: they are under a line.
+	repeating = regexp.MustCompile(`(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?`)
+	infinity  = regexp.MustCompile(`(?i)\binfinity\b`)
+	notEqual  = regexp.MustCompile(`\\neq?(\s|\d|[-+({\\]|$)`)
+	// spaced is a number with spaces for separators.
+	spaced   = regexp.MustCompile(`^[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?$`)
 	bareRoot = regexp.MustCompile(`(^|[^\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?|[a-z]\b)`)
 	// thousands is a number with separators, whole. With spaces behind the commas it is a list.
 	thousands = regexp.MustCompile(`^[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\b`)
@@ -52,13 +67,18 @@ type amount struct {
 	formula string
 	unit    string // in lower case and singular, empty if there is none
 	percent bool
+	short   bool // the unit is a few letters that stand apart: they may be variables
 }
 
 // clean brings an answer to one spelling, still as text.
 func clean(text string) string {
 	text = strings.TrimSpace(text)
 	text = strings.TrimSpace(strings.TrimLeft(text, ":"))
-	text = written.Replace(text)
+	text = unboxed(written.Replace(text))
+	text = decorated.ReplaceAllString(text, "$1$2$3")
+	text = allOf.ReplaceAllString(text, `\mathbb{$1}`)
+	text = notEqual.ReplaceAllString(infinity.ReplaceAllString(text, `\infty `), `\ne $1`)
+	text = repeating.ReplaceAllStringFunc(text, fractionOf)
 	for range 3 { // \text within \text
 		text = inText.ReplaceAllString(text, textOpen+"$1"+textClose)
 	}
@@ -77,8 +97,43 @@ func clean(text string) string {
 	if inner, ok := within(text, textOpen, textClose); ok && !strings.Contains(inner, textOpen) {
 		text = strings.TrimSpace(inner)
 	}
+	if spaced.MatchString(text) {
+		text = strings.ReplaceAll(text, " ", "")
+	}
 	text = bareRoot.ReplaceAllString(text, `$1\sqrt{$2}`)
 	return boundTo.ReplaceAllString(text, "")
+}
+
+// unboxed is what an answer holds that is still in its box.
+func unboxed(text string) string {
+	for _, box := range []string{`\boxed{`, `\fbox{`} {
+		if inner, ok := within(strings.Trim(text, "$ "), box, "}"); ok {
+			return inner
+		}
+	}
+	return text
+}
+
+// maxRepeating bounds the digits of a repeating decimal.
+const maxRepeating = 60
+
+// fractionOf is a repeating decimal as a fraction.
+func fractionOf(decimal string) string {
+	m := repeating.FindStringSubmatch(decimal)
+	if len(m[1])+len(m[2])+len(m[3]) > maxRepeating {
+		return decimal
+	}
+	read := func(digits string) *big.Int {
+		n, ok := new(big.Int).SetString(digits, 10)
+		if !ok {
+			return new(big.Int) // there are none before the point
+		}
+		return n
+	}
+	tens := func(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }
+	num := new(big.Int).Sub(read(m[1]+m[2]+m[3]), read(m[1]+m[2]))
+	den := new(big.Int).Mul(new(big.Int).Sub(tens(len(m[3])), big.NewInt(1)), tens(len(m[2])))
+	return "(" + num.String() + "/" + den.String() + ")"
 }
 
 // amountOf takes units, currency and percent off a cleaned answer.
@@ -111,6 +166,12 @@ func (a *amount) takeUnit() {
 	if m := textUnit.FindStringSubmatch(a.formula); m != nil && strings.ContainsAny(m[1], "0123456789") {
 		a.formula, unit = m[1], m[2]+strings.Trim(m[3], "{}")
 	} else if m := unitWords.FindStringSubmatch(a.formula); m != nil && !isFormulaWord(m[2]) {
+		apart := a.formula[len(m[1])] == ' '
+		if short := areVariables(m[2]); short && !apart {
+			return
+		} else if short {
+			a.short = true
+		}
 		a.formula, unit = m[1], m[2]
 	}
 	if unit = unitName(unit); unit == "" {
@@ -128,6 +189,20 @@ func (a *amount) takeUnit() {
 	default:
 		a.unit = unit
 	}
+}
+
+// shortUnits are units of few letters.
+var shortUnits = strings.Fields("mm cm dm km nm ft in yd mi sq cu kg mg lb lbs oz ml mL dl cl cc hr hrs min sec ms am pm AM PM mph kph kmh m s g l L " +
+	"Hz kHz kW kWh Wh kN kJ kPa Pa eV USD EUR GBP usd ct cts pt pts KB MB GB TB deg rad")
+
+// areVariables reports whether letters behind a number may be variables side by side: no more than three at a time, and no unit's name.
+func areVariables(text string) bool {
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !isLetter(byte(r)) }) {
+		if len(word) > 3 || slices.Contains(shortUnits, word) {
+			return false
+		}
+	}
+	return true
 }
 
 // unitName is a unit in lower case, its words in the singular.

@@ -17,6 +17,9 @@ import (
 // rational ones, to ten digits otherwise. Equations may differ by a factor. Lists without brackets and sets have no
 // order; tuples and intervals have, and keep their brackets; matrices are compared by their cells. All else is text.
 //
+// Letters behind a number are a unit if they are a known one ("5cm"), stand apart or are more than three ("5 men", "5apples"), and
+// variables otherwise ("6xy"). Sums with their result ("2 + 3 = 5") stand for that.
+//
 // Its limits: a formula's domain is not looked at, so x/x is 1; units are names and are never converted; inequalities,
 // and numbers of another base than ten, are text.
 func Equal(a, b string) bool {
@@ -40,67 +43,6 @@ var wideThousands = regexp.MustCompile(`,\s(\d{3})\b`)
 // maxAnswer bounds what is taken apart, in bytes: a longer answer is equal to itself only.
 const maxAnswer = 5000
 
-// Grade is what a text's final answer was found to be worth.
-type Grade struct {
-	Extracted
-	Right bool
-}
-
-// GradeAnswer extracts a text's final answer and compares it with the right one.
-//
-// Where a text states its answer in a sentence ("the answer is that she has 18 left") and the right one is a number, a
-// single number of the sentence stands for it. Where it is a choice, "(B) 12" and "option B" are B.
-// Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
-func GradeAnswer(text, gold string) Grade {
-	g := Grade{Extracted: ExtractAnswer(text)}
-	if oneWord.MatchString(gold) && MatchAnswer(strings.TrimSpace(said(text)), gold).Leading {
-		return Grade{Extracted{gold, MarkWord}, true}
-	}
-	if !g.Found() {
-		return g
-	}
-	if g.Right = Equal(g.Text, gold); g.Right || g.Mark != MarkStatement {
-		return g
-	}
-	if all := numbers(g.Text); len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) {
-		g.Right = Equal(all[0], gold)
-	}
-	if choice.MatchString(strings.TrimSpace(gold)) {
-		if m := chosen.FindStringSubmatch(g.Text); m != nil {
-			g.Right = m[1]+m[2] == strings.Trim(gold, " ()")
-		}
-	}
-	return g
-}
-
-var (
-	// adverb is before a number that is meant.
-	adverb = regexp.MustCompile(`(?i)^(?:therefore|thus|hence|so|then|about|approximately|around|roughly|exactly|simply|just|only|now)[,:]?\s`)
-	// choice is a right answer that is one of the choices, chosen how a statement names one: "(B) 12", "option B".
-	choice = regexp.MustCompile(`^\(?[A-J]\)?$`)
-	chosen = regexp.MustCompile(`^[*_]*(?:(?i:option|choice)\s+\(?([A-J])\)?[*_]*(?:[).:,\s]|$)|\(?([A-J])\)(?:\s|$))`)
-)
-
-// oneWord is a word of more letters than a choice has.
-var oneWord = regexp.MustCompile(`^\p{L}[\p{L}'’-]+$`)
-
-var twoWords = regexp.MustCompile(`[A-Za-z]{2,}[^A-Za-z\\]+[A-Za-z]{2,}`)
-
-func hasWords(text string) bool { return twoWords.MatchString(text) }
-
-func isNumber(text string) bool {
-	e, err := parseExpression(amountOf(clean(text)).formula)
-	return err == nil && len(e.variables) == 0
-}
-
-// GoldAnswer is the final answer of a row's gold field: what stands behind GSM8K's ####, or all of it.
-func GoldAnswer(gold string) string {
-	if m := lastMatch(hash, gold); m != "" {
-		return m
-	}
-	return gold
-}
-
 // shape is an answer taken apart.
 type shape struct {
 	kind  byte // see below
@@ -112,6 +54,7 @@ type shape struct {
 	text    string
 	formula *expression
 	left    *expression // of an equation: the side before the sign
+	product *expression // the whole text, where what looks like a unit or a word may be variables side by side: "2 xy", "ab"
 }
 
 const (
@@ -148,6 +91,9 @@ func shapeOf(text string, depth int) shape {
 	}
 	if text == `\emptyset` || text == setOpen+setClose {
 		return shape{kind: kindList}
+	}
+	if text == `\mathbb{R}` {
+		return tuple([]string{`-\infty`, `\infty`}, '(', ')', depth)
 	}
 	if inner, ok := within(text, setOpen, setClose); ok {
 		return list(splitTop(inner, ","), depth)
@@ -196,6 +142,7 @@ func tuple(parts []string, open, end byte, depth int) shape {
 }
 
 func plain(text string) shape {
+	text = withoutSum(text)
 	s := shape{kind: kindPlain, text: text, amount: amountOf(text)}
 	if left, right, ok := strings.Cut(text, "="); ok && !strings.Contains(right, "=") {
 		l, errL := parseExpression(strings.TrimSpace(left))
@@ -214,7 +161,36 @@ func plain(text string) shape {
 	if e, err := parseExpression(s.amount.formula); err == nil {
 		s.formula = e
 	}
+	if s.formula == nil || s.short {
+		s.product, _ = parseProduct(text)
+	}
 	return s
+}
+
+// withoutSum leaves of "2 + 3 = 5" and "x = 2 + 3 = 5" the 5, and the name before it.
+func withoutSum(text string) string {
+	sides := strings.Split(text, "=")
+	if len(sides) == 1 || slices.Contains([]string{"<", ">", `\`, "!"}, lastOf(sides[0])) {
+		return text
+	}
+	first := len(sides) // of the sides that are numbers, up to the end
+	for first > 0 && isNumber(sides[first-1]) {
+		first--
+	}
+	switch last := strings.TrimSpace(sides[len(sides)-1]); {
+	case first == 0:
+		return last
+	case first == 1 && len(sides) > 2:
+		return sides[0] + "= " + last
+	}
+	return text
+}
+
+func lastOf(text string) string {
+	if text = strings.TrimSpace(text); text == "" {
+		return ""
+	}
+	return text[len(text)-1:]
 }
 
 func hasLetters(text string) bool {
@@ -332,8 +308,17 @@ func equalPlain(a, b shape) bool {
 	if a.unit != "" && b.unit != "" && a.unit != b.unit {
 		return false
 	}
-	if a.formula == nil || b.formula == nil {
-		return a.formula == nil && b.formula == nil && textOf(a.text) == textOf(b.text)
+	if a.formula == nil || b.formula == nil || a.short != b.short {
+		switch {
+		case a.formula == nil && b.formula == nil:
+			return textOf(a.text) == textOf(b.text)
+		case b.product != nil && a.formula != nil && len(a.formula.variables) > 0 && a.left == nil && a.unit == "":
+			return equalFormulas(a.formula, b.product)
+		case a.product != nil && b.formula != nil && len(b.formula.variables) > 0 && b.left == nil && b.unit == "":
+			return equalFormulas(a.product, b.formula)
+		case a.formula == nil || b.formula == nil:
+			return false
+		}
 	}
 	switch {
 	case a.left != nil && b.left != nil:
@@ -378,19 +363,49 @@ func equalFormulas(a, b *expression) bool {
 		x, y := a.at(nil), b.at(nil)
 		return x.isDefined() && y.isDefined() && (same(x, y) || isRounded(a, b, y) || isRounded(b, a, x))
 	}
-	defined := 0
+	if defined, alike := compare(a, b, rounds, func(round int) map[string]value { return point(names, round) }); defined >= leastRounds || !alike {
+		return alike
+	}
+	// Factorials and binomials are of whole numbers only.
+	defined, alike := compare(a, b, wholeRounds, func(round int) map[string]value { return wholePoint(names, round) })
+	return alike && defined >= leastRounds
+}
+
+// compare says at how many points both formulas are defined, and whether they are alike there.
+func compare(a, b *expression, rounds int, at func(round int) map[string]value) (defined int, alike bool) {
 	for round := range rounds {
-		m := point(names, round)
+		m := at(round)
 		x, y := a.at(m), b.at(m)
 		if !x.isDefined() || !y.isDefined() {
 			continue
 		}
 		if !same(x, y) {
-			return false
+			return defined, false
 		}
 		defined++
 	}
-	return defined >= leastRounds
+	return defined, true
+}
+
+// wholeRounds is at how many points of small whole numbers formulas are compared that are defined nowhere else.
+const wholeRounds = 40
+
+// wholePoint gives each variable a whole number from 1 to 12.
+func wholePoint(names []string, round int) map[string]value {
+	m := map[string]value{}
+	for _, name := range names {
+		m[name] = whole(int64(hashOf(name, round)%12) + 1)
+	}
+	return m
+}
+
+func hashOf(name string, round int) uint64 {
+	h := uint64(round + 1)
+	for i := range len(name) {
+		h = (h ^ uint64(name[i])) * 0x9e3779b97f4a7c15
+		h ^= h >> 29
+	}
+	return h
 }
 
 // point gives each variable a value that depends on its name and the round: fractions in even rounds, negative ones
@@ -398,11 +413,7 @@ func equalFormulas(a, b *expression) bool {
 func point(names []string, round int) map[string]value {
 	m := map[string]value{}
 	for _, name := range names {
-		h := uint64(round + 1)
-		for i := range len(name) {
-			h = (h ^ uint64(name[i])) * 0x9e3779b97f4a7c15
-			h ^= h >> 29
-		}
+		h := hashOf(name, round)
 		num, den := int64(h%97)+2, int64(h>>20%31)+3
 		if round%2 == 0 {
 			if h>>40%2 == 0 {

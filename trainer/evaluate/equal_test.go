@@ -84,6 +84,28 @@ func TestEqual(t *testing.T) {
 		"factorials":          `5! ‖ 120`,
 		"binomials":           `\binom{5}{2} ‖ 10`,
 		"the empty set":       `\emptyset ‖ \{\}`,
+		"a result":            `5 ‖ 2+3=5 ‖ 2 + 3 = 5 ‖ 5 = 2 + 3 ‖ x = 2+3 = 5`,
+		"a result's unit":     `12 ‖ 3*4 = 12 eggs ‖ 3 \times 4 = 12`,
+		"units":               `5 ‖ 5cm ‖ 5 men ‖ 5kg ‖ 5 cm^2`,
+		"variables":           `2x^3y ‖ 2yx^3 ‖ 2 yx^3 ‖ 2*x^3*y`,
+		"variables alone":     `a*b ‖ ab ‖ a b ‖ ba`,
+		"spaced separators":   `1000 ‖ 1\,000 ‖ 1 000`,
+		"repeating decimals":  `1/3 ‖ 0.\overline{3} ‖ .\bar{3} ‖ 0.3\overline{33}`,
+		"inverse functions":   `\arctan 2 ‖ \tan^{-1} 2 ‖ \tan^{-1}(2)`,
+		"squares of sines":    `\sin^2 x ‖ (\sin x)^2`,
+		"odd roots":           `-2 ‖ \sqrt[3]{-8} ‖ -\sqrt[3]{8}`,
+		"letters' factorials": `\frac{n!}{k!(n-k)!} ‖ \binom{n}{k}`,
+		"next factorial":      `(n+1)! ‖ n!(n+1) ‖ (n+1)n!`,
+		"Greek":               `\cos\theta ‖ cos(theta) ‖ \cos θ`,
+		"a Greek letter":      `\theta ‖ θ ‖ theta`,
+		"infinity":            `\infty ‖ infinity ‖ ∞`,
+		"all numbers":         `\mathbb{R} ‖ \mathbb R ‖ ℝ ‖ (-\infty, \infty)`,
+		"vectors":             `\mathbf{i}+2\mathbf{j} ‖ i + 2j ‖ \hat{i} + 2\hat j`,
+		"in its box":          `5 ‖ \boxed{5} ‖ $\fbox{5}$`,
+		"sizes":               `\frac12 ‖ \displaystyle \frac{1}{2} ‖ \textstyle\frac12`,
+		"typed inequalities":  `x \ge 3 ‖ x >= 3 ‖ x≥3`,
+		"typed differences":   `x \neq 2 ‖ x \ne 2 ‖ x != 2 ‖ x ≠ 2`,
+		"cancelled":           `\sin \pi ‖ 0 ‖ \sqrt2\sqrt2 - 2`,
 	}
 	for name, group := range groups {
 		t.Run(name, func(t *testing.T) {
@@ -103,6 +125,9 @@ func TestNotEqual(t *testing.T) {
 		`(1,2) ‖ (2,1)`, `(1,2) ‖ [1,2]`, `(1,2] ‖ (1,2)`, `1,2 ‖ 1,3`, `1,2 ‖ 1,2,3`, `1,1 ‖ 1,2`, `\text{even} ‖ \text{odd}`, `no ‖ on`, `even ‖ neve`,
 		`52_8 ‖ 52`, `52_8 ‖ 52_9`, `(C) ‖ (D)`, `2^{100} ‖ 1267650600228229401496703205377`, `1/0 ‖ 2/0`, ` ‖ `, ` ‖ 5`,
 		`\begin{pmatrix} 1 \\ 2 \end{pmatrix} ‖ \begin{pmatrix} 2 \\ 1 \end{pmatrix}`, `3.1416 ‖ 3.14161`, `0.25 ‖ 0.2500001`, `x+1=0 ‖ 1`, `100, 200 ‖ 100, 300`, `x < 5 ‖ x > 5`,
+		`6xy ‖ 6`, `3ab ‖ 3`, `2xyz ‖ 2`, `6xy ‖ 6xz`, `x >= 3 ‖ 3`, `x != 3 ‖ 3`, `2+3=6 ‖ 5`, `x+1 = 3 ‖ 3`, `0.\overline{3} ‖ 0.3`, `\tan^{-1} 2 ‖ 1/\tan 2`,
+		`e^{-40} ‖ 0`, `\pi \times 10^{-20} ‖ 2\pi \times 10^{-20}`, `\sqrt{2}\cdot 10^{-14} ‖ \sqrt{3}\cdot 10^{-14}`, `n! ‖ (n+1)!`, `\binom{n}{2} ‖ \binom{n}{3}`,
+		`\mathbb{R} ‖ \mathbb{Z}`, `ab ‖ a+b`, `is ‖ it`,
 	} {
 		a, b, _ := strings.Cut(pair, " ‖ ")
 		assert.False(t, Equal(a, b), pair)
@@ -121,6 +146,26 @@ func TestGradeAnswer(t *testing.T) {
 		assert.True(t, GradeAnswer(text, "(B)").Right, text)
 		assert.False(t, GradeAnswer(text, "A").Right, text)
 	}
+	for text, right := range map[string]bool{
+		`\boxed{\textbf{(B)}\ 12}`: true, `\boxed{(B) 12}`: true, "The answer is (b).": true, "The answer is b": true, "The correct option is B": true, "Thus choice (B) it is": true,
+		"The answer is B because A is wrong": true, "The answer is (B), since (A) is wrong": true, "The answer is (A) or (B)": false, "Answer: B and C": false, "The answer is B or C": false,
+		"The answer is **B**, not A": true,
+	} {
+		assert.Equal(t, right, GradeAnswer(text, "B").Right, text)
+		assert.Equal(t, right, GradeAnswer(text, `\text{(B)}`).Right, text)
+	}
+	for _, text := range []string{
+		"The answer is 12 because 3*4 = 12 and 5 is wrong", "The answer is 12 (since 3*4 = 12).", "The answer is 12, not 7.", "The answer is 3*4 = 12 eggs.", "The answer should be 12.",
+		`\boxed{3 \cdot 4 = 12}`,
+	} {
+		assert.True(t, GradeAnswer(text, "12").Right, text)
+		assert.False(t, GradeAnswer(text, "7").Right, text)
+	}
+	for _, text := range []string{`\boxed{3} and \boxed{5}`, `$\boxed{x=3}$ or $\boxed{x=5}$`, "The answers are 3 and 5.", "The answers are $x=5$ and $x=3$.", `The answer is \(3\), \(5\).`} {
+		assert.True(t, GradeAnswer(text, "3, 5").Right, text)
+		assert.False(t, GradeAnswer(text, "5").Right, text)
+	}
+	assert.True(t, GradeAnswer(`\boxed{3}, so twice that: \boxed{6}`, "6").Right)
 	assert.False(t, GradeAnswer("The answer is a) wrong", "A").Right, "an article is no choice")
 	assert.True(t, GradeAnswer("<think>It is citys.</think>\nCities.", "cities").Right)
 	assert.False(t, GradeAnswer("<think>it is cities</think>\nCitys.", "cities").Right, "a thought does not count")

@@ -33,6 +33,21 @@ func parseExpression(text string) (*expression, error) {
 	if len(text) > maxFormula || !strings.ContainsFunc(text, func(r rune) bool { return unicode.IsDigit(r) || strings.ContainsRune(`+-*/^(\`, r) }) && len(text) > 1 {
 		return nil, errNoFormula
 	}
+	return parseFormula(text)
+}
+
+// maxProduct bounds what parseProduct takes for variables, in bytes.
+const maxProduct = 40
+
+// parseProduct reads letters side by side as variables.
+func parseProduct(text string) (*expression, error) {
+	if len(text) > maxProduct {
+		return nil, errNoFormula
+	}
+	return parseFormula(text)
+}
+
+func parseFormula(text string) (*expression, error) {
 	p := &parser{text: text, seen: map[string]bool{}}
 	n := p.sum()
 	p.space()
@@ -313,6 +328,9 @@ func (p *parser) word() node {
 	}
 	const mostTogether = 3
 	if len(name) > mostTogether {
+		if slices.Contains(greek, name) {
+			return p.variable(name)
+		}
 		return p.fail()
 	}
 	p.pos = from
@@ -381,10 +399,13 @@ func (p *parser) named(name string) node {
 	}
 	if f, ok := functions[name]; ok {
 		exponent := node(nil)
-		if p.take("^") {
+		switch inverse := functions["arc"+name]; {
+		case inverse != nil && (p.take("^{-1}") || p.take("^-1")):
+			f = inverse
+		case p.take("^"):
 			exponent = p.argument() // sin^2 x
 		}
-		of := unary(func(v value) value { return inexactly(f(v.c)) }, p.operand())
+		of := unary(func(v value) value { return v.through(f) }, p.operand())
 		if exponent != nil {
 			return binary(power, of, exponent)
 		}
@@ -417,7 +438,7 @@ func (p *parser) operand() node {
 func (p *parser) rootOf() node {
 	if p.peek() == '[' {
 		degree := p.enclosed("[", "]")
-		return binary(func(a, n value) value { return power(a, divide(whole(1), n)) }, p.argument(), degree)
+		return binary(rootOfDegree, p.argument(), degree)
 	}
 	if p.peek() == '(' {
 		return unary(root, p.enclosed("(", ")"))
@@ -427,7 +448,7 @@ func (p *parser) rootOf() node {
 
 // logarithm: ln is natural, log of base 10 unless it names another.
 func (p *parser) logarithm(name string) node {
-	base := constant(inexactly(10))
+	base := constant(whole(10))
 	if name == "ln" {
 		base = constant(inexactly(complex(math.E, 0)))
 	}
@@ -438,6 +459,6 @@ func (p *parser) logarithm(name string) node {
 		if a.c == 0 || b.c == 0 || b.c == 1 {
 			return undefined
 		}
-		return inexactly(cmplx.Log(a.c) / cmplx.Log(b.c))
+		return divide(a.through(cmplx.Log), b.through(cmplx.Log))
 	}, p.operand(), base)
 }

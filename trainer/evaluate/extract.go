@@ -27,7 +27,7 @@ var (
 	minerva  = regexp.MustCompile(`(?i)final answer is:?\s*\$(.*?)\$\.? i hope`)
 	boxed    = regexp.MustCompile(`\\f?boxed\s*(\{|[^\s{])`)
 	hash     = regexp.MustCompile(`(?m)####[ \t]*(.+)$`)
-	stated   = regexp.MustCompile(`(?i)\banswer(?:[ \t]+is)?[*_]*:?[*_]*[ \t]*(?:[:=]|is\b)[*_]*[ \t]*:?[ \t]*`)
+	stated   = regexp.MustCompile(`(?i)\banswers?(?:[ \t]+(?:is|are))?[*_]*:?[*_]*[ \t]*(?:[:=]|(?:is|are|equals|(?:should|would|must)[ \t]+be)\b)[*_]*[ \t]*:?[ \t]*`)
 	lettered = regexp.MustCompile(`(?m)^[ \t]*A:[ \t]*(.+)$`)
 	number   = regexp.MustCompile(`[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|\d)(?:\s*/\s*\d+)?%?`)
 	// sentenceEnd is where a stated answer is over: a full stop, question or exclamation mark before a space.
@@ -124,27 +124,44 @@ func lastMatch(pattern *regexp.Regexp, text string) string {
 	return strings.TrimSpace(all[len(all)-1][1])
 }
 
-// lastBoxed returns what the last \boxed holds; braces that never close take all that is left of the line.
+// lastBoxed returns what the last \boxed holds; braces that never close take all that is left of the line. Boxes with nothing but
+// a comma or a word between them are one answer.
 func lastBoxed(text string) (string, bool) {
 	all := boxed.FindAllStringSubmatchIndex(text, -1)
 	for i := len(all) - 1; i >= 0; i-- {
-		from := all[i][2]
-		if text[from] != '{' {
-			word, _, _ := strings.Cut(text[from:], " ")
-			word, _, _ = strings.Cut(word, "\n")
-			return strings.TrimRight(word, "$.,"), true
+		content, _ := inBox(text, all[i][2])
+		if content == "" {
+			continue
 		}
-		content := text[from+1:]
-		if end := closing(text[from:]); end > 0 {
-			content = text[from+1 : from+end]
-		} else {
-			content, _, _ = strings.Cut(content, "\n")
+		for i--; i >= 0; i-- {
+			before, end := inBox(text, all[i][2])
+			if before == "" || end > all[i+1][0] || !together.MatchString(text[end:all[i+1][0]]) {
+				break
+			}
+			content = before + ", " + content
 		}
-		if content = strings.TrimSpace(content); content != "" {
-			return content, true
-		}
+		return content, true
 	}
 	return "", false
+}
+
+// together is what stands between two parts of one answer.
+var together = regexp.MustCompile(`^[ \t]*\$?[ \t]*(?:,|,?[ \t]*(?:and|or)|,?[ \t]*\\text\{ *(?:and|or) *\})[ \t]*\$?[ \t]*$`)
+
+// inBox returns what a box holds whose brace, or else content, begins at from, and where it ends.
+func inBox(text string, from int) (content string, end int) {
+	if text[from] != '{' {
+		word, _, _ := strings.Cut(text[from:], " ")
+		word, _, _ = strings.Cut(word, "\n")
+		return strings.TrimRight(word, "$.,"), from + len(word)
+	}
+	content, end = text[from+1:], len(text)
+	if length := closing(text[from:]); length > 0 {
+		content, end = text[from+1:from+length], from+length+1
+	} else {
+		content, _, _ = strings.Cut(content, "\n")
+	}
+	return strings.TrimSpace(content), end
 }
 
 // closing returns the place of the brace that closes the one which text begins with, 0 if none does.
@@ -165,14 +182,27 @@ func closing(text string) int {
 	return 0
 }
 
-// firstSentence cuts a stated answer off where its sentence ends; a formula between LaTeX's signs stands for all of it.
+// firstSentence cuts a stated answer off where its sentence ends; a formula between LaTeX's signs stands for all of it, and so do
+// several that are listed.
 func firstSentence(text string) string {
 	end := sentenceEnd.FindStringIndex(text)
-	if m := dollars.FindStringSubmatchIndex(text); m != nil && (end == nil || m[0] < end[0]) {
-		inner := text[max(m[2], m[4]):max(m[3], m[5])]
-		if m[4] >= 0 || !hasWords(inner) || strings.Contains(inner, `\`) {
-			return strings.TrimSpace(inner)
+	formulas := dollars.FindAllStringSubmatchIndex(text, -1)
+	for k, m := range formulas {
+		if end != nil && m[0] >= end[0] {
+			break
 		}
+		inner := text[max(m[2], m[4]):max(m[3], m[5])]
+		if m[4] < 0 && hasWords(inner) && !strings.Contains(inner, `\`) {
+			break
+		}
+		listed := strings.TrimSpace(inner)
+		for _, next := range formulas[k+1:] {
+			if !together.MatchString(text[m[1] : next[0]+strings.IndexAny(text[next[0]:], `$\`)]) {
+				break
+			}
+			m, listed = next, listed+", "+strings.TrimSpace(text[max(next[2], next[4]):max(next[3], next[5])])
+		}
+		return listed
 	}
 	if end != nil {
 		text = text[:end[0]]

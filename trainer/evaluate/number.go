@@ -10,14 +10,18 @@ import (
 type value struct {
 	exact *big.Rat // nil: only c is known
 	c     complex128
+	error float64 // what c may be off by, because of rounding
 }
+
+// epsilon is what one rounding of a 64-bit number is off by at most, relative to its size.
+const epsilon = 0x1p-53
 
 // maxBits bounds numerator and denominator of exact values; beyond, a value goes on inexact.
 const maxBits = 1 << 14
 
 func exactly(r *big.Rat) value {
 	f, _ := r.Float64()
-	v := value{exact: r, c: complex(f, 0)}
+	v := value{exact: r, c: complex(f, 0), error: epsilon * math.Abs(f)}
 	if r.Num().BitLen() > maxBits || r.Denom().BitLen() > maxBits {
 		v.exact = nil
 	}
@@ -26,7 +30,19 @@ func exactly(r *big.Rat) value {
 
 func whole(n int64) value { return exactly(new(big.Rat).SetInt64(n)) }
 
-func inexactly(c complex128) value { return value{c: c} }
+func inexactly(c complex128) value { return rounded(c, 0) }
+
+// rounded is a value with the error that its parts had, and one rounding more.
+func rounded(c complex128, parts float64) value {
+	return value{c: c, error: parts + 2*epsilon*cmplx.Abs(c)}
+}
+
+// through is a function's value. Its error is what the argument's makes of it.
+func (v value) through(f func(complex128) complex128) value {
+	y := f(v.c)
+	moved := math.Max(cmplx.Abs(f(v.c+complex(v.error, 0))-y), cmplx.Abs(f(v.c+complex(0, v.error))-y))
+	return rounded(y, moved)
+}
 
 // undefined is the result of what has none, as a division by zero.
 var undefined = inexactly(cmplx.NaN())
@@ -45,21 +61,21 @@ func add(a, b value) value {
 	if a.exact != nil && b.exact != nil {
 		return exactly(new(big.Rat).Add(a.exact, b.exact))
 	}
-	return inexactly(a.c + b.c)
+	return rounded(a.c+b.c, a.error+b.error)
 }
 
 func negate(a value) value {
 	if a.exact != nil {
 		return exactly(new(big.Rat).Neg(a.exact))
 	}
-	return inexactly(-a.c)
+	return value{c: -a.c, error: a.error}
 }
 
 func multiply(a, b value) value {
 	if a.exact != nil && b.exact != nil {
 		return exactly(new(big.Rat).Mul(a.exact, b.exact))
 	}
-	return inexactly(a.c * b.c)
+	return rounded(a.c*b.c, cmplx.Abs(a.c)*b.error+cmplx.Abs(b.c)*a.error)
 }
 
 func divide(a, b value) value {
@@ -69,7 +85,7 @@ func divide(a, b value) value {
 	if a.exact != nil && b.exact != nil {
 		return exactly(new(big.Rat).Quo(a.exact, b.exact))
 	}
-	return inexactly(a.c / b.c)
+	return rounded(a.c/b.c, (a.error+cmplx.Abs(a.c/b.c)*b.error)/cmplx.Abs(b.c))
 }
 
 // maxExponent bounds the powers that are computed exactly.
@@ -92,7 +108,9 @@ func power(a, b value) value {
 		}
 		return undefined
 	}
-	return inexactly(cmplx.Pow(a.c, b.c))
+	c := cmplx.Pow(a.c, b.c)
+	relative := cmplx.Abs(b.c)*a.error/cmplx.Abs(a.c) + cmplx.Abs(cmplx.Log(a.c))*(b.error+epsilon*cmplx.Abs(b.c))
+	return rounded(c, cmplx.Abs(c)*relative)
 }
 
 func wholePower(base *big.Rat, n int64) value {
@@ -116,7 +134,16 @@ func root(a value) value {
 			return exactly(r)
 		}
 	}
-	return inexactly(cmplx.Sqrt(a.c))
+	return a.through(cmplx.Sqrt)
+}
+
+// rootOfDegree is the principal root, but of a negative number the negative root where the degree is odd.
+func rootOfDegree(a, n value) value {
+	degree, ok := n.integer()
+	if ok && degree%2 != 0 && a.exact != nil && a.exact.Sign() < 0 {
+		return negate(power(negate(a), divide(whole(1), n)))
+	}
+	return power(a, divide(whole(1), n))
 }
 
 // maxFactorial bounds what is multiplied out.
@@ -143,11 +170,15 @@ func magnitude(a value) value {
 	if a.exact != nil {
 		return exactly(new(big.Rat).Abs(a.exact))
 	}
-	return inexactly(complex(cmplx.Abs(a.c), 0))
+	return rounded(complex(cmplx.Abs(a.c), 0), a.error)
 }
 
-// near is how far inexact values that are equal may lie apart, relative to their size: some thousand roundings.
-const near = 1e-10
+// near is how far inexact values that are equal may lie apart, relative to their size: some thousand roundings. Where sums
+// cancel, it is errorMargin times what rounding may have made.
+const (
+	near        = 1e-10
+	errorMargin = 64
+)
 
 // same reports whether two defined values are equal: exactly where both are exact.
 func same(a, b value) bool {
@@ -155,5 +186,5 @@ func same(a, b value) bool {
 		return a.exact.Cmp(b.exact) == 0
 	}
 	size := math.Max(cmplx.Abs(a.c), cmplx.Abs(b.c))
-	return cmplx.Abs(a.c-b.c) <= near*math.Max(size, 1e-3)
+	return cmplx.Abs(a.c-b.c) <= math.Max(near*size, errorMargin*(a.error+b.error))
 }

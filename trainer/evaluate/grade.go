@@ -1,0 +1,109 @@
+package evaluate
+
+import (
+	"regexp"
+	"strings"
+)
+
+// Grade is what a text's final answer was found to be worth.
+type Grade struct {
+	Extracted
+	Right bool
+}
+
+// GradeAnswer extracts a text's final answer and compares it with the right one.
+//
+// Where a text states its answer in a sentence ("the answer is that she has 18 left") and the right one is a number, a
+// single number of the sentence stands for it. Where it is a choice, "(B) 12" and "option B" are B.
+// Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
+func GradeAnswer(text, gold string) Grade {
+	g := Grade{Extracted: ExtractAnswer(text)}
+	if oneWord.MatchString(gold) && MatchAnswer(strings.TrimSpace(said(text)), gold).Leading {
+		return Grade{Extracted{gold, MarkWord}, true}
+	}
+	if choice := choiceOf(gold); choice != "" {
+		if g.Mark == MarkNumber || !g.Found() {
+			if m := lastMatch(optionIs, said(text)); m != "" {
+				g.Extracted = Extracted{m, MarkStatement}
+			}
+		}
+		said := strings.TrimSpace(explained.ReplaceAllString(g.Text, ""))
+		g.Right = chosenIn(said) == choice || Equal(said, gold) && !anotherChoice.MatchString(said)
+		return g
+	}
+	if !g.Found() {
+		return g
+	}
+	if g.Right = Equal(g.Text, gold); g.Right || g.Mark != MarkStatement {
+		return g
+	}
+	if before := strings.TrimSpace(explained.ReplaceAllString(g.Text, "")); before != "" && before != g.Text && Equal(before, gold) {
+		g.Right = true
+		return g
+	}
+	if all := numbers(g.Text); len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) {
+		g.Right = Equal(all[0], gold)
+	}
+	return g
+}
+
+var (
+	// adverb is before a number that is meant.
+	adverb = regexp.MustCompile(`(?i)^(?:therefore|thus|hence|so|then|about|approximately|around|roughly|exactly|simply|just|only|now)[,:]?\s`)
+	// explained is what a stated answer is followed by that is none of it.
+	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|[,(]?\s*\b(?:because|since)\b).*$`)
+
+	// A right answer that is one of the choices: a letter, in parentheses or not.
+	choice = regexp.MustCompile(`^(?:\(([A-J])\)|([A-J]))$`)
+	// chosen is how a text that has been extracted begins with one: "(B) 12", "option B", "B. 12", "B because ..."; an A without a mark may be
+	// an article.
+	chosen = regexp.MustCompile(`^(?:(?i:option|choice)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,]|$)|([B-J])\s|(A)\s+(?:because|since|as|is)\b|([a-j])$)`)
+	// optionIs is how one is named that no answer is said to be.
+	optionIs = regexp.MustCompile(`(?:(?i)\b(?:option|choice)(?:\s+is)?:?)\s*[*_]*(\(?[A-J]\)?)[*_]*(?:[).:,\s]|$)`)
+	// anotherChoice is one that stands beside the first.
+	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)`)
+)
+
+// choiceOf is the letter of a right answer that is a choice, or empty.
+func choiceOf(gold string) string {
+	m := choice.FindStringSubmatch(letters(gold))
+	if m == nil {
+		return ""
+	}
+	return m[1] + m[2]
+}
+
+// chosenIn is the letter of the choice that an extracted answer begins with; none where another stands beside it.
+func chosenIn(text string) string {
+	text = letters(text)
+	m := chosen.FindStringSubmatch(text)
+	if m == nil || anotherChoice.MatchString(text) {
+		return ""
+	}
+	return strings.ToUpper(strings.Join(m[1:], ""))
+}
+
+// letters is a cleaned answer without the marks of text within LaTeX.
+func letters(text string) string {
+	return strings.Trim(strings.NewReplacer(textOpen, "", textClose, "").Replace(clean(text)), " *_")
+}
+
+// oneWord is a word of more letters than a choice has.
+var oneWord = regexp.MustCompile(`^\p{L}[\p{L}'’-]+$`)
+
+var twoWords = regexp.MustCompile(`[A-Za-z]{2,}[^A-Za-z\\]+[A-Za-z]{2,}`)
+
+func hasWords(text string) bool { return twoWords.MatchString(text) }
+
+func isNumber(text string) bool {
+	e, err := parseExpression(amountOf(clean(text)).formula)
+	return err == nil && len(e.variables) == 0
+}
+
+// GoldAnswer is the final answer of a row's gold field: what stands behind GSM8K's ####, or all of it.
+func GoldAnswer(gold string) string {
+	if m := lastMatch(hash, gold); m != "" {
+		return m
+	}
+	return gold
+}
