@@ -174,6 +174,36 @@ double compare(const std::vector<bf16> &got, const std::vector<double> &want, in
 }
 
 double worst_forward = 0, worst_backward = 0, worst_lse = 0; // of all cases, printed at the end
+int    n_stored = 0, n_equal = 0; // backward passes with stored gradients of scores, and those whose dq has the bits of one that computes them again
+
+constexpr bool on_shim() {
+#if defined(__CUDACC__)
+    return false;
+#else
+    return true;
+#endif
+}
+
+// With gradients of scores stored, of as many heads at a time: as near to the reference; dk and dv have the bits that they have without, and so has dq,
+// where a compiler does not round scores otherwise in the two kernels.
+void run_stored(const attention_case &c, const cuda::attention_view &view, cuda::attention_gradient m, const results &want, int heads_at_a_time,
+                const std::vector<std::vector<bf16>> &again) {
+    const auto    &s = c.shape;
+    const size_t   each = cuda::stored_score_bytes(s, view);
+    on_device<bf16> scores(each / sizeof(bf16) * size_t(heads_at_a_time)), dq(again[0].size()), dk(again[1].size()), dv(again[2].size());
+    m.dq = dq.data(), m.dk = dk.data(), m.dv = dv.data(), m.scores = scores.data(), m.heads_at_a_time = heads_at_a_time;
+    cuda::attention_backward(s, view, m, nullptr);
+    const double error = compare(dq.host(), want.dq, c.ld_q(), int64_t(s.n_head) * s.head_dim);
+    CHECK(error <= backward_tolerance);
+    CHECK(same_bytes(dk.host(), again[1]) && same_bytes(dv.host(), again[2]));
+    const bool equal = same_bytes(dq.host(), again[0]);
+    CHECK(equal || !on_shim());
+    n_stored++;
+    n_equal += equal;
+    worst_backward = larger(worst_backward, error);
+    const auto written = scores.host(); // each pair of the lists, and nothing is missing
+    CHECK(std::none_of(written.begin(), written.end(), [](bf16 x) { return x.bits == 0xffff; }));
+}
 
 void run(const attention_case &c) {
     const auto &s = c.shape;
@@ -185,8 +215,8 @@ void run(const attention_case &c) {
     const results want = reference(c, in);
 
     const auto                  positions = c.positions();
-    const cuda::attention_lists lists(c.until.data(), c.n_tokens(), c.queries.data(), c.n_queries(), positions.data(), c.window);
-    CHECK(lists.words().size() <= cuda::attention_lists::max_words(c.n_tokens(), c.n_queries()));
+    const cuda::attention_lists lists(c.until.data(), c.n_tokens(), c.queries.data(), c.n_queries(), positions.data(), c.window, true);
+    CHECK(lists.words().size() <= cuda::attention_lists::max_words(c.n_tokens(), c.n_queries(), true));
     on_device<int32_t>         words(lists.words());
     const cuda::attention_view view(lists, words.data());
 
@@ -214,6 +244,11 @@ void run(const attention_case &c) {
     worst_forward  = larger(worst_forward, forward);
     worst_lse      = larger(worst_lse, of_lse);
     worst_backward = larger(worst_backward, backward);
+
+    const std::vector<std::vector<bf16>> again = {dq.host(), dk.host(), dv.host()};
+    for (int heads = s.n_head_kv; heads > 0; heads = heads == 1 ? 0 : heads == 2 ? 1 : 2) { // all at once, and the last fewer than those before
+        run_stored(c, view, m, want, heads, again);
+    }
 }
 
 attention_shape shape_of(int n_head, int n_head_kv, int head_dim, float cap = 0) {
@@ -226,6 +261,12 @@ void test_shapes() {
         in_both_orders("heads of " + std::to_string(head_dim), [&] {
             const auto until = segments({70, 3, 100});
             run({shape_of(2, 1, head_dim), until, every(until.size(), 1), 0, 16});
+        });
+    }
+    for (const auto &[n_head, n_head_kv] : std::vector<std::pair<int, int>>{{3, 1}, {3, 3}, {8, 2}, {6, 3}}) {
+        in_both_orders(std::to_string(n_head) + " heads, " + std::to_string(n_head_kv) + " of keys", [&, h = n_head, kv = n_head_kv] {
+            const auto until = segments({66, 64});
+            run({shape_of(h, kv, 128), until, every(until.size(), 1), 0, 8});
         });
     }
     where = "unknown heads";
@@ -268,6 +309,30 @@ void test_masks() {
     });
 }
 
+// The number of heads that are stored at a time: what there is room for, evenly, where so many fill a large device.
+void test_heads_to_store() {
+    where = "heads to store";
+    const auto heads = [](const std::vector<int32_t> &until, int n_head, int n_head_kv, size_t tiles, bool with_places = true) {
+        const cuda::attention_lists lists(until.data(), int64_t(until.size()), nullptr, int64_t(until.size()), nullptr, 0, with_places);
+        const cuda::attention_view  view(lists, lists.words().data());
+        const attention_shape       shape = shape_of(n_head, n_head_kv, 128);
+        CHECK(cuda::stored_score_bytes(shape, view) == size_t(view.n_pairs) * size_t(n_head / n_head_kv) * 8192);
+        return cuda::heads_to_store(shape, view, tiles * 8192);
+    };
+    const auto four = segments({2048, 2048, 2048, 2048}), one = segments({8192}), short_ones = segments(std::vector<int>(64, 128));
+    const size_t pairs = 4 * 528;
+    CHECK(heads(four, 32, 8, 8 * 4 * pairs) == 8);
+    CHECK(heads(four, 32, 8, 8 * 4 * pairs - 1) == 4); // 7 fit: 4 and 4
+    CHECK(heads(four, 32, 8, 4 * 4 * pairs) == 4);
+    CHECK(heads(four, 32, 8, 4 * 4 * pairs - 1) == 0); // 3 would leave a third of the device idle
+    CHECK(heads(four, 32, 8, pairs) == 0);
+    CHECK(heads(four, 32, 8, 8 * 4 * pairs, false) == 0); // lists without places
+    const size_t of_one = 128 * 129 / 2;
+    CHECK(heads(one, 32, 8, 8 * 4 * of_one) == 8 && heads(one, 32, 8, 2 * 4 * of_one) == 0);
+    CHECK(heads(short_ones, 16, 8, 8 * 2 * 192) == 8 && heads(short_ones, 16, 8, 3 * 2 * 192) == 3);
+    CHECK(heads(segments({5}), 1, 1, 1) == 1 && heads(segments({5}), 2, 1, 1) == 0);
+}
+
 // Two runs give the same bits, also where blocks and threads go the other way round.
 void test_same_bits() {
     std::vector<std::vector<bf16>> seen;
@@ -298,6 +363,7 @@ void test_same_bits() {
 } // namespace
 
 int main() {
+    test_heads_to_store();
     for (const bool warpgroups : {false, true}) {
         cuda::use_warpgroups(warpgroups);
         test_shapes();
@@ -305,5 +371,6 @@ int main() {
         test_same_bits();
     }
     std::printf("largest errors over largest values: out %.2g, log-sum-exp %.2g, gradients %.2g\n", worst_forward, worst_lse, worst_backward);
+    std::printf("dq of stored gradients of scores: %d of %d have the bits of those that are computed again\n", n_equal, n_stored);
     return finish("test_cuda_attention");
 }

@@ -1,7 +1,10 @@
 // attention_backward.cu - the gradient of attention in two kernels: one block for each tile of keys sums dk and dv over the
-// queries and heads that see it, one block for each tile of queries sums dq over its keys. Scores are computed in both. So
-// every gradient is summed by one block in the order of its list, and no sums cross blocks: the same bits every time.
+// queries and heads that see it, one block for each tile of queries sums dq over its keys. Scores are computed in both, or the
+// first leaves their gradients to the second (attention_stored.cu). So every gradient is summed by one block in the order of its
+// list, and no sums cross blocks: the same bits every time.
 #include "attention_tile.h"
+
+#include <algorithm>
 
 namespace cft::cuda {
 namespace {
@@ -88,12 +91,12 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) que
 // Of the largest heads a block sums half of the columns; the scores are then computed twice.
 template <int head_dim> constexpr int column_parts = head_dim > 128 ? 2 : 1;
 
-template <int head_dim> __global__ void __launch_bounds__(attention_threads) key_gradient_kernel(backward_args a) {
+template <int head_dim, bool stores> __global__ void __launch_bounds__(attention_threads) key_gradient_kernel(backward_args a) {
     constexpr int stride = tile_stride<head_dim>, stage = stage_rows<head_dim>, columns = head_dim / column_parts<head_dim>;
     bf16 *const   k_tile = shared_array<bf16>(), *const v_tile = k_tile + attention_tile * stride;
     bf16 *const   q_tile = v_tile + attention_tile * stride, *const dout_tile = q_tile + stage * stride;
 
-    const int     kv_head = int(blockIdx.x), first_column = int(blockIdx.z) * columns;
+    const int     kv_head = int(blockIdx.x) + (stores ? a.first_kv_head : 0), first_column = int(blockIdx.z) * columns;
     const int     warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes, g = lane / 4, t = lane % 4;
     const int32_t tile      = a.view.key_order[blockIdx.y];
     const int64_t first_key = int64_t(tile) * attention_tile, key = first_key + warp * warp_rows + g;
@@ -106,7 +109,7 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) key
     copy_async_end_group();
     for (int head = kv_head * a.group; head < (kv_head + 1) * a.group; head++) {
         for (int32_t i = a.view.query_tiles_start[tile]; i < a.view.query_tiles_start[tile + 1]; i++) {
-            const int32_t entry = a.view.query_tiles[i];
+            const int32_t entry = a.view.query_tiles[i], place = stores ? a.view.places[i] : 0;
             for (int part = 0; part < attention_tile; part += stage) {
                 const int64_t first_query = int64_t(entry / 2) * attention_tile + part;
                 __syncthreads(); // nobody needs the last queries any more
@@ -137,6 +140,15 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) key
                         }
                     }
                     multiply_scores(dv, p, dout_tile, c, first_column, stride);
+                    if (stores && first_column == 0) {
+                        uint4 *const tile_at = stored_tile(a, head, place);
+#pragma unroll
+                        for (int k = 0; k < chunk_tiles; k += 2) {
+                            uint32_t fragment[4];
+                            to_fragment(fragment, ds, k);
+                            store_scores(tile_at, (part + c) / 16 + k / 2, fragment);
+                        }
+                    }
                     multiply_scores(dk, ds, q_tile, c, first_column, stride);
                 }
             }
@@ -151,19 +163,42 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads) key
     store_rows<head_dim>(dv, 1.0f, 1.0f, own, a.m.dv + kv_head * head_dim + first_column, a.m.ld_dv, row, a.view.n_tokens);
 }
 
+template <int head_dim> constexpr size_t gradient_shared_bytes = 2 * (attention_tile + stage_rows<head_dim>)*tile_stride<head_dim> * sizeof(bf16);
+
+// Some heads of keys after others, each time both kernels: gradients of scores lie in the same place.
+void gradient_by_storing(const cpu::attention_shape &shape, backward_args args, cudaStream_t stream) {
+    for (int first = 0; first < shape.n_head_kv; first += args.m.heads_at_a_time) {
+        const int n        = std::min(args.m.heads_at_a_time, shape.n_head_kv - first);
+        args.first_kv_head = first;
+        if (!key_gradient_by_warpgroups(shape, args, n, stream)) {
+            with_head_dim(shape.head_dim, [&](auto size) {
+                constexpr int head_dim = decltype(size)::value;
+                launch("attention key gradient, stores", key_gradient_kernel<head_dim, true>,
+                       dim3(unsigned(n), blocks_for(args.view.n_tokens, attention_tile), unsigned(column_parts<head_dim>)), attention_threads,
+                       gradient_shared_bytes<head_dim>, stream, args);
+            });
+        }
+        query_gradient_of_stored(shape, args, n, stream);
+    }
+}
+
 } // namespace
 
 void attention_backward(const cpu::attention_shape &shape, const attention_view &view, const attention_gradient &m, cudaStream_t stream) {
     const backward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, m};
     launch("attention delta", delta_kernel, blocks_for(view.n_queries * shape.n_head * lanes, attention_threads), attention_threads, 0, stream, args,
            shape.n_head, shape.head_dim);
+    if (m.scores && m.heads_at_a_time > 0 && can_attend(shape.head_dim)) {
+        gradient_by_storing(shape, args, stream);
+        return;
+    }
     if (attention_gradient_by_warpgroups(shape, args, stream)) {
         return;
     }
     const bool known = with_head_dim(shape.head_dim, [&](auto size) {
         constexpr int    head_dim = decltype(size)::value;
-        constexpr size_t shared   = 2 * (attention_tile + stage_rows<head_dim>)*tile_stride<head_dim> * sizeof(bf16);
-        launch("attention key gradient", key_gradient_kernel<head_dim>,
+        constexpr size_t shared   = gradient_shared_bytes<head_dim>;
+        launch("attention key gradient", key_gradient_kernel<head_dim, false>,
                dim3(unsigned(shape.n_head_kv), blocks_for(view.n_tokens, attention_tile), unsigned(column_parts<head_dim>)), attention_threads, shared,
                stream, args);
         launch("attention query gradient", query_gradient_kernel<head_dim>, dim3(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)),

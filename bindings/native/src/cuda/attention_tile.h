@@ -115,6 +115,7 @@ struct backward_args {
     score_map          score;
     int                group;
     attention_gradient m;
+    int                first_kv_head = 0; // of those whose gradients of scores are stored at a time
 };
 
 // What the backward pass knows of a query: log-sum-exp in units of log2, and delta. Beyond the last query the former is
@@ -184,9 +185,53 @@ template <int row> __device__ __forceinline__ float to_exponentials(float (&s)[k
     return factor;
 }
 
+// ---- gradients of scores that are stored: on their way to dk each thread writes what its warp multiplies next, and for dq each thread reads it back as what
+// its warp multiplies there. So a tile of 64 keys and 64 queries is [4][attention_threads] units of 16 bytes: of 16 queries, all threads of the
+// block of keys, 16 keys for each warp. Nothing of it goes through shared memory. It is written once and read once: other things had better
+// stay in the cache.
+
+constexpr int score_units = attention_tile * attention_tile / 8; // of a tile
+
+// A pair of tiles; of a query head, pair `place` of key_tiles.
+__device__ __forceinline__ uint4 *stored_tile(const backward_args &a, int head, int64_t place) {
+    uint4 *const all = reinterpret_cast<uint4 *>(a.m.scores);
+    return all + (int64_t(head - a.first_kv_head * a.group) * a.view.n_pairs + place) * score_units;
+}
+
+// Of 16 queries, the `step`th of the tile: the fragment for dk, rows are this warp's keys.
+__device__ __forceinline__ void store_scores(uint4 *tile, int step, const uint32_t (&fragment)[4]) {
+    write_once(tile + step * attention_threads + int(threadIdx.x) % attention_threads, uint4{fragment[0], fragment[1], fragment[2], fragment[3]});
+}
+
+// What a warp needs of a tile: of its 16 queries, the keys 16 at a time.
+struct stored_scores {
+    uint4 keys[attention_tile / warp_rows];
+
+    __device__ __forceinline__ void load(const uint4 *tile) {
+        const int warp = int(threadIdx.x) % attention_threads / lanes, lane = int(threadIdx.x) % lanes;
+#pragma unroll
+        for (int i = 0; i < attention_tile / warp_rows; i++) {
+            keys[i] = read_once(tile + warp * attention_threads + i * lanes + lane);
+        }
+    }
+    // The fragments for dq: rows are the warp's queries.
+    __device__ __forceinline__ void turn(uint32_t (&fragments)[attention_tile / warp_rows][4]) const {
+#pragma unroll
+        for (int i = 0; i < attention_tile / warp_rows; i++) {
+            const uint32_t of_keys[4] = {keys[i].x, keys[i].z, keys[i].y, keys[i].w};
+            transpose(fragments[i], of_keys);
+        }
+    }
+};
+
+// dq from what is stored of n_heads_kv heads of keys.
+void query_gradient_of_stored(const cpu::attention_shape &shape, const backward_args &args, int n_heads_kv, cudaStream_t stream);
+
 // The same by products of warpgroups (attention_warpgroup.cu); false where the device or the head has none. delta is given.
 bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream);
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream);
+// dk and dv of n_heads_kv heads, with gradients of scores stored.
+bool key_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, int n_heads_kv, cudaStream_t stream);
 
 // Calls f with a constant for the head size; false if there is no kernel for it.
 template <typename F> bool with_head_dim(int head_dim, F &&f) {

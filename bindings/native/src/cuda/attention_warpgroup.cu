@@ -1,52 +1,12 @@
 // attention_warpgroup.cu - attention.cu's and attention_backward.cu's kernels with the products of warpgroups, for compute capability
 // 9.0, heads of 64 and 128, and scores without a cap (with one they need more registers than there are). A block is one warpgroup;
 // blocks of a multiprocessor hide each other's waiting.
-#include "attention_tile.h"
-#include "warpgroup.h"
+#include "attention_warpgroup.h"
 
 #include <cstdlib>
 
 namespace cft::cuda {
 namespace {
-
-// Code for other devices has nothing of these kernels, which are not launched there.
-__device__ __forceinline__ void only_with_warpgroups() {
-#if CFT_ON_DEVICE && !CFT_HAS_WARPGROUPS
-    asm volatile("trap;");
-    __builtin_unreachable();
-#endif
-}
-
-template <int head_dim> constexpr int tile_elements = attention_tile * head_dim;
-
-// Starts copying a tile of rows, from row `first` on; rows from n_rows on become 0. A thread has the same columns of every eighth or
-// sixteenth row, so that what one copy needs is a step from the one before.
-template <int head_dim> __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *from, int64_t ld, int64_t first, int64_t n_rows) {
-    constexpr int units = head_dim / 8, step = attention_threads / units;
-    static_assert(step % swizzle_rows == 0, "rows of a thread are swizzled alike");
-    const int row = int(threadIdx.x) / units, column = int(threadIdx.x) % units * 8;
-    tile += swizzled<attention_tile>(row, column);
-    from += (first + row) * ld + column;
-    if (first + attention_tile <= n_rows) {
-#pragma unroll
-        for (int i = 0; i < attention_tile / step; i++) {
-            copy_async(tile + i * step * panel_columns, from, true);
-            from += step * ld;
-        }
-        return;
-    }
-    for (int i = 0; i < attention_tile / step; i++) {
-        const bool present = first + row + i * step < n_rows;
-        copy_async(tile + i * step * panel_columns, present ? from + i * step * ld : from - (first + row) * ld, present);
-    }
-}
-
-// What this thread has copied, but for the newest `pending` groups, and what the others have: for the tensor cores.
-template <int pending> __device__ __forceinline__ void wait_for_tiles() {
-    copy_async_wait<pending>();
-    show_tensor_cores();
-    __syncthreads();
-}
 
 // ---- forward
 
@@ -212,14 +172,15 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads, 3) 
 
 // ---- dk and dv: rows are keys, columns queries
 
-template <int head_dim> __global__ void __launch_bounds__(attention_threads, 2) warpgroup_key_gradient_kernel(backward_args a) {
+template <int head_dim, bool stores> __global__ void __launch_bounds__(attention_threads, 2) warpgroup_key_gradient_kernel(backward_args a) {
     only_with_warpgroups();
     constexpr int stage_elements = 2 * tile_elements<head_dim>;
     bf16 *const   k_tile = shared_array<bf16>(), *const v_tile = k_tile + tile_elements<head_dim>;
     bf16 *const   stages = v_tile + tile_elements<head_dim>; // twice queries and gradients of outputs, then twice log-sum-exp and delta
     float *const  sums   = reinterpret_cast<float *>(stages + 2 * stage_elements);
 
-    const int     kv_head = int(blockIdx.x), warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes, g = lane / 4, t = lane % 4;
+    const int     kv_head = int(blockIdx.x) + (stores ? a.first_kv_head : 0);
+    const int     warp = int(threadIdx.x) / lanes, lane = int(threadIdx.x) % lanes, g = lane / 4, t = lane % 4;
     const int32_t tile      = a.view.key_order[blockIdx.y];
     const int64_t first_key = int64_t(tile) * attention_tile, key = first_key + warp * warp_rows + g;
     const int32_t begin = a.view.query_tiles_start[tile], per_head = a.view.query_tiles_start[tile + 1] - begin, n = per_head * a.group;
@@ -248,6 +209,7 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads, 2) 
     load_stage(0);
     for (int32_t i = 0; i < n; i++) {
         const int32_t     entry       = a.view.query_tiles[begin + i % per_head];
+        const int32_t     place       = stores ? a.view.places[begin + i % per_head] : 0; // now: what is stored must not wait for it
         const int64_t     first_query = int64_t(entry / 2) * attention_tile;
         const bf16 *const q_tile = stages + i % 2 * stage_elements, *const dout_tile = q_tile + tile_elements<head_dim>;
         const float *const lse = sums + i % 2 * attention_threads, *const delta = lse + attention_tile;
@@ -301,6 +263,13 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads, 2) 
         }
         uint32_t of_scores[4][4];
         to_fragments(of_scores, ds);
+        if constexpr (stores) {
+            uint4 *const to = stored_tile(a, kv_head * a.group + i / per_head, place);
+#pragma unroll
+            for (int step = 0; step < 4; step++) {
+                store_scores(to, step, of_scores[step]);
+            }
+        }
         wgmma_begin();
         multiply_fragments(dk, of_scores, q_tile);
         wgmma_end_group();
@@ -316,6 +285,9 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads, 2) 
     store_rows<head_dim>(dk, factor, factor, own, a.m.dk + kv_head * head_dim, a.m.ld_dk, row, a.view.n_tokens);
     store_rows<head_dim>(dv, 1.0f, 1.0f, own, a.m.dv + kv_head * head_dim, a.m.ld_dv, row, a.view.n_tokens);
 }
+
+template <int head_dim>
+constexpr size_t key_gradient_shared_bytes = size_t(6 * tile_elements<head_dim>) * sizeof(bf16) + 2 * attention_threads * sizeof(float);
 
 bool device_has_warpgroups() {
 #if defined(__CUDACC__)
@@ -339,21 +311,16 @@ bool use_them = asked_for();
 bool use_them = false; // the shim computes them slowly; its tests say when
 #endif
 
-// Calls f with a constant for the head size.
-template <typename F> bool with_variant(const cpu::attention_shape &shape, F &&f) {
-    if (!use_them || shape.soft_cap > 0 || (shape.head_dim != 64 && shape.head_dim != 128) || !device_has_warpgroups()) {
-        return false;
-    }
-    shape.head_dim == 64 ? f(std::integral_constant<int, 64>()) : f(std::integral_constant<int, 128>());
-    return true;
-}
-
 } // namespace
 
 void use_warpgroups(bool use) { use_them = use; }
 
+bool attends_by_warpgroups(const cpu::attention_shape &shape) {
+    return use_them && shape.soft_cap <= 0 && (shape.head_dim == 64 || shape.head_dim == 128) && device_has_warpgroups();
+}
+
 bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream) {
-    return with_variant(shape, [&](auto size) {
+    return with_warpgroups(shape, [&](auto size) {
         constexpr int head_dim = decltype(size)::value;
         launch("attention", warpgroup_attention_kernel<head_dim>,
                dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads,
@@ -361,12 +328,20 @@ bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args 
     });
 }
 
+bool key_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, int n_heads_kv, cudaStream_t stream) {
+    return with_warpgroups(shape, [&](auto size) {
+        constexpr int head_dim = decltype(size)::value;
+        launch("attention key gradient, stores", warpgroup_key_gradient_kernel<head_dim, true>,
+               dim3(unsigned(n_heads_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads, key_gradient_shared_bytes<head_dim>, stream,
+               args);
+    });
+}
+
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream) {
-    return with_variant(shape, [&](auto size) {
-        constexpr int    head_dim = decltype(size)::value;
-        constexpr size_t shared   = size_t(6 * tile_elements<head_dim>) * sizeof(bf16) + 2 * attention_threads * sizeof(float);
-        launch("attention key gradient", warpgroup_key_gradient_kernel<head_dim>,
-               dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads, shared,
+    return with_warpgroups(shape, [&](auto size) {
+        constexpr int head_dim = decltype(size)::value;
+        launch("attention key gradient", warpgroup_key_gradient_kernel<head_dim, false>,
+               dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile)), attention_threads, key_gradient_shared_bytes<head_dim>,
                stream, args);
         launch("attention query gradient", warpgroup_query_gradient_kernel<head_dim>,
                dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads,

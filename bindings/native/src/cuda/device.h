@@ -187,6 +187,24 @@ __device__ __forceinline__ void store8(bf16 *p, const eight &e) {
     *reinterpret_cast<uint4 *>(p) = uint4{pack(e.x[0], e.x[1]), pack(e.x[2], e.x[3]), pack(e.x[4], e.x[5]), pack(e.x[6], e.x[7])};
 }
 
+// Sixteen bytes that are written once and read once, so that the cache had better keep other things.
+__device__ __forceinline__ void write_once(uint4 *p, const uint4 &x) {
+    must_be_aligned<16>(p);
+#if CFT_ON_DEVICE
+    __stcs(p, x);
+#else
+    *p = x;
+#endif
+}
+__device__ __forceinline__ uint4 read_once(const uint4 *p) {
+    must_be_aligned<16>(p);
+#if CFT_ON_DEVICE
+    return __ldcs(p);
+#else
+    return *p;
+#endif
+}
+
 // ---- sums; every thread gets the result
 
 __device__ __forceinline__ float warp_sum(float x) {

@@ -143,12 +143,13 @@ constexpr int attention_tile = 64; // queries and keys of a tile
 // < window.
 class attention_lists {
   public:
-    // As cpu::attention_mask's: query_tokens ascending, NULL: all tokens. Throws failure for what is refused there.
+    // As cpu::attention_mask's: query_tokens ascending, NULL: all tokens. Throws failure for what is refused there. with_places: also what
+    // gradients of scores need to be stored.
     attention_lists(const int32_t *visible_until, int64_t n_tokens, const int32_t *query_tokens, int64_t n_queries,
-                    const int32_t *positions = nullptr, int32_t window = 0);
+                    const int32_t *positions = nullptr, int32_t window = 0, bool with_places = false);
 
     // No pack of up to so many tokens, with up to so many queries, needs more words.
-    static size_t max_words(int64_t n_tokens, int64_t n_queries);
+    static size_t max_words(int64_t n_tokens, int64_t n_queries, bool with_places = false);
 
     const std::vector<int32_t> &words() const { return words_; }
     int64_t                     n_tokens() const { return n_tokens_; }
@@ -158,12 +159,12 @@ class attention_lists {
     friend struct attention_view;
     size_t put(const std::vector<int32_t> &values);
 
-    int64_t              n_tokens_, n_queries_;
+    int64_t              n_tokens_, n_queries_, n_pairs_ = 0, longest_ = 0;
     std::vector<int32_t> words_;
     // Where in words_ each array begins.
     size_t visible_until_ = 0, query_tokens_ = 0, key_positions_ = 0, window_starts_ = 0, key_tiles_start_ = 0, key_tiles_ = 0,
-           query_tiles_start_ = 0, query_tiles_ = 0, query_order_ = 0, key_order_ = 0;
-    bool tree_window_ = false;
+           query_tiles_start_ = 0, query_tiles_ = 0, query_order_ = 0, key_order_ = 0, places_ = 0;
+    bool tree_window_ = false, has_places_ = false;
 };
 
 // attention_view is attention_lists with its words at a device address. Passed to kernels by value.
@@ -179,6 +180,8 @@ struct attention_view {
     const int32_t *key_tiles_start, *key_tiles;     // for each tile of queries
     const int32_t *query_tiles_start, *query_tiles; // for each tile of keys
     const int32_t *query_order, *key_order;         // tiles with the longest lists first
+    const int32_t *places;                          // for each entry of query_tiles, which one of key_tiles is the same pair; or NULL
+    int64_t        n_pairs, longest;                // of tiles: entries of either list, and the most that a tile of keys has
 };
 
 bool can_attend(int head_dim); // 64, 80, 96, 128, 256
@@ -191,14 +194,23 @@ void use_warpgroups(bool use);
 void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
                const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream);
 
-// dq, dk, dv are overwritten, every row of them. delta: [n_head][n_queries], scratch.
+// dq, dk, dv are overwritten, every row of them. delta: [n_head][n_queries], scratch. With `scores`, gradients of scores are stored there on their
+// way to dk, bf16, for the heads of `heads_at_a_time` heads of keys, and dq is made from them; otherwise they are computed for both. The list must
+// have places.
 struct attention_gradient {
     const bf16  *q, *k, *v, *out, *dout;
     const float *lse;
     float       *delta;
     bf16        *dq, *dk, *dv;
     int64_t      ld_q, ld_k, ld_v, ld_out, ld_dout, ld_dq, ld_dk, ld_dv;
+    bf16        *scores          = nullptr; // 16-byte aligned, stored_score_bytes for each head of keys
+    int          heads_at_a_time = 0;
 };
+// What stored gradients of scores take of memory, for one head of keys.
+size_t stored_score_bytes(const cpu::attention_shape &shape, const attention_view &view);
+// How many heads of keys to take at a time with so much room for gradients of scores; 0: none, they had better be computed again. So where there
+// is no room for one head, and where so few heads have too few tiles of keys to fill a large device.
+int heads_to_store(const cpu::attention_shape &shape, const attention_view &view, size_t bytes);
 void attention_backward(const cpu::attention_shape &shape, const attention_view &view, const attention_gradient &args, cudaStream_t stream);
 
 // ---- adapters and optimizer (adapters.cu)

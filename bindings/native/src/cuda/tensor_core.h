@@ -70,6 +70,27 @@ template <bool transposed> __device__ __forceinline__ void load_matrices(uint32_
 #endif
 }
 
+// Four 8 x 8 matrices in the layout of fragments, each transposed.
+__device__ __forceinline__ void transpose(uint32_t (&to)[4], const uint32_t (&from)[4]) {
+#if CFT_ON_DEVICE
+#pragma unroll
+    for (int m = 0; m < 4; m++) {
+        asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(to[m]) : "r"(from[m]));
+    }
+#elif !defined(__CUDACC__)
+    const auto &all  = shim::exchange(from, sizeof from);
+    const int   g = shim::lane() / 4, t = shim::lane() % 4;
+    const auto  at = [&](int m, int row, int column) {
+        uint32_t word;
+        memcpy(&word, all.of_lane[4 * row + column / 2] + 4 * m, sizeof word);
+        return column % 2 ? word >> 16 : word & 0xffffu;
+    };
+    for (int m = 0; m < 4; m++) {
+        to[m] = at(m, 2 * t, g) | at(m, 2 * t + 1, g) << 16;
+    }
+#endif
+}
+
 // Fragments from row-major tiles in shared memory, whose rows are `stride` elements apart.
 // A: rows [row, row + 16), columns [k, k + 16).
 __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16 *tile, int stride, int row, int k) {
@@ -109,6 +130,26 @@ __device__ __forceinline__ void multiply_rows(float (&acc)[n_tiles][4], const bf
     }
 }
 
+// Columns [8 * k, 8 * k + 16) of a product's 16 rows, as it leaves them, as a fragment of the next one: rounded to bf16.
+template <int tiles> __device__ __forceinline__ void to_fragment(uint32_t (&a)[4], const float (&p)[tiles][4], int k) {
+    a[0] = pack(p[k][0], p[k][1]);
+    a[1] = pack(p[k][2], p[k][3]);
+    a[2] = pack(p[k + 1][0], p[k + 1][1]);
+    a[3] = pack(p[k + 1][2], p[k + 1][3]);
+}
+
+// acc [16][8 * n_tiles] += A * (rows [first, first + 16) of b, columns [column, column + 8 * n_tiles)).
+template <int n_tiles>
+__device__ __forceinline__ void multiply_fragment(float (&acc)[n_tiles][4], const uint32_t (&a)[4], const bf16 *b, int first, int column, int stride) {
+#pragma unroll
+    for (int n = 0; n < n_tiles; n += 2) {
+        uint32_t fb[4];
+        load_b(fb, b, stride, first, column + 8 * n);
+        mma(acc[n], a, fb);
+        mma(acc[n + 1], a, fb + 2);
+    }
+}
+
 // acc [16][8 * n_tiles] += P * (rows [first, first + 8 * k_tiles) of b, columns [column, column + 8 * n_tiles)). P is in the
 // layout that products leave: [16][8 * k_tiles]; it is rounded to bf16.
 template <int k_tiles, int n_tiles>
@@ -116,14 +157,9 @@ __device__ __forceinline__ void multiply_scores(float (&acc)[n_tiles][4], const 
                                                 int stride) {
 #pragma unroll
     for (int k = 0; k < k_tiles; k += 2) {
-        const uint32_t fa[4] = {pack(p[k][0], p[k][1]), pack(p[k][2], p[k][3]), pack(p[k + 1][0], p[k + 1][1]), pack(p[k + 1][2], p[k + 1][3])};
-#pragma unroll
-        for (int n = 0; n < n_tiles; n += 2) {
-            uint32_t fb[4];
-            load_b(fb, b, stride, first + 8 * k, column + 8 * n);
-            mma(acc[n], fa, fb);
-            mma(acc[n + 1], fa, fb + 2);
-        }
+        uint32_t fa[4];
+        to_fragment(fa, p, k);
+        multiply_fragment(acc, fa, b, first + 8 * k, column, stride);
     }
 }
 

@@ -168,10 +168,7 @@ template <int depth> __device__ __forceinline__ void multiply_tiles(float (&c)[8
 __device__ __forceinline__ void to_fragments(uint32_t (&a)[4][4], const float (&p)[8][4]) {
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        a[k][0] = pack(p[2 * k][0], p[2 * k][1]);
-        a[k][1] = pack(p[2 * k][2], p[2 * k][3]);
-        a[k][2] = pack(p[2 * k + 1][0], p[2 * k + 1][1]);
-        a[k][3] = pack(p[2 * k + 1][2], p[2 * k + 1][3]);
+        to_fragment(a[k], p, 2 * k);
     }
 }
 

@@ -4,24 +4,14 @@
 #include "../../failure.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 namespace cft::cuda {
 
-namespace {
-
-bool is_set_to(const char *variable, const char *value) {
-    const char *const is = std::getenv(variable);
-    return is && std::strcmp(is, value) == 0;
-}
-
-} // namespace
-
 engine::engine(const plan &p, int device, uint64_t lockable)
     : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
-      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(is_set_to("CFT_CUDA_EXPERTS", "one")),
-      gated_pass_(is_set_to("CFT_CUDA_ADAPTERS", "gated")), adapter_pass_(gated_pass_ || is_set_to("CFT_CUDA_ADAPTERS", "pass")), device_(device) {
+      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(asks_for("CFT_CUDA_EXPERTS", "one")),
+      gated_pass_(asks_for("CFT_CUDA_ADAPTERS", "gated")), adapter_pass_(gated_pass_ || asks_for("CFT_CUDA_ADAPTERS", "pass")), device_(device) {
     carver from(memory_.data());
     layers_   = place_activations(plan_, from);
     w_        = std::make_unique<workspace>(plan_, from);
@@ -190,7 +180,7 @@ journey engine::begin(const device_pack &p, bool backward) {
     j.weights   = reinterpret_cast<const float *>(put(p.weights.data(), p.weights.size()));
     sort_tokens(p, j, put);
     const auto view = [&](const int32_t *queries, int64_t n_queries, int window) {
-        const attention_lists lists(p.visible_until, t, queries, n_queries, p.positions, window);
+        const attention_lists lists(p.visible_until, t, queries, n_queries, p.positions, window, plan_.stores_scores);
         j.views.emplace_back(lists, put(lists.words().data(), lists.words().size()));
     };
     view(nullptr, t, 0);

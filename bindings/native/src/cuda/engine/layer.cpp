@@ -264,10 +264,13 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
     mark("backward: heads, rope");
     bf16 *const   dq = v.last ? w_->d_q : w_->d_qkv, *const dk = v.last ? w_->d_qkv : w_->d_qkv + v.q_width, *const dv = dk + v.kv_width;
     const int64_t ld_dq = v.last ? v.q_width + columns : all + columns, ld_dkv = v.last ? 2 * v.kv_width + columns : ld_dq;
-    attention_backward(v.shape, v.view,
-                       {v.turned_q, v.turned_k, v.v, a.attn, w_->d_attn, a.lse, w_->attn_delta, dq, dk, dv, v.ld_turned_q, v.ld_turned_k, v.ld_kv,
-                        v.ld(kind_output), v.q_width, ld_dq, ld_dkv, ld_dkv},
-                       stream_.get());
+    attention_gradient gradient = {v.turned_q, v.turned_k, v.v, a.attn, w_->d_attn, a.lse, w_->attn_delta, dq, dk, dv, v.ld_turned_q, v.ld_turned_k, v.ld_kv,
+                                   v.ld(kind_output), v.q_width, ld_dq, ld_dkv, ld_dkv};
+    if (plan_.stores_scores) { // whatever is kept, there is as much room: the bits do not depend on it
+        gradient.scores          = reinterpret_cast<bf16 *>(loss_->logits);
+        gradient.heads_at_a_time = heads_to_store(v.shape, v.view, size_t(plan_.loss_rows * plan_.vocab8) * sizeof(float));
+    }
+    attention_backward(v.shape, v.view, gradient, stream_.get());
     mark("backward: attention");
     turn_heads_backward(query_heads(v), dq, ld_dq, v.q, v.ld_q, v.n, dq, ld_dq, stream_.get());
     turn_heads_backward(key_heads(v), dk, ld_dkv, v.k, v.ld_kv, v.t, dk, ld_dkv, stream_.get());

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 
 namespace cft::cuda {
@@ -170,9 +171,14 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
+bool asks_for(const char *variable, const char *word) {
+    const char *const is = std::getenv(variable);
+    return is && std::strcmp(is, word) == 0;
+}
+
 plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles, int n_offloaded_)
     : model(&m), rope(&m.rope.global_for(params)), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
-      dropout(params.dropout > 0), dora(adapter.dora()), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
+      dropout(params.dropout > 0), dora(adapter.dora()), stores_scores(asks_for("CFT_CUDA_ATTENTION", "stored")), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
       faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
     const int n_layer = int(m.layers.size()), n_trained = n_layer - lowest;
     for (int l = 0; l < n_layer; l++) {
@@ -193,7 +199,7 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
     head_rows = std::min(vocab8, tiles.head_rows > 0 ? tiles.head_rows : head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
-    staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t) + attention_lists::max_words(t, n)) + 256;
+    staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t, stores_scores) + attention_lists::max_words(t, n, stores_scores)) + 256;
     weight_bytes     = weights_of(*this, stage_bytes, streamed_bytes);
     adapter_bytes    = (size_t(n_values) * sizeof(float) + 255) / 256 * 256;
     carver counted(nullptr), space(nullptr), loss(nullptr);

@@ -43,6 +43,9 @@ inline size_t staged(size_t end) { return (end + 255) / 256 * 256; }
 
 constexpr int64_t gain_columns = 4096;
 
+// Whether an environment variable asks for something by that word.
+bool asks_for(const char *variable, const char *word);
+
 enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
 
 // part is one adapted module of a group: rows of w, columns of h, and where A and B lie among the adapter's values.
@@ -119,6 +122,7 @@ struct plan {
     int64_t          t, n;        // most tokens, most targets
     int              lowest;      // the layer below which nothing is trained
     bool             dropout, dora;
+    bool             stores_scores; // CFT_CUDA_ATTENTION=stored: gradients of scores, where logits were, instead of computing them twice
     weight_place     place;
     bool             embedding_stays; // on the host
     bool             resident() const { return place == weight_place::widened; }
@@ -249,7 +253,7 @@ struct workspace {
 
 // Buffers of the output head.
 struct loss_space {
-    float *logits; // [loss_rows][vocab8]; the same bytes hold the gradient
+    float *logits; // [loss_rows][vocab8]; the same bytes hold the gradient and, when the layers' backward passes come, are idle
     float *dh;     // [loss_rows] of head_ld
     bf16  *head;   // [head_rows] of head_ld, where weights are not widened once
 

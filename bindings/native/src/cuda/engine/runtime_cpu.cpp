@@ -160,3 +160,7 @@ extern "C" __attribute__((visibility("default"))) size_t cft_shim_locked() {
     }
     return bytes;
 }
+
+// For tests: how often a kernel was launched, and products of warpgroups, which the shim computes slowly.
+extern "C" __attribute__((visibility("default"))) size_t cft_shim_launches(const char *kernel) { return cft::cuda::shim::launches[kernel]; }
+extern "C" __attribute__((visibility("default"))) void cft_shim_use_warpgroups(bool use) { cft::cuda::use_warpgroups(use); }

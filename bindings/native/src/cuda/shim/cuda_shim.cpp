@@ -256,6 +256,7 @@ void run(const char *name, dim3 grid, dim3 size, size_t shared_bytes, const std:
     grid_size                 = grid;
     b.body                    = &body;
     running                   = name;
+    launches[name]++;
     const unsigned n          = grid.x * grid.y * grid.z;
     for (unsigned k = 0; k < n; k++) {
         const unsigned i = descending ? n - 1 - k : k;

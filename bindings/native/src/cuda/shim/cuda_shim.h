@@ -15,6 +15,8 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
+#include <string>
 #include <utility>
 
 #define __global__
@@ -49,6 +51,9 @@ inline dim3  thread_index, block_index, block_size, grid_size;
 inline char *shared_memory = nullptr;
 
 constexpr int warp_size = 32;
+
+// How often each kernel was launched, by the name that launch() is given.
+inline std::map<std::string, size_t> launches;
 
 // Runs body once for each thread of each block. A block whose threads wait for one another forever, or that writes past its
 // dynamic shared memory, ends the process with words; so does an address that its vectors or copies are not aligned to.
