@@ -21,19 +21,19 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
     const auto    &all     = shim::exchange(mine, sizeof mine);
     const int      g = shim::lane() / 4, t = shim::lane() % 4;
-    const auto     word = [&](int lane, int i) {
-        uint32_t w;
-        memcpy(&w, all.of_lane[lane] + 4 * i, sizeof w);
-        return w;
-    };
-    const auto half = [](uint32_t w, int k) { return as_float(k % 2 ? w & 0xffff0000u : w << 16); };
-    for (int k = 0; k < 16; k++) {
-        const int   owner = k % 8 / 2, upper = k / 8;
-        const float above = half(word(4 * g + owner, 2 * upper), k), below = half(word(4 * g + owner, 2 * upper + 1), k);
-        for (int n = 0; n < 2; n++) {
-            const float right = half(word(4 * (2 * t + n) + owner, 4 + upper), k);
-            c[n] += above * right;
-            c[2 + n] += below * right;
+    for (int upper = 0; upper < 2; upper++) {
+        for (int owner = 0; owner < 4; owner++) {
+            uint32_t left[6], right[2];
+            memcpy(left, all.of_lane[4 * g + owner], sizeof left);
+            memcpy(&right[0], all.of_lane[8 * t + owner] + 4 * (4 + upper), sizeof right[0]);
+            memcpy(&right[1], all.of_lane[8 * t + 4 + owner] + 4 * (4 + upper), sizeof right[1]);
+            const uint32_t above = upper ? left[2] : left[0], below = upper ? left[3] : left[1];
+            for (int n = 0; n < 2; n++) { // k = 8 upper + 2 owner, then the next one
+                c[n] += as_float(above << 16) * as_float(right[n] << 16);
+                c[n] += as_float(above & 0xffff0000u) * as_float(right[n] & 0xffff0000u);
+                c[2 + n] += as_float(below << 16) * as_float(right[n] << 16);
+                c[2 + n] += as_float(below & 0xffff0000u) * as_float(right[n] & 0xffff0000u);
+            }
         }
     }
 #endif
