@@ -100,7 +100,8 @@ var allowed = map[string][]string{
 
 	"configs/teacher": {},
 
-	"bindings/engine":        {},
+	"bindings/engine":        {"bindings/native"},
+	"bindings/native":        {},
 	"bindings/llama":         {"bindings/engine"},
 	"bindings/llama/example": {"bindings/llama"},
 	"cmd/cftune":             {"trainer", "trainer/*", "bindings/*", "internal/spell"},
@@ -289,6 +290,19 @@ func TestOnePackageHasCgo(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("no file of %s imports C", cgoPackage)
+	}
+}
+
+// Go's build cache knows the headers of a package's own folder only: without links there, a program could be built of what was compiled with
+// old headers, and write past the ends of what the library hands it.
+func TestCgoSeesEveryHeader(t *testing.T) {
+	headers, err := filepath.Glob(filepath.Join(moduleRoot, "bindings", "native", "include", "*.h"))
+	require.NoError(t, err)
+	require.NotEmpty(t, headers)
+	for _, header := range headers {
+		link, err := os.Readlink(filepath.Join(moduleRoot, "bindings", "engine", filepath.Base(header)))
+		require.NoError(t, err, "%s lacks a link to it", cgoPackage)
+		assert.Equal(t, "../native/include/"+filepath.Base(header), link)
 	}
 }
 

@@ -4,10 +4,13 @@ package engine
 import "C"
 
 import (
+	"errors"
 	"runtime"
 	"strings"
 	"sync"
 	"unsafe"
+
+	"cftune/bindings/native"
 )
 
 var initialized struct {
@@ -23,6 +26,9 @@ func Init(dir string) error {
 	if initialized.done {
 		return nil
 	}
+	if err := sameHeaders(C.GoString(C.cft_headers())); err != nil {
+		return err
+	}
 	var ce C.cft_error
 	p, n := chars(dir)
 	status := C.cft_init(p, n, &ce)
@@ -31,6 +37,22 @@ func Init(dir string) error {
 		return err
 	}
 	initialized.done = true
+	return nil
+}
+
+// ErrHeaders says that the program and libcftune.so are of different versions of the interface.
+var ErrHeaders = errors.New("engine: libcftune was built from other headers than this program, so that neither can read what the other writes")
+
+// sameHeaders compares the headers that the library was built with with those of this program. Go's build cache knows the latter by the links
+// in this folder: it looks at no header elsewhere, and would keep what was compiled with an old one.
+func sameHeaders(library string) error {
+	own, err := native.Headers()
+	if err != nil {
+		return err
+	}
+	if library != own {
+		return ErrHeaders
+	}
 	return nil
 }
 

@@ -117,6 +117,7 @@ var rules = []rule{
 	{codeOther, is(hub.ErrUnreachable), "what arrived is kept and gone on with; HTTPS_PROXY names a proxy, HF_ENDPOINT another hub"},
 	{codeUsage, is(hub.ErrName), ""},
 	{codeCheckpoint, is(regular.ErrNotRegular), "a run's files, and those of other outputs, are regular ones"},
+	{codeOther, is(engine.ErrHeaders), "make builds both anew"},
 	{codeDevice, is(engine.ErrNoMemory), "cftune doctor --config shows what the run takes and what would fit"},
 }
 

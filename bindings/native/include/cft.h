@@ -64,6 +64,10 @@ enum {
 
 // ---- libraries and devices
 
+// cft_headers returns a digest of the headers of this interface that the library was built with. A program that was compiled with others
+// must not go on: all that both know of each other's structs may be wrong, and what is written past an end is noticed nowhere.
+CFT_API const char *cft_headers(void);
+
 // cft_init loads the ggml backends found in the folder backend_dir (where libggml-cpu*.so lies). Once per process.
 CFT_API cft_status cft_init(const char *backend_dir, size_t backend_dir_len, cft_error *err);
 

@@ -219,6 +219,8 @@ extern "C" char *openblas_get_config(void) __attribute__((weak));
 
 using namespace cft;
 
+const char *cft_headers(void) { return CFT_HEADERS_DIGEST; }
+
 cft_status cft_init(const char *backend_dir, size_t backend_dir_len, cft_error *err) {
     return guard(err, [&] {
         static std::mutex           mutex;

@@ -1,0 +1,1 @@
+../native/include/cft_group.h
