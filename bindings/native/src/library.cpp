@@ -150,7 +150,8 @@ void load_backends(const std::string &dir) {
         ggml_backend_load_all_from_path(dir.c_str());
     }
     if (!ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU)) {
-        throw failure(CFT_ERR_DEVICE, "backend folder " + dir + " holds no CPU backend (libggml-cpu*.so) that loads here");
+        throw failure(CFT_ERR_DEVICE, "backend folder " + dir + " holds no CPU backend (libggml-cpu*.so) that loads here; one built on "
+                                      "another machine may need a newer processor: CFTUNE_PORTABLE=1 make builds for all");
     }
     llama_backend_init();
 }

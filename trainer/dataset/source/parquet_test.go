@@ -235,6 +235,26 @@ func TestParquetCodecs(t *testing.T) {
 	}
 }
 
+// Pictures, embeddings and scores lie beside the texts that are trained on; what JSON has no word for is shown as what it is.
+func TestParquetShowsWhatJSONHasNoWordFor(t *testing.T) {
+	type odd struct {
+		Bytes  []byte             `parquet:"bytes"`
+		Fixed  [2]byte            `parquet:"fixed"`
+		Double float64            `parquet:"double"`
+		Single float32            `parquet:"single"`
+		Named  map[string]float64 `parquet:"named"`
+	}
+	got, err := rows(t, write(t, "data.parquet", string(parquetBytes(t, []odd{
+		{[]byte("a"), [2]byte{'b', 'c'}, 1.5, 2.5, map[string]float64{"k": 1}},
+		{[]byte("\xff\x00"), [2]byte{0xfe, 1}, math.NaN(), float32(math.Inf(-1)), map[string]float64{"k": math.Inf(1)}},
+	}))))
+	require.NoError(t, err)
+	require.Len(t, got, 2)
+	assert.JSONEq(t, `{"bytes":"a","fixed":"bc","double":1.5,"single":2.5,"named":{"k":1}}`, got[0].text)
+	assert.JSONEq(t, `{"bytes":{"base64":"/wA="},"fixed":{"base64":"/gE="},"double":{"float":"NaN"},"single":{"float":"-Inf"},`+
+		`"named":{"k":{"float":"+Inf"}}}`, got[1].text)
+}
+
 func TestParquetRefuses(t *testing.T) {
 	type one[T any] struct {
 		V T `parquet:"v"`
@@ -252,9 +272,7 @@ func TestParquetRefuses(t *testing.T) {
 		content []byte
 		want    string
 	}{
-		"NaN":            {parquetBytes(t, []one[float64]{{1}, {math.NaN()}}), `:2: column "v": the value is NaN`},
-		"infinity":       {parquetBytes(t, []one[float32]{{float32(math.Inf(-1))}}), `:1: column "v": the value is -Inf`},
-		"not UTF-8":      {parquetBytes(t, []one[[]byte]{{[]byte("a")}, {[]byte("b")}, {[]byte("\xff")}}), `:3: column "v": the text is no UTF-8: byte 1 is 0xff`},
+		"not UTF-8":      {parquetBytes(t, []one[string]{{"a"}, {"b"}, {"\xff"}}), `:3: column "v": the text is no UTF-8: byte 1 is 0xff`},
 		"not JSON":       {leafOf(parquet.JSON(), parquet.ByteArrayValue([]byte("{"))), `:1: column "v": the value should be JSON, and is not: "{"`},
 		"year":           {leafOf(parquet.Timestamp(parquet.Millisecond), parquet.Int64Value(math.MaxInt64)), `:1: column "v": the year is not within 0 to 9999`},
 		"time of day":    {leafOf(parquet.Time(parquet.Millisecond), parquet.Int32Value(24*60*60*1000)), `:1: column "v": the time of day 86400000 is not within 0 to 86399999`},

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/deprecated"
@@ -116,7 +118,7 @@ func bare(physical parquet.Kind) (encoder, error) {
 	case parquet.Double:
 		return func(text []byte, v *parquet.Value) ([]byte, error) { return appendFloat(text, v.Double(), 64) }, nil
 	case parquet.ByteArray, parquet.FixedLenByteArray:
-		return appendText, nil
+		return appendBytes, nil
 	}
 	return nil, fmt.Errorf("type %v is not supported", physical)
 }
@@ -135,10 +137,13 @@ func integers(physical parquet.Kind, signed bool) encoder {
 	}
 }
 
-// appendFloat spells a float with as few digits as give it back, as encoding/json does.
+// What JSON cannot say as a number or a text becomes an object that says it: where nothing reads the column it does no harm, and a format that
+// does read it finds neither number nor text there.
+
+// appendFloat spells a float with as few digits as give it back, as encoding/json does; NaN is {"float":"NaN"}.
 func appendFloat(text []byte, f float64, bits int) ([]byte, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return text, fmt.Errorf("the value is %v, which JSON has no number for", f)
+		return fmt.Appendf(text, `{"float":"%v"}`, f), nil
 	}
 	form := byte('f')
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
@@ -153,6 +158,19 @@ func appendText(text []byte, v *parquet.Value) ([]byte, error) {
 		return text, err
 	}
 	return appendString(text, value), nil
+}
+
+// appendBytes is for columns that are not said to be text, but are with many writers: others are {"base64":"..."}.
+func appendBytes(text []byte, v *parquet.Value) ([]byte, error) {
+	value := v.ByteArray()
+	if utf8.Valid(value) {
+		return appendString(text, value), nil
+	}
+	if base64.StdEncoding.EncodedLen(len(value)) > MaxRowBytes {
+		return text, fmt.Errorf("the row is %w", errFull)
+	}
+	text = base64.StdEncoding.AppendEncode(append(text, `{"base64":"`...), value)
+	return append(text, `"}`...), nil
 }
 
 func appendJSON(text []byte, v *parquet.Value) ([]byte, error) {

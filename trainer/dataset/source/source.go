@@ -78,10 +78,11 @@ func (f File) Plain() bool {
 // Rows reads the file from its start. An error ends the sequence; it is an *Error. Where ctx ends first, that is the
 // error.
 //
-// Parquet's values become JSON so: integers, floats and decimals are numbers with all their digits; strings, enums and
-// binary values must be UTF-8 and are strings; JSON values stand for themselves; dates are "2006-01-02", times of day
-// "15:04:05.999999999", timestamps RFC 3339 with "Z" if they are adjusted to UTC and without a zone if they are not;
-// structs and maps are objects, lists are arrays, null is null. Infinities, NaN and types not named here are errors.
+// Parquet's values become JSON so: integers, floats and decimals are numbers with all their digits; strings and enums must
+// be UTF-8 and are strings; so are binary values, or {"base64": "..."} where they are no UTF-8; JSON values stand for
+// themselves; dates are "2006-01-02", times of day "15:04:05.999999999", timestamps RFC 3339 with "Z" if they are adjusted to
+// UTC and without a zone if they are not; structs and maps are objects, lists are arrays, null is null; infinities and NaN
+// are {"float": "NaN"}, which is no number to whoever reads it. Types not named here are errors.
 func (f File) Rows(ctx context.Context) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		opened, err := f.open(ctx)
