@@ -174,7 +174,8 @@ double compare(const std::vector<bf16> &got, const std::vector<double> &want, in
 }
 
 double worst_forward = 0, worst_backward = 0, worst_lse = 0; // of all cases, printed at the end
-int    n_stored = 0, n_equal = 0; // backward passes with stored gradients of scores, and those whose dq has the bits of one that computes them again
+int    n_pairs = 0, n_pairs_equal = 0; // forward passes with heads in pairs, and those with the bits of heads one by one
+int    n_stored = 0, n_equal = 0;      // backward passes with stored gradients of scores, and those whose dq has the bits of one that computes them again
 
 constexpr bool on_shim() {
 #if defined(__CUDACC__)
@@ -229,6 +230,16 @@ void run(const attention_case &c) {
     CHECK(forward <= forward_tolerance);
     CHECK(of_lse <= lse_tolerance);
 
+    if (s.n_head / s.n_head_kv % 2 == 0) { // heads in pairs, where there are such kernels
+        on_device<bf16>  out_of_pairs(in.q.size());
+        on_device<float> lse_of_pairs(want.lse.size());
+        cuda::attention(s, view, q.data(), c.ld_q(), k.data(), c.ld_k(), v.data(), c.ld_k(), out_of_pairs.data(), c.ld_q(), lse_of_pairs.data(), nullptr, true);
+        CHECK(compare(out_of_pairs.host(), want.out, c.ld_q(), width_q) <= forward_tolerance && worst(lse_of_pairs.host(), want.lse) <= lse_tolerance);
+        const bool equal = same_bytes(out_of_pairs.host(), out.host()) && same_bytes(lse_of_pairs.host(), lse.host());
+        CHECK(equal || !on_shim());
+        n_pairs++;
+        n_pairs_equal += equal;
+    }
     const cuda::attention_gradient m = {q.data(), k.data(),  v.data(), out.data(), dout.data(), lse.data(), delta.data(), dq.data(), dk.data(),
                                         dv.data(), c.ld_q(), c.ld_k(), c.ld_k(),   c.ld_q(),    c.ld_q(),   c.ld_q(),     c.ld_k(),  c.ld_k()};
     cuda::attention_backward(s, view, m, nullptr);
@@ -371,6 +382,7 @@ int main() {
         test_same_bits();
     }
     std::printf("largest errors over largest values: out %.2g, log-sum-exp %.2g, gradients %.2g\n", worst_forward, worst_lse, worst_backward);
+    std::printf("heads in pairs: %d of %d have the bits of heads one by one\n", n_pairs_equal, n_pairs);
     std::printf("dq of stored gradients of scores: %d of %d have the bits of those that are computed again\n", n_equal, n_stored);
     return finish("test_cuda_attention");
 }

@@ -1,5 +1,5 @@
-// test_device_attention.cpp - gradients of scores that are stored between attention's two kernels (CFT_CUDA_ATTENTION), on a CUDA device against the
-// CPU engine and against a device that computes them twice. What test_device.cpp says of the library under test holds here.
+// test_device_attention.cpp - gradients of scores that are stored between attention's two kernels, and heads in pairs (CFT_CUDA_ATTENTION), on a CUDA
+// device against the CPU engine and against a device without. What test_device.cpp says of the library under test holds here.
 #include "device_cuda.h"
 #include "device_plans.h"
 #include "device_tiles.h"
@@ -105,6 +105,37 @@ void test_kernels() {
     }
 }
 
+// Alone and with what is stored: the bits of heads one by one (a device's compiler may round them otherwise).
+void test_pairs() {
+    const auto use      = on_shim<void (*)(bool)>("cft_shim_use_warpgroups");
+    const auto launches = on_shim<size_t (*)(const char *)>("cft_shim_launches");
+    const auto in_pairs = [&] { return launches ? launches("attention, heads in pairs") : 0; };
+    if (use) {
+        use(true);
+    }
+    for (const int head_dim : {64, 128}) {
+        options                  o = long_sizes(head_dim);
+        const cft_trainer_params p = long_params();
+        for (const int n_head_kv : {1, 2, 4}) { // the last: none share keys
+            o.n_head_kv         = n_head_kv;
+            where               = "heads in pairs, of " + std::to_string(head_dim) + ", " + std::to_string(n_head_kv) + " of keys";
+            const model     m(o, "device-attention-pairs.gguf");
+            const batch     b      = long_segments(o.n_vocab);
+            const gradients apart  = gradient_of(m, p, b, "");
+            const size_t    before = in_pairs();
+            for (const char *how : {"pairs", "stored,pairs"}) {
+                const double difference = worst_tensor(gradient_of(m, p, b, how), apart);
+                CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
+            }
+            CHECK(!launches || (in_pairs() > before) == (n_head_kv < o.n_head));
+            CHECK(norm(flat(apart)) > 0);
+        }
+    }
+    if (use) {
+        use(false);
+    }
+}
+
 // The same bits whatever is kept, wherever weights are, whatever is late; every family; steps, and a run that goes on.
 void test_engine() {
     setenv(variable, "stored", 1);
@@ -152,5 +183,5 @@ void test_room() {
 } // namespace
 
 int main(int argc, char **argv) {
-    return run_cases("test_device_attention", argc, argv, {{"kernels", test_kernels}, {"engine", test_engine}, {"room", test_room}});
+    return run_cases("test_device_attention", argc, argv, {{"kernels", test_kernels}, {"pairs", test_pairs}, {"engine", test_engine}, {"room", test_room}});
 }

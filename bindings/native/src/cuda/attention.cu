@@ -83,9 +83,9 @@ bool can_attend(int head_dim) {
 }
 
 void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
-               const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream) {
+               const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream, bool in_pairs) {
     const forward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, q, k, v, out, lse, ld_q, ld_k, ld_v, ld_out};
-    if (attend_by_warpgroups(shape, args, stream)) {
+    if ((in_pairs && attend_in_pairs(shape, args, stream)) || attend_by_warpgroups(shape, args, stream)) {
         return;
     }
     const dim3 grid(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)); // all heads' longest lists first

@@ -229,6 +229,7 @@ void query_gradient_of_stored(const cpu::attention_shape &shape, const backward_
 
 // The same by products of warpgroups (attention_warpgroup.cu); false where the device or the head has none. delta is given.
 bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream);
+bool attend_in_pairs(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream); // of heads (attention_pairs.cu)
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream);
 // dk and dv of n_heads_kv heads, with gradients of scores stored.
 bool key_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, int n_heads_kv, cudaStream_t stream);

@@ -198,6 +198,7 @@ class engine : public device_trainer {
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     const bool                      experts_in_one_; // CFT_CUDA_EXPERTS=one: an expert's products are not cuBLASLt's (experts_product.cu)
+    const bool                      heads_in_pairs_; // CFT_CUDA_ATTENTION=pairs (or stored,pairs): attention_pairs.cu
     const bool                      gated_pass_;   // CFT_CUDA_ADAPTERS=gated: as =pass, and gated units take those of gate and up along (gated_product.cu)
     const bool                      adapter_pass_; // CFT_CUDA_ADAPTERS=pass: nor are an adapter's that read dy (adapter_product.cu)
     int                             device_;

@@ -113,7 +113,8 @@ void engine::attend(const layer_view &v) {
     const activations &a = v.a;
     norm_heads(v);
     mark("heads, rope");
-    attention(v.shape, v.view, v.turned_q, v.ld_turned_q, v.turned_k, v.ld_turned_k, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get());
+    attention(v.shape, v.view, v.turned_q, v.ld_turned_q, v.turned_k, v.ld_turned_k, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get(),
+              heads_in_pairs_);
     mark("attention");
     linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? a.attn_out : a.attn_add, v.d);
     mark("products output");

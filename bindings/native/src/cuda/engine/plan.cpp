@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <optional>
 
 namespace cft::cuda {
@@ -173,7 +172,7 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 bool asks_for(const char *variable, const char *word) {
     const char *const is = std::getenv(variable);
-    return is && std::strcmp(is, word) == 0;
+    return is && ("," + std::string(is) + ",").find("," + std::string(word) + ",") != std::string::npos;
 }
 
 plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles, int n_offloaded_)

@@ -43,7 +43,7 @@ inline size_t staged(size_t end) { return (end + 255) / 256 * 256; }
 
 constexpr int64_t gain_columns = 4096;
 
-// Whether an environment variable asks for something by that word.
+// Whether an environment variable asks for something by that word; it may have several, with commas between them.
 bool asks_for(const char *variable, const char *word);
 
 enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
