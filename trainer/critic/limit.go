@@ -120,8 +120,12 @@ func (b Backoff) delay(attempt int) time.Duration {
 // longestRetryAfter bounds what an endpoint may ask for: beyond it, the request is tried again sooner or given up.
 const longestRetryAfter = 10 * time.Minute
 
-// RetryAfter reads the header of that name, seconds or a date. 0 = there is none, or it makes no sense.
+// RetryAfter reads the header of that name, seconds or a date, or before it Retry-After-Ms, in which OpenAI and Azure say it more exactly.
+// 0 = there is none, or it makes no sense.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
+	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms >= 0 {
+		return min(longestRetryAfter, time.Duration(min(ms, 1e9)*float64(time.Millisecond)))
+	}
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil && seconds >= 0 {
 		return min(longestRetryAfter, time.Duration(min(seconds, 1e6)*float64(time.Second)))

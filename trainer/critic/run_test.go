@@ -340,6 +340,10 @@ func TestRetryAfter(t *testing.T) {
 	h.Set("Date", "Thu, 26 Nov 2026 13:00:00 GMT")
 	assert.Equal(t, 2*time.Second, RetryAfter(h, now), "the endpoint's clock is an hour ahead: it asks for two seconds all the same")
 	assert.Equal(t, 2*time.Second, RetryAfter(h, now.Add(3*time.Hour)), "or behind")
+	for text, want := range map[string]time.Duration{"120": 120 * time.Millisecond, "1e12": longestRetryAfter, "-1": 2 * time.Second, "NaN": 2 * time.Second} {
+		h.Set("Retry-After-Ms", text)
+		assert.Equal(t, want, RetryAfter(h, now), "milliseconds: %s", text)
+	}
 }
 
 // gone counts what it is asked, and answers from some request on.

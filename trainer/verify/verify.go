@@ -207,7 +207,9 @@ func (v *Verifier) disagreements() {
 		if g.right == 0 || g.wrong == 0 {
 			continue
 		}
-		r.failed = append(r.failed, Disagree)
+		if r.verdict != evaluate.NoVerdict {
+			r.failed = append(r.failed, Disagree)
+		}
 		if v.o.Policies[Disagree] == Relabel && r.label == evaluate.NoVerdict && g.right != g.wrong {
 			r.majority = evaluate.Of(g.right > g.wrong)
 			v.Report.Relabelled++

@@ -173,6 +173,12 @@ func TestSeveralTeachers(t *testing.T) {
 		assert.Equal(t, "wrong", dropped[0]["label"])
 		assert.NotContains(t, kept[2], "label", "a tie is no majority")
 	})
+	t.Run("who concludes nothing disagrees with nobody", func(t *testing.T) {
+		lines := append(lines, line("teacher", "d", "critique", "Hard to say, and longer than it looks. [END]"))
+		v := run(t, open(t, "cft", nil, lines...), DefaultOptions())
+		assert.Equal(t, 5, count(v.Report, Disagree))
+		assert.Equal(t, 1, count(v.Report, NoVerdict))
+	})
 	t.Run("gold comes before the majority", func(t *testing.T) {
 		o := DefaultOptions()
 		o.Policies[Disagree] = Relabel
