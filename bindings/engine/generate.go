@@ -10,7 +10,8 @@ import (
 //
 // The tokens that all prompts begin with are computed once. An answer depends on its prompt, its index and the options,
 // not on what runs beside it, as far as libllama's sums do not: products of several rows are added up in another order
-// than those of one, which can tip tokens that are equally likely to the last bits.
+// than those of one. Quantized weights are multiplied by what is rounded to 8 bits, which makes of a last bit one percent now and then, and
+// can tip tokens that are nearly as likely.
 type Generator struct {
 	session *Session
 	vocab   *Vocab

@@ -39,6 +39,8 @@ Tasks, by --tasks:
 
 Everything is kept under --output: texts.jsonl with every text and loss, report.json, report.md, report.html. Started again
 with the same output, it goes on: what has been written once, by the same weights, prompt and settings, is not written again.
+The same command writes the same texts; with another --parallel, --threads or other rows, a text may be another from the first place on where
+two tokens are nearly as likely (quantized models: often). The intervals include that.
 
 With --shard 2/4 this process scores every fourth row, from the second on, in a folder of its own under --output; when all shards
 are done, the same command without --shard writes nothing anew and reports on all rows.

@@ -226,8 +226,7 @@ func (e *exporter) prove(ctx context.Context, record trainer.Record, run config.
 	result.Proof = &proof
 	proof.print(notes)
 	if !proof.holds() && !e.allowLoss {
-		err := fmt.Errorf("export: %s does not answer as trained: KL %.5f per token is above %g; a larger --type keeps more, --allow-loss keeps it as it is", e.output, proof.KL, proof.MaxKL)
-		return result, errors.Join(codedError{err, codeOther}, removeUnproven(e.output))
+		return result, errors.Join(codedError{proof.failure(e.output), codeOther}, removeUnproven(e.output))
 	}
 	return result, writeProof(e.output, result)
 }

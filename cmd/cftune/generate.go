@@ -58,7 +58,8 @@ input. With --jsonl, standard input has one question per line, {"prompt": "..."}
 "content": "..."}]}, with an optional "id"; answers are JSON lines in the same order.
 
 The text is written to standard output as it comes. Without --temperature the most likely token is taken each time;
-otherwise the same --seed gives the same answers.`
+otherwise the same --seed gives the same answers, with the same --parallel, --threads and questions: rounding depends on what is generated
+together, and may tip tokens that are nearly as likely.`
 
 func newGenerateCommand() *cobra.Command {
 	o := generateOptions{}

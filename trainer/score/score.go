@@ -36,7 +36,7 @@ type Text struct {
 // Model is one of the models that are scored.
 type Model interface {
 	// Write answers the requests, each in at most maxTokens tokens, ended at the first of the stop strings, and tells each
-	// answer as it is done. The same request and sampling give the same text.
+	// answer as it is done. The same requests and sampling give the same texts.
 	Write(ctx context.Context, requests []Request, s Sampling, maxTokens int, done func(i int, t Text) error) error
 	// Loss returns the summed loss of what is learned in a conversation, and of how many tokens. tooLong says that it does
 	// not fit.
