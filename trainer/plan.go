@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cftune/trainer/config"
 	"cftune/trainer/dataset"
@@ -73,6 +74,8 @@ type planner struct {
 	seen   atomic.Int64
 
 	ahead dataset.Cursor // up to where picks were encoded ahead
+
+	looking func(done, total int, left time.Duration) // nil tells nobody
 }
 
 // aheadRecords is how many records are encoded at once, by all cores.
@@ -177,6 +180,7 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	run := p.encoder.run
 	plan := Plan{Records: p.grouper.records, Objective: map[string]int64{}}
 	var at dataset.Cursor
+	look := newLookout(p.looking, p.positions())
 	for run.Train.MaxSteps == 0 || plan.Steps < run.Train.MaxSteps {
 		if err := p.lookAhead(ctx, at); err != nil {
 			return Plan{}, err
@@ -191,6 +195,7 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 		plan.Steps++
 		at = group.end
 		plan.add(p, group)
+		look.at(at.Epoch*p.grouper.records + at.Index)
 	}
 	if hasPlateau(run.Objective.Stages) {
 		// Nobody knows when its stage ends, so that any record may come under any objective.
@@ -207,6 +212,16 @@ func (p *planner) plan(ctx context.Context) (Plan, error) {
 	plan.OverLong = overLong(run.Data.OverLong, p.long)
 	plan.Longest = p.longest()
 	return plan, nil
+}
+
+// positions is how many picks the run has at most.
+func (p *planner) positions() int {
+	train := p.encoder.run.Train
+	n := train.Epochs * p.grouper.records
+	if train.MaxSteps > 0 && train.GlobalBatch.Examples > 0 {
+		n = min(n, train.MaxSteps*train.GlobalBatch.Examples)
+	}
+	return n
 }
 
 // longest is the number of positions of the longest example that was looked at.
@@ -231,7 +246,9 @@ func hasPlateau(stages []config.Stage) bool {
 func (p *planner) lookAtAll(ctx context.Context, objectives []string) error {
 	p.want(objectives)
 	n := p.encoder.set.Len()
+	look := newLookout(p.looking, n*len(objectives))
 	return parallel(ctx, n*len(objectives), func(i int) {
+		defer look.looked()
 		if k := (pick{i % n, objectives[i/n]}); !p.slot(k).known {
 			p.look(k)
 		}

@@ -97,7 +97,7 @@ func Stats(ctx context.Context, o Options) (DataStats, error) {
 		return DataStats{}, err
 	}
 	s := DataStats{Records: t.set.Len()}
-	if err := t.countRecords(&s); err != nil {
+	if err := t.countRecords(ctx, &s); err != nil {
 		return DataStats{}, err
 	}
 	names := objective.Objectives(t.run.Objective.Stages...)
@@ -121,8 +121,8 @@ func Stats(ctx context.Context, o Options) (DataStats, error) {
 }
 
 // countRecords counts files, duplicates and the overlap with the held-out records, one record after the other.
-func (t *Trainer) countRecords(s *DataStats) error {
-	held, err := heldKeys(t.heldSet)
+func (t *Trainer) countRecords(ctx context.Context, s *DataStats) error {
+	held, err := heldKeys(ctx, t.heldSet)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,12 @@ func (t *Trainer) countRecords(s *DataStats) error {
 	for i, name := range names {
 		s.Files = append(s.Files, FileStats{File: name, Records: records[i]})
 	}
+	look := newLookout(t.options.Looking, t.set.Len())
 	for i := range t.set.Len() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		look.looked()
 		record, err := t.set.Record(i)
 		if err != nil {
 			continue // counted with the examples
@@ -160,7 +165,9 @@ func (t *Trainer) countExamples(ctx context.Context, name string) (ObjectiveStat
 	e := *t.encoder
 	e.run.Data.OverLong = "drop" // so that long ones have a length
 	stats := ObjectiveStats{Objective: name}
+	look := newLookout(t.options.Looking, n)
 	err := parallel(ctx, n, func(i int) {
+		defer look.looked()
 		made, err := e.encode(i, name)
 		if err == nil {
 			lengths[i], targets[i] = made.length, pack.NumTargets(made.example) // of the whole
@@ -268,12 +275,15 @@ func recordKey(r dataset.Record) uint64 {
 }
 
 // heldKeys are the prompt keys of the held-out records; nil without any.
-func heldKeys(set *dataset.Set) (map[uint64]struct{}, error) {
+func heldKeys(ctx context.Context, set *dataset.Set) (map[uint64]struct{}, error) {
 	if set == nil {
 		return nil, nil
 	}
 	keys := make(map[uint64]struct{}, set.Len())
 	for i := range set.Len() {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		record, err := set.Record(i)
 		if err != nil {
 			return nil, &DataError{Problems: []string{"validation: " + err.Error()}}
@@ -295,7 +305,9 @@ func Convert(ctx context.Context, o Options, write func([]pack.Example, *objecti
 	if err := t.openData(ctx); err != nil {
 		return err
 	}
-	if _, err := newPlanner(t.encoder).plan(ctx); err != nil {
+	p := newPlanner(t.encoder)
+	p.looking = o.Looking
+	if _, err := p.plan(ctx); err != nil {
 		return err // all that is wrong at once, and before anything is written
 	}
 	g := t.grouper()

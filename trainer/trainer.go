@@ -51,6 +51,8 @@ type Options struct {
 	Cache string
 	// Reading, if not nil, is called now and then while a file is read for the first time.
 	Reading func(file string, rows int64)
+	// Looking, if not nil, is called now and then while all records are looked at: how many of them are, and how long the others may take.
+	Looking func(done, total int, left time.Duration)
 	// Changes are another run's journal for a new run to follow, and Started the time that its chat template saw (zero:
 	// now). With both, and the same configuration, a run is made again to the same bits.
 	Changes []objective.Change
@@ -228,12 +230,12 @@ func (t *Trainer) openData(ctx context.Context) error {
 }
 
 // holdOut makes records that are held out as well a fault of the training data.
-func (t *Trainer) holdOut() error {
+func (t *Trainer) holdOut(ctx context.Context) error {
 	if !t.run.Data.Audit {
 		return nil
 	}
 	var err error
-	t.encoder.held, err = heldKeys(t.heldSet)
+	t.encoder.held, err = heldKeys(ctx, t.heldSet)
 	return err
 }
 
@@ -273,10 +275,11 @@ func (t *Trainer) plan(ctx context.Context) error {
 }
 
 func (t *Trainer) makePlan(ctx context.Context) (Plan, error) {
-	if err := t.holdOut(); err != nil {
+	if err := t.holdOut(ctx); err != nil {
 		return Plan{}, err
 	}
 	p := newPlanner(t.encoder)
+	p.looking = t.options.Looking
 	plan, err := p.plan(ctx)
 	for _, change := range t.course.Changes() {
 		if err == nil {

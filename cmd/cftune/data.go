@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -52,7 +53,20 @@ func (f *dataFlags) open(cmd *cobra.Command) (trainer.Options, *engine.Vocab, er
 		return trainer.Options{}, nil, err
 	}
 	text, vocab, err := openText(local)
-	return trainer.Options{Config: run, ModelFile: local.Model, Text: text, Version: programVersion(), Cache: cacheFolder()}, vocab, err
+	notes := cmd.ErrOrStderr()
+	return trainer.Options{
+		Config: run, ModelFile: local.Model, Text: text, Version: programVersion(), Cache: cacheFolder(),
+		Reading: func(file string, rows int64) { fmt.Fprintln(notes, readingNote(file, rows)) },
+		Looking: func(done, total int, left time.Duration) { fmt.Fprintln(notes, lookingNote(done, total, left)) },
+	}, vocab, err
+}
+
+func readingNote(file string, rows int64) string {
+	return fmt.Sprintf("reading %s for the first time: %d rows", file, rows)
+}
+
+func lookingNote(done, total int, left time.Duration) string {
+	return fmt.Sprintf("looking at the data: %d of %d records, ETA %s", done, total, left.Round(time.Second))
 }
 
 const dataStatsLong = `Count a run's data: records of each file, lengths under each objective of the configuration, the share of tokens that is

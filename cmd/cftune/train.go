@@ -204,7 +204,8 @@ func (s session) options(run config.Run, model string, text trainer.Text) traine
 	return trainer.Options{
 		Config: run, ModelFile: model, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
 		Changes: s.changes, Started: s.started, Again: s.again, Processes: s.team.processes(), Cache: cacheFolder(), NativeStacks: engine.Stacks,
-		Reading: func(file string, rows int64) { s.note("reading %s for the first time: %d rows", file, rows) },
+		Reading: func(file string, rows int64) { s.note("%s", readingNote(file, rows)) },
+		Looking: func(done, total int, left time.Duration) { s.note("%s", lookingNote(done, total, left)) },
 	}
 }
 
