@@ -129,7 +129,7 @@ func (o imatrixOptions) run(ctx context.Context, name string, notes io.Writer) (
 	return imatrixResult{o.output, len(m.Weights), tokens, len(pieces)}, nil
 }
 
-// textPieces cuts a text into windows; what is left at its end is left out.
+// textPieces reads a text in windows.
 func textPieces(model, path string, window int) ([][]int32, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -140,9 +140,18 @@ func textPieces(model, path string, window int) ([][]int32, error) {
 		return nil, engineError(err)
 	}
 	defer vocab.Close()
-	tokens, err := vocab.Tokenize(string(text), false)
+	return textWindows(vocab, string(text), window)
+}
+
+// textWindows cuts a text into windows as llama.cpp's tools do: BOS, where the model has one, is put before the text, and replaces the
+// first token of each later window. What is left at the end is left out.
+func textWindows(vocab *engine.Vocab, text string, window int) ([][]int32, error) {
+	tokens, err := vocab.Tokenize(text, false)
 	if err != nil {
 		return nil, engineError(err)
+	}
+	if vocab.AddBOS() {
+		tokens = append([]int32{vocab.BOS()}, tokens...)
 	}
 	if window < 4 || len(tokens) < window {
 		return nil, codedError{fmt.Errorf("--text: it has %d tokens, fewer than a window of %d (--context)", len(tokens), window), codeUsage}

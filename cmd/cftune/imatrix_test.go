@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/bindings/engine"
 	"cftune/internal/testmodel"
 	"cftune/trainer/gguf"
 )
@@ -77,4 +78,23 @@ func floatsOf(t *testing.T, f *gguf.File, name string) []float32 {
 	}
 	t.Fatalf("no tensor %s", name)
 	return nil
+}
+
+// A text is cut as llama.cpp's tools cut it: BOS comes before it, and takes the place of a token in later windows only.
+func TestWindowsBeginWithBOS(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.gguf")
+	require.NoError(t, testmodel.Write(path, testmodel.Options{Seed: 5, SentencePiece: true, Vocab: testmodel.MinVocabSentencePiece()}))
+	vocab, err := engine.OpenVocab(path)
+	require.NoError(t, err)
+	defer vocab.Close()
+	require.True(t, vocab.AddBOS())
+	const text = "1 + 2 is 3 and that is all"
+	tokens, err := vocab.Tokenize(text, false)
+	require.NoError(t, err)
+	require.Greater(t, len(tokens), 8)
+	windows, err := textWindows(vocab, text, 4)
+	require.NoError(t, err)
+	assert.Equal(t, []int32{vocab.BOS(), tokens[0], tokens[1], tokens[2]}, windows[0])
+	assert.Equal(t, []int32{vocab.BOS(), tokens[4], tokens[5], tokens[6]}, windows[1])
+	assert.Len(t, windows, (len(tokens)+1)/4)
 }

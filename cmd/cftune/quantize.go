@@ -125,12 +125,9 @@ func measurePerplexity(ctx context.Context, model, text string, window, threads 
 		return perplexity{}, engineError(err)
 	}
 	defer vocab.Close()
-	tokens, err := vocab.Tokenize(text, false)
+	windows, err := textWindows(vocab, text, window)
 	if err != nil {
-		return perplexity{}, engineError(err)
-	}
-	if window < 4 || len(tokens) < window {
-		return perplexity{}, codedError{fmt.Errorf("--text: it has %d tokens, fewer than a window of %d (--context)", len(tokens), window), codeUsage}
+		return perplexity{}, err
 	}
 	session, err := engine.NewSession(model, "", engine.SessionParams{NCtx: window, NBatch: window, NSequences: 1, NThreads: threads, AdapterScale: 1})
 	if err != nil {
@@ -138,13 +135,9 @@ func measurePerplexity(ctx context.Context, model, text string, window, threads 
 	}
 	defer session.Close()
 	s := &scorer{session: session, logits: make([]float32, vocab.Info().Tokens)}
-	for first := 0; first+window <= len(tokens); first += window {
+	for _, part := range windows {
 		if err := ctx.Err(); err != nil {
 			return perplexity{}, err
-		}
-		part := append([]int32(nil), tokens[first:first+window]...)
-		if vocab.AddBOS() {
-			part[0] = vocab.BOS()
 		}
 		if err := s.score(part, window/2); err != nil {
 			return perplexity{}, engineError(err)
