@@ -49,11 +49,11 @@ type Thresholds struct {
 func DefaultThresholds() Thresholds { return Thresholds{Right: 4, Wrong: 2} }
 
 const (
-	marks = "[\\s*_\"'`#$(\\[{\\\\]*" // around words: markdown, quotes, brackets, LaTeX
+	marks = "[\\s*_\"'`#$(\\[{\\\\✅❌✔✓✗✘✖☑\uFE0F]*" // around words: markdown, quotes, brackets, LaTeX, ticks and crosses
 	// A heading, as an own word; the names with underscores are MR-GSM8K's fields.
 	heading = `(?:conclu(?:sion|ded?)|(?:final|overall)\s+(?:judge?ment|verdict|assessment|evaluation|decision)|judge?ment|verdict|(?:\w+_)?correctness(?:_pred)?)`
 	// Who is said to be right or wrong, before the word.
-	subject = `((?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed)\b[^.:!?\n]{0,80}?\b(?:is|are|was|were)\s+|it(?:\s+is|['’]s)\s+)?`
+	subject = `((?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed)\b[^.:!?\n]{0,80}?\b(?:is|are|was|were)(?:n['’]t)?\s+|it(?:\s+is(?:n['’]t)?|['’]s)\s+)?`
 	manner  = `(?:(?:therefore|thus|hence|overall|so)\b,?\s+)?`
 	degree  = `(?:(?:completely|entirely|clearly|definitely|fully|totally|indeed|therefore|thus|also)\s+)?`
 	limits  = `(?:(not\s+only|not|partially|partly|mostly|nearly|almost|largely|somewhat|neither)\s+(?:\w+ly\s+)?)?`
@@ -66,7 +66,10 @@ var (
 	// judges a part, is none.
 	conclusion = regexp.MustCompile(`(?i)(?:\b` + heading + `\b` + marks + `(?:[:：=–—-]|\n)|\bin\s+conclusion\b,?)` + marks +
 		`(?:text` + marks + `|boxed` + marks + `)*` + manner + subject + `[*_"'` + "`" + `]*` + limits + degree + `[*_"'` + "`" + `]*` + judged +
-		`\b([*_"'` + "`" + `]*\s*(?:/|\||\bor\b|\?)|\s+(?:answer|solution|result|value)\s*(?:[:=]|(?:is|was|would|should)\b))?`)
+		`\b([*_"'` + "`" + `]*\s*(?:/|\||\bor\b|\?)|-[a-z]|\s+(?:triangles?|angles?|hand|side)\b|\s+(?:answer|solution|result|value)\s*(?:[:=]|(?:is|was|would|should)\b))?`)
+
+	// negated ends what is said to be otherwise than the word behind it: "the answer isn't correct".
+	negated = regexp.MustCompile(`(?i)(is|are|was|were)n['’]t\s+$`)
 
 	// turned is within what is said before the word where the word is about something else: "the answer says 5 but 6 is correct".
 	turned = regexp.MustCompile(`(?i)\b(?:but|where|whereas|while|when|although|though|instead|rather|not|never|nor)\b|n['’]t\b`)
@@ -144,6 +147,9 @@ func concludes(text string) (Verdict, string) {
 			return text[at[2*n]:at[2*n+1]]
 		}
 		subject, limit, word := group(1), strings.ToLower(group(2)), strings.ToLower(group(3))
+		if negated.MatchString(subject) && limit == "" {
+			subject, limit = negated.ReplaceAllString(subject, "$1 "), "not"
+		}
 		if group(4) != "" || turned.MatchString(subject) {
 			continue
 		}
