@@ -37,6 +37,14 @@ func TestExtractAnswer(t *testing.T) {
 		{"a difference", "(a)-7 is 4−3", "3", MarkNumber},
 		{"LaTeX's round signs", `the answer is \(x = 18\), since 3 are gone`, "x = 18", MarkStatement},
 		{"LaTeX's square signs", `Answer: \[18\]`, "18", MarkStatement},
+		{"the last number with separators", "She made $114,200 of 2,125.", "2,125", MarkNumber},
+		{"with separators and decimals", "In all $1,234,567.50 are left", "$1,234,567.50", MarkNumber},
+		{"a decimal without a whole part", "some .5 of it", ".5", MarkNumber},
+		{"no separators", "the code 1,2345", "2345", MarkNumber},
+		{"a formula on lines of its own", "The answer is:\n\n\\[\n\\frac{14}{3}\n\\]", `\frac{14}{3}`, MarkStatement},
+		{"a formula below", "**Answer:**\n$x^2$", "x^2", MarkStatement},
+		{"an answer in tags", "<answer>\\frac{14}{3}</answer>", `\frac{14}{3}`, MarkStatement},
+		{"LaTeX's thin negative space", `the answer is 11,\! 111,\! 100`, "11, 111, 100", MarkStatement},
 		{"nothing", "I cannot tell.", "", ""},
 	}
 	for _, tt := range tests {
@@ -140,6 +148,9 @@ func TestGradeAnswer(t *testing.T) {
 	assert.False(t, GradeAnswer("The answer is that 3 hens make 18 dollars a day.", "3").Right, "which number is meant cannot be told")
 	assert.False(t, GradeAnswer("I do not know", "18").Right)
 	assert.True(t, GradeAnswer("The answer is therefore 18.", "18").Right)
+	assert.True(t, GradeAnswer("She made $114,200 in all.", "114200").Right)
+	assert.True(t, GradeAnswer("The answer is that she made 114,200 dollars.", "114200").Right)
+	assert.False(t, GradeAnswer("She made $114,200 in all.", "200").Right)
 	assert.False(t, GradeAnswer(`The answer is 10\sqrt{2}`, "2").Right)
 	for _, text := range []string{"The answer is (B) 12.", "Answer: B) 12", "The answer is **option B**.", "The answer is B."} {
 		assert.True(t, GradeAnswer(text, "B").Right, text)

@@ -29,13 +29,14 @@ var (
 	hash     = regexp.MustCompile(`(?m)####[ \t]*(.+)$`)
 	stated   = regexp.MustCompile(`(?i)\banswers?(?:[ \t]+(?:is|are))?[*_]*:?[*_]*[ \t]*(?:[:=]|(?:is|are|equals|(?:should|would|must)[ \t]+be)\b)[*_]*[ \t]*:?[ \t]*`)
 	lettered = regexp.MustCompile(`(?m)^[ \t]*A:[ \t]*(.+)$`)
-	number   = regexp.MustCompile(`[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|\d)(?:\s*/\s*\d+)?%?`)
+	tagged   = regexp.MustCompile(`(?s)<answer>(.*?)</answer>`)
+	number   = regexp.MustCompile(`[-−]?\$?(?:\d{1,3}(?:,\d{3})+\b(?:\.\d+)?|\d*\.\d+|\d+)(?:\s*/\s*\d+)?%?`)
 	// sentenceEnd is where a stated answer is over: a full stop, question or exclamation mark before a space.
 	sentenceEnd = regexp.MustCompile(`[.!?]["'”’)*_]*(?:\s|$)`)
 )
 
 // ExtractAnswer finds the final answer of a text. The marks are tried in this order, the last of each kind counting:
-// Minerva's ending, \boxed with balanced braces, GSM8K's ####, "answer is" and "Answer:", a line that begins with "A:",
+// Minerva's ending, \boxed with balanced braces, GSM8K's ####, <answer>, "answer is" and "Answer:", a line that begins with "A:",
 // and otherwise the last number. What stands behind the first end mark ([END] and the like) does not count, since a
 // model that learned critiques goes on into one; nor does a thought before </think>.
 func ExtractAnswer(text string) Extracted {
@@ -49,9 +50,16 @@ func ExtractAnswer(text string) Extracted {
 	if m := lastMatch(hash, text); m != "" {
 		return Extracted{m, MarkHash}
 	}
+	if m := lastMatch(tagged, text); m != "" {
+		return Extracted{m, MarkStatement}
+	}
 	if at := stated.FindAllStringIndex(text, -1); at != nil {
-		line, _, _ := strings.Cut(text[at[len(at)-1][1]:], "\n")
-		if m := firstSentence(line); m != "" {
+		rest := text[at[len(at)-1][1]:]
+		line, _, _ := strings.Cut(rest, "\n")
+		if m := displayed.FindStringSubmatch(rest); m != nil && strings.TrimSpace(line) == "" {
+			return Extracted{strings.TrimSpace(m[1] + m[2] + m[3] + m[4]), MarkStatement}
+		}
+		if m := firstSentence(strings.ReplaceAll(line, `\!`, "")); m != "" {
 			return Extracted{m, MarkStatement}
 		}
 	}
@@ -144,6 +152,9 @@ func lastBoxed(text string) (string, bool) {
 	}
 	return "", false
 }
+
+// displayed is a formula on lines of its own.
+var displayed = regexp.MustCompile(`(?s)^\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]+)\$)[ \t.]*(?:\n|$)`)
 
 // together is what stands between two parts of one answer.
 var together = regexp.MustCompile(`^[ \t]*\$?[ \t]*(?:,|,?[ \t]*(?:and|or)|,?[ \t]*\\text\{ *(?:and|or) *\})[ \t]*\$?[ \t]*$`)
