@@ -15,6 +15,7 @@ import (
 type Generator struct {
 	session *Session
 	vocab   *Vocab
+	kept    []int32 // what the first sequence holds of the last call's prompt and answer; see GenerateOptions.Keep
 }
 
 // NewGenerator makes a generator. The session must not be used otherwise while Generate runs.
@@ -28,6 +29,9 @@ type GenerateOptions struct {
 	StopStrings []string // end an answer where they begin; they are not part of it
 	// Seeds, if set, are the prompts' own instead of Sampling.Seed: an answer then does not depend on the prompt's index.
 	Seeds []uint64
+	// Keep leaves the one prompt and its answer in the cache, and begins with what it has in common with those that the last call left: of a
+	// conversation only what is new is computed.
+	Keep bool
 	// OnText, if set, gets the answers' text as soon as it is certain: whole characters that no stop string takes back.
 	// The parts of an answer make up its Completion's Text. It runs on the caller's goroutine.
 	OnText func(prompt int, text string)
@@ -78,7 +82,10 @@ func (g *Generator) Generate(ctx context.Context, prompts [][]int32, opts Genera
 			return nil, invalid(op, fmt.Sprintf("prompt %d has %d tokens, the context %d", i, len(p), params.NCtx))
 		}
 	}
-	if err := g.session.Forget(-1); err != nil {
+	if opts.Keep && len(prompts) != 1 {
+		return nil, invalid(op, fmt.Sprintf("one prompt can be kept, not %d", len(prompts)))
+	}
+	if err := g.takeBack(prompts, opts.Keep); err != nil {
 		return nil, err
 	}
 	r := &generation{Generator: g, opts: opts, prompts: prompts, results: make([]Completion, len(prompts)), free: params.NCtx}
@@ -87,12 +94,38 @@ func (g *Generator) Generate(ctx context.Context, prompts [][]int32, opts Genera
 	for _, a := range r.slots { // what was cut short
 		if a != nil {
 			r.results[a.prompt] = a.completion("")
+			r.keep(a)
 		}
 	}
+	if opts.Keep && (err == nil || ctx.Err() != nil) {
+		return r.results, err
+	}
+	g.kept = nil
 	if forgetErr := g.session.Forget(-1); err == nil {
 		err = forgetErr
 	}
 	return r.results, err
+}
+
+// takeBack empties the cache but for what the prompt to be kept begins with. It keeps a token of its own, to draw the next one from.
+func (g *Generator) takeBack(prompts [][]int32, keep bool) error {
+	n := 0
+	for keep && n < min(len(g.kept), len(prompts[0])-1) && g.kept[n] == prompts[0][n] {
+		n++
+	}
+	if n > 0 && g.session.Trim(0, int32(n)) == nil {
+		g.kept = g.kept[:n]
+		return nil
+	}
+	g.kept = nil // also where the end of a sequence cannot be taken back, as in recurrent models
+	return g.session.Forget(-1)
+}
+
+// keep says what the cache has of an answer and its prompt.
+func (r *generation) keep(a *answer) {
+	if r.opts.Keep {
+		r.kept = append(slices.Clone(r.prompts[a.prompt]), a.tokens...)[:a.position]
+	}
 }
 
 // generation is one call of Generate.
@@ -211,10 +244,11 @@ func (r *generation) fill() error {
 				return err
 			}
 		}
+		known := max(r.prefix, len(r.kept)) // one of them is 0
 		r.slots[seq] = &answer{
 			prompt:   r.next,
-			pending:  slices.Clone(prompt[r.prefix:]),
-			position: int32(r.prefix),
+			pending:  slices.Clone(prompt[known:]),
+			position: int32(known),
 			reserved: need,
 			room:     min(r.opts.MaxTokens, nCtx-len(prompt)+1),
 			text:     stopText{stops: r.opts.StopStrings},
@@ -300,6 +334,10 @@ func (r *generation) finish(seq int32, a *answer, reason StopReason) error {
 	}
 	r.slots[seq] = nil
 	r.free += a.reserved
+	if r.opts.Keep {
+		r.keep(a)
+		return nil
+	}
 	return r.session.Forget(seq)
 }
 

@@ -326,3 +326,58 @@ func BenchmarkGenerate(b *testing.B) {
 		})
 	}
 }
+
+// A conversation's turns begin with what the cache still holds, and are answered as if each had been read whole.
+func TestAConversationIsKept(t *testing.T) {
+	path := tinyModel(t, testmodel.Options{})
+	v, err := OpenVocab(path)
+	require.NoError(t, err)
+	defer v.Close()
+	open := func() *Generator {
+		s, err := NewSession(path, "", SessionParams{NCtx: 256, NBatch: 16, NSequences: 1, NThreads: 1, AdapterScale: 1, F32KV: true})
+		require.NoError(t, err)
+		t.Cleanup(s.Close)
+		return NewGenerator(s, v)
+	}
+	kept, fresh := open(), open()
+	opts := GenerateOptions{MaxTokens: 12, Sampling: Sampling{Temperature: 0.8, TopP: 1, Seed: 3}}
+	keeping := opts
+	keeping.Keep = true
+	first := chatML(t, v, "a question")
+	prompt := first
+	for turn := range 4 {
+		want, err := fresh.Generate(t.Context(), [][]int32{prompt}, opts)
+		require.NoError(t, err)
+		got, err := kept.Generate(t.Context(), [][]int32{prompt}, keeping)
+		require.NoError(t, err)
+		require.Equal(t, want, got, "turn %d", turn)
+		require.GreaterOrEqual(t, len(kept.kept), len(prompt))
+		next := append(slices.Clone(prompt), got[0].Tokens...)
+		prompt = append(next, chatML(t, v, "and then?")...)
+		require.NoError(t, kept.takeBack([][]int32{prompt}, true))
+		require.GreaterOrEqual(t, len(kept.kept), len(next)-1, "only what is new is computed")
+	}
+	want, err := fresh.Generate(t.Context(), [][]int32{first}, opts)
+	require.NoError(t, err)
+	got, err := kept.Generate(t.Context(), [][]int32{first}, keeping)
+	require.NoError(t, err)
+	require.Equal(t, want, got, "back to the first turn")
+
+	ended, stop := context.WithCancel(t.Context())
+	interrupted := keeping
+	interrupted.OnText = func(int, string) { stop() }
+	_, err = kept.Generate(ended, [][]int32{prompt}, interrupted)
+	require.ErrorIs(t, err, context.Canceled)
+	got, err = kept.Generate(t.Context(), [][]int32{prompt}, keeping)
+	require.NoError(t, err)
+	want, err = fresh.Generate(t.Context(), [][]int32{prompt}, opts)
+	require.NoError(t, err)
+	require.Equal(t, want, got, "after an answer that was cut short")
+
+	_, err = kept.Generate(t.Context(), [][]int32{first, prompt}, keeping)
+	require.ErrorContains(t, err, "one prompt can be kept")
+	got, err = kept.Generate(t.Context(), [][]int32{first, prompt}, opts)
+	require.NoError(t, err)
+	require.Empty(t, kept.kept)
+	require.Len(t, got, 2)
+}

@@ -89,29 +89,35 @@ func newGenerateCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.model, "model", "", "base model: a GGUF file, hf:// or ollama:// (required)")
-	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter: a GGUF file, a PEFT folder, a run (its newest checkpoint), or a checkpoint")
-	flags.Float64Var(&o.adapterScale, "adapter-scale", 1, "factor of the adapter's effect")
+	o.commonFlags(cmd)
 	flags.StringVar(&o.prompt, "prompt", "", "what the user says (default: standard input)")
-	flags.StringVar(&o.system, "system", "", "system message (default: what --adapter, a run, was trained with)")
-	flags.StringVar(&o.templateFile, "template-file", "", "chat template instead of the model's own (or of what --adapter, a run, was trained with)")
 	flags.BoolVar(&o.jsonl, "jsonl", false, "read questions from standard input, one JSON object per line")
 	flags.BoolVar(&o.asJSON, "json", false, "print the answer as one JSON object")
 	flags.IntVar(&o.maxTokens, "max-tokens", 256, "most tokens of an answer")
+	flags.IntVar(&o.parallel, "parallel", 8, "answers generated at once with --jsonl")
+	flags.IntVar(&o.context, "context", 0, "tokens of the cache for all answers at once (0 = what the questions need)")
+	return cmd
+}
+
+// commonFlags are those of the model and of how its answers are drawn.
+func (o *generateOptions) commonFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.model, "model", "", "base model: a GGUF file, hf:// or ollama:// (required)")
+	flags.StringVar(&o.adapter, "adapter", "", "LoRA adapter: a GGUF file, a PEFT folder, a run (its newest checkpoint), or a checkpoint")
+	flags.Float64Var(&o.adapterScale, "adapter-scale", 1, "factor of the adapter's effect")
+	flags.StringVar(&o.system, "system", "", "system message (default: what --adapter, a run, was trained with)")
+	flags.StringVar(&o.templateFile, "template-file", "", "chat template instead of the model's own (or of what --adapter, a run, was trained with)")
 	flags.Float64Var(&o.sampling.Temperature, "temperature", 0, "randomness (0 = the most likely token)")
 	flags.IntVar(&o.sampling.TopK, "top-k", 0, "draw from so many best tokens (0 = all)")
 	flags.Float64Var(&o.sampling.TopP, "top-p", 1, "draw from the best tokens that have this share of the probability")
 	flags.Float64Var(&o.sampling.MinP, "min-p", 0, "draw from tokens of at least this share of the best one's probability")
 	flags.Uint64Var(&o.sampling.Seed, "seed", 42, "seed of the random draws")
 	flags.StringArrayVar(&o.stops, "stop", nil, "end the answer where this text begins (repeatable)")
-	flags.IntVar(&o.parallel, "parallel", 8, "answers generated at once with --jsonl")
-	flags.IntVar(&o.context, "context", 0, "tokens of the cache for all answers at once (0 = what the questions need)")
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads (0 = all that the process may use)")
 	flags.IntVar(&o.gpuLayers, "gpu-layers", 0, "layers to put on a GPU")
 	if err := cmd.MarkFlagRequired("model"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	return cmd
 }
 
 // check refuses what can be refused before anything is loaded.
@@ -269,12 +275,17 @@ func (o generateOptions) run(ctx context.Context, questions []question, out, not
 
 // openSession makes room for as many whole answers at once as there may be.
 func (o generateOptions) openSession(questions, longest int) (*engine.Session, error) {
-	const batch = 512 // tokens of prompts read at once; more gains nothing
 	parallel := min(o.parallel, questions)
 	size := o.context
 	if size == 0 {
 		size = parallel * (longest + o.maxTokens)
 	}
+	return o.newSession(size, parallel, min(size, longest+o.maxTokens))
+}
+
+// newSession has a cache of so many tokens for so many answers at a time, of which each takes as many as maxSequence.
+func (o generateOptions) newSession(size, parallel, maxSequence int) (*engine.Session, error) {
+	const batch = 512 // tokens of prompts read at once; more gains nothing
 	return newSession(o.model, o.adapter, engine.SessionParams{
 		NCtx:         size,
 		NBatch:       min(batch, size),
@@ -282,7 +293,7 @@ func (o generateOptions) openSession(questions, longest int) (*engine.Session, e
 		NThreads:     o.threads,
 		NGPULayers:   o.gpuLayers,
 		AdapterScale: o.adapterScale,
-		MaxSequence:  min(size, longest+o.maxTokens),
+		MaxSequence:  maxSequence,
 	})
 }
 

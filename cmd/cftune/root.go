@@ -51,6 +51,7 @@ func newRootCommand() *cobra.Command {
 		newDemoCommand(),
 		newStudyCommand(),
 		newGenerateCommand(),
+		newChatCommand(),
 		newDoctorCommand(),
 		newBenchCommand(),
 		newVersionCommand(),

@@ -13,6 +13,13 @@ import (
 // newTerminal opens a pseudo-terminal of so many columns.
 func newTerminal(t *testing.T, columns uint16) *os.File {
 	t.Helper()
+	_, terminal := newKeyboard(t, columns)
+	return terminal
+}
+
+// newKeyboard opens a pseudo-terminal: what is written to the first of its ends is typed at the other, and read from it what is shown there.
+func newKeyboard(t *testing.T, columns uint16) (keyboard, terminal *os.File) {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = master.Close() })
@@ -20,10 +27,10 @@ func newTerminal(t *testing.T, columns uint16) *os.File {
 	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	require.NoError(t, err)
 	require.NoError(t, unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}))
-	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = terminal.Close() })
-	return terminal
+	return master, terminal
 }
 
 // What a terminal cannot show, or its owner does not want, is not written to it.
