@@ -90,7 +90,7 @@ func newEvaluateCommand() *cobra.Command {
 	flags.IntVar(&f.rows, "rows", 0, "score the first rows of each set only (0 = all)")
 	flags.IntVar(&f.o.Samples, "samples", 0, "sampled passes over the queries, each with its own seed; pass@k comes from them")
 	flags.Float64Var(&f.o.Sampling.Temperature, "temperature", f.o.Sampling.Temperature, "of sampled answers and of two-stage self-critique")
-	flags.Float64Var(&f.o.Sampling.TopP, "top-p", f.o.Sampling.TopP, "of sampled answers")
+	flags.Float64Var(&f.o.Sampling.TopP, "top-p", f.o.Sampling.TopP, "of sampled answers: a share of the probability before --temperature, as in llama.cpp (vLLM and transformers: after it)")
 	flags.Uint64Var(&f.o.Sampling.Seed, "seed", f.o.Sampling.Seed, "of the first sampled pass; the others follow")
 	flags.IntVar(&f.o.AnswerTokens, "answer-tokens", f.o.AnswerTokens, "most tokens of an answer")
 	flags.IntVar(&f.o.CritiqueTokens, "critique-tokens", f.o.CritiqueTokens, "most tokens of a critique")

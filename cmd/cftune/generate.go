@@ -109,7 +109,7 @@ func (o *generateOptions) commonFlags(cmd *cobra.Command) {
 	flags.StringVar(&o.templateFile, "template-file", "", "chat template instead of the model's own (or of what --adapter, a run, was trained with)")
 	flags.Float64Var(&o.sampling.Temperature, "temperature", 0, "randomness (0 = the most likely token)")
 	flags.IntVar(&o.sampling.TopK, "top-k", 0, "draw from so many best tokens (0 = all)")
-	flags.Float64Var(&o.sampling.TopP, "top-p", 1, "draw from the best tokens that have this share of the probability")
+	flags.Float64Var(&o.sampling.TopP, "top-p", 1, "draw from the best tokens that have this share of the probability, before --temperature")
 	flags.Float64Var(&o.sampling.MinP, "min-p", 0, "draw from tokens of at least this share of the best one's probability")
 	flags.Uint64Var(&o.sampling.Seed, "seed", 42, "seed of the random draws")
 	flags.StringArrayVar(&o.stops, "stop", nil, "end the answer where this text begins (repeatable)")

@@ -57,7 +57,7 @@ func (f *askFlags) add(cmd *cobra.Command) {
 	flags.IntVar(&f.rows, "rows", 0, "take the first so many records (0 = all); a run may go on with more")
 	flags.StringVar(&f.output, "output", "", "folder of the run, a new one or one to go on with (required)")
 	flags.Float64Var(&f.temperature, "temperature", f.temperature, "randomness (0 = the most likely token)")
-	flags.Float64Var(&f.topP, "top-p", f.topP, "draw from the best tokens that have this share of the probability")
+	flags.Float64Var(&f.topP, "top-p", f.topP, "draw from the best tokens that have this share of the probability (a local model: before --temperature)")
 	flags.IntVar(&f.maxTokens, "max-tokens", f.maxTokens, "most tokens of an answer")
 	flags.StringArrayVar(&f.stops, "stop", nil, "end an answer where this text begins (repeatable)")
 	flags.Uint64Var(&f.seed, "seed", 42, "seed of all draws; each request has one of its own made of it")
