@@ -27,7 +27,8 @@ A SUBJECT is one of these, with NAME= before it if reports should call it so:
   RUN/checkpoints/step-00000050, or an adapter's GGUF (with --model), or a model's GGUF
 The first subject is what the others are compared with, item by item.
 
-A --set is ` + sourceHelp + `, with an optional name.
+A --set is ` + sourceHelp + `.
+Reports name it by its path, or by a name that it is given: '{name: one, path: test.jsonl}'.
 
 Tasks, by --tasks:
   answers    greedy answers to rows with query and gold (or a solution with a final answer), and --samples sampled ones each
