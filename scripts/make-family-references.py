@@ -13,7 +13,8 @@ that the JSON file describes. So each file below knows a tensor's name and place
 NAME.json           architecture, metadata and tensors of the GGUF; rank, alpha and targets of the adapter, of other kinds also
                     rslora, dora and each module's rank and alpha; the sequences, of which tokens n_prompt.. are learned; their
                     mean loss; same_rows, the number of rows of a sequence that llama.cpp computes alike (it ignores the
-                    windows of some families; 0 means all)
+                    windows of some families; 0 means all); of families where all rows are alike, greedy: what each sequence goes
+                    on with by the most likely tokens, as far as these are clearly more likely than the next
 NAME.safetensors    logits.N: rows of sequence N from its row logits_from on; and the gradient of the mean loss for every
                     lora_a, lora_b and lora_magnitude, names and row order of GGUF. Of families with GELU also table.N: the logits with
                     the activation as ggml's CPU code has it, a table over half-precision numbers
@@ -33,6 +34,7 @@ SEED, VOCAB, LAYERS, HEADS, KV_HEADS, EMBD, FF = 20260202, 320, 2, 4, 2, 64, 96
 EPS, RANK, ALPHA = 1e-6, 4, 8
 LENGTHS, PROMPTS, LOGITS_FROM = (11, 40), (4, 25), (0, 24)
 CONTEXT = 512
+GREEDY, CLEARLY = 96, 0.005  # tokens, logits: some times what two implementations differ by
 WINDOW = 12  # of families with one: shorter than the longer sequence
 
 
@@ -262,6 +264,7 @@ def make(name, family, folder, kind={}):
         saved[ours] = back(p.grad).contiguous()
     if family["architecture"].startswith("gemma"):
         saved.update(table_logits(adapted, model, sequences))
+    goes_on = {} if kind or family.get("same_rows") else {"greedy": [greedy(adapted, s) for s in sequences]}
     if kind:
         save_adapter(adapted, os.path.join(folder, name))
     path = os.path.join(folder, name + ".safetensors")
@@ -271,10 +274,23 @@ def make(name, family, folder, kind={}):
         json.dump({
             **describe(family, config, model, tensors), **describe_adapter(kind, listed),
             "sequences": [{"tokens": s.tolist(), "n_prompt": p, "logits_from": f} for s, p, f in zip(sequences, PROMPTS, LOGITS_FROM)],
-            "loss": loss, "vocab": VOCAB, "same_rows": family.get("same_rows", 0)}, f, indent=1)
+            "loss": loss, "vocab": VOCAB, "same_rows": family.get("same_rows", 0), **goes_on}, f, indent=1)
         f.write("\n")
     spread = saved["logits.1"].max() - saved["logits.1"].min()
     print(f"make-family-references: {name}: loss {loss:.4f}, logits spread over {spread:.1f}")
+
+
+def greedy(adapted, sequence):
+    """Up to GREEDY tokens behind a sequence, computed without a cache; before one that ends a text, or that is not CLEARLY the first."""
+    tokens = sequence.tolist()
+    with torch.no_grad():
+        while len(tokens) < len(sequence) + GREEDY:
+            top = adapted(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].topk(2)
+            best = int(top.indices[0])
+            if top.values[0] - top.values[1] < CLEARLY or best in (0, 2):
+                break
+            tokens.append(best)
+    return tokens[len(sequence):]
 
 
 def save_adapter(adapted, folder):

@@ -43,6 +43,7 @@ type familyReference struct {
 		NPrompt    int     `json:"n_prompt"`
 		LogitsFrom int     `json:"logits_from"`
 	} `json:"sequences"`
+	Greedy [][]int32 `json:"greedy"` // what each sequence goes on with, as far as that is clear
 
 	// Of scripts/make-run-references.py.
 	Rows      []referenceRow      `json:"rows"`
@@ -311,6 +312,52 @@ func TestFamilyLogitsMatchLibllama(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What is generated with a cache, one text after the other or together, is what transformers makes without a cache.
+func TestFamilyGenerationMatchesTransformers(t *testing.T) {
+	compared := 0
+	forEachFamily(t, func(t *testing.T, r *familyReference) {
+		adapter := r.writeAdapter(t, r.trainer(t, engine.KeepAuto))
+		vocab, err := engine.OpenVocab(r.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer vocab.Close()
+		// A text alone, all together, and all with prompts that are read in parts.
+		for _, tt := range []struct{ sequences, batch int }{{1, 64}, {len(r.Greedy), 64}, {len(r.Greedy), 7}} {
+			if len(r.Greedy) == 0 {
+				break
+			}
+			var prompts [][]int32
+			longest := 0
+			for i, goesOn := range r.Greedy {
+				prompts, longest = append(prompts, r.Sequences[i].Tokens), max(longest, len(r.Sequences[i].Tokens)+len(goesOn))
+			}
+			session, err := engine.NewSession(r.path, adapter, engine.SessionParams{
+				NCtx: tt.sequences * (longest + 1), NBatch: tt.batch, NSequences: tt.sequences, NThreads: 2, AdapterScale: 1, F32KV: true,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers, err := engine.NewGenerator(session, vocab).Generate(t.Context(), prompts, engine.GenerateOptions{MaxTokens: longest})
+			session.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range r.Greedy {
+				got := answers[i].Tokens
+				if !slices.Equal(got[:min(len(got), len(want))], want) {
+					t.Errorf("%d texts at once, batches of %d: sequence %d goes on with %v, want %v", tt.sequences, tt.batch, i, got, want)
+				}
+				compared += len(want)
+			}
+		}
+	})
+	const least = 1000 // tokens
+	if compared < least {
+		t.Errorf("%d tokens were compared", compared)
+	}
 }
 
 func (r *familyReference) writeAdapter(t *testing.T, trainer *engine.Trainer) string {
