@@ -23,7 +23,7 @@ var written = strings.NewReplacer(
 	">=", `\ge `, "<=", `\le `, "!=", `\neq `, "≠", `\neq `, "==", "=", "ℝ", `\mathbb{R}`,
 	"α", `\alpha `, "β", `\beta `, "γ", `\gamma `, "δ", `\delta `, "ε", `\epsilon `, "θ", `\theta `, "λ", `\lambda `, "σ", `\sigma `,
 	"φ", `\phi `, "ω", `\omega `, "Δ", `\Delta `, "Ω", `\Omega `,
-	`\leq`, `\le `, `\geq`, `\ge `, `\le`, `\le `, `\ge`, `\ge `, "≤", `\le `, "≥", `\ge `, "∪", `\cup `, "∈", `\in `, "∅", `\emptyset `, `\varnothing`, `\emptyset`,
+	"≈", `\approx `, `\leq`, `\le `, `\geq`, `\ge `, `\le`, `\le `, `\ge`, `\ge `, "≤", `\le `, "≥", `\ge `, "∪", `\cup `, "∈", `\in `, "∅", `\emptyset `, `\varnothing`, `\emptyset`,
 )
 
 const (
@@ -54,7 +54,10 @@ var (
 	currency  = regexp.MustCompile(`^([-+]?)\s*(?:\$|€|£|¥|USD|US\$)\s*`)
 	mixed     = regexp.MustCompile(`^([-+]?)(\d+)(?:\s+|\s*-\s*|\s+and\s+)(\d+)/(\d+)$`)
 	boundTo   = regexp.MustCompile(`^[A-Za-z](?:_\w)?(?:\([a-z]\))?\s*\\in\b\s*`)
-	spaces    = regexp.MustCompile(`\s+`)
+	// namedTuple is before a tuple whose parts it names.
+	namedTuple = regexp.MustCompile(`^\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)+\s*\)\s*=\s*\(`)
+	ofDegrees  = regexp.MustCompile(`^(.*\d)\s*°\s*([CF])$`)
+	spaces     = regexp.MustCompile(`\s+`)
 )
 
 // magnitudes are words that multiply.
@@ -101,7 +104,7 @@ func clean(text string) string {
 		text = strings.ReplaceAll(text, " ", "")
 	}
 	text = bareRoot.ReplaceAllString(text, `$1\sqrt{$2}`)
-	return boundTo.ReplaceAllString(text, "")
+	return namedTuple.ReplaceAllString(boundTo.ReplaceAllString(text, ""), "(")
 }
 
 // unboxed is what an answer holds that is still in its box.
@@ -136,6 +139,20 @@ func fractionOf(decimal string) string {
 	return "(" + num.String() + "/" + den.String() + ")"
 }
 
+// aboutParts are the numbers of "1/3 \approx 0.33", each of which may be meant; what stands alone is one.
+func aboutParts(text string) []string {
+	if !strings.Contains(text, `\approx`) {
+		return []string{text}
+	}
+	var parts []string
+	for _, p := range strings.Split(text, `\approx`) {
+		if p = strings.TrimSpace(p); p != "" {
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
 // amountOf takes units, currency and percent off a cleaned answer.
 func amountOf(text string) amount {
 	a := amount{formula: text}
@@ -154,6 +171,9 @@ func amountOf(text string) amount {
 	}
 	if rest, ok := strings.CutSuffix(a.formula, "%"); ok {
 		a.formula, a.percent = strings.TrimSpace(rest), true
+	}
+	if m := ofDegrees.FindStringSubmatch(a.formula); m != nil {
+		a.formula, a.unit = m[1], strings.ToLower(m[2])
 	}
 	if rest, ok := strings.CutSuffix(a.formula, "°"); ok {
 		a.formula = rest // degrees go without saying

@@ -30,6 +30,11 @@ func Equal(a, b string) bool {
 	if a == b || len(a) > maxAnswer || len(b) > maxAnswer {
 		return a == b
 	}
+	if parts, others := aboutParts(a), aboutParts(b); len(parts) != 1 || len(others) != 1 || parts[0] != a || others[0] != b {
+		return slices.ContainsFunc(parts, func(p string) bool {
+			return slices.ContainsFunc(others, func(o string) bool { return Equal(p, o) })
+		})
+	}
 	if equalShapes(shapeOf(a, 0), shapeOf(b, 0)) {
 		return true
 	}
@@ -178,12 +183,27 @@ func withoutSum(text string) string {
 		first--
 	}
 	switch last := strings.TrimSpace(sides[len(sides)-1]); {
+	case first == 0 && isRoundingOf(last, sides[0]):
+		return strings.TrimSpace(sides[0])
 	case first == 0:
 		return last
 	case first == 1 && len(sides) > 2:
 		return sides[0] + "= " + last
 	}
 	return text
+}
+
+// isRoundingOf reports whether a decimal is what another number rounds to: "0.33" of "1/3".
+func isRoundingOf(decimal, number string) bool {
+	_, decimals, ok := strings.Cut(decimal, ".")
+	exact, err := parseExpression(amountOf(clean(number)).formula)
+	rounded, okRounded := new(big.Rat).SetString(decimal)
+	if !ok || !okRounded || err != nil || len(exact.variables) > 0 || !isDecimal(strings.TrimPrefix(decimal, "-")) {
+		return false
+	}
+	y := exact.at(nil)
+	r, okY := new(big.Rat).SetString(strconv.FormatFloat(real(y.c), 'f', len(decimals), 64))
+	return y.isDefined() && math.Abs(imag(y.c)) <= near && okY && r.Cmp(rounded) == 0
 }
 
 func lastOf(text string) string {
@@ -332,7 +352,7 @@ func equalPlain(a, b shape) bool {
 // isName reports whether the side before an equation's sign is a variable alone, or a function of one.
 func isName(equation string) bool { return nameOnly.MatchString(equation) }
 
-var nameOnly = regexp.MustCompile(`^\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\(\s*[A-Za-z]\s*\))?\s*=`)
+var nameOnly = regexp.MustCompile(`^\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\^\{?-1\}?)?(?:\(\s*[A-Za-z]\s*\))?|\\frac\s*\{d[a-z]?\}\s*\{d[a-z]\})\s*=`)
 
 func equalAmounts(a, b shape) bool {
 	if equalFormulas(a.formula, b.formula) {

@@ -113,6 +113,12 @@ func TestEqual(t *testing.T) {
 		"sizes":               `\frac12 ‖ \displaystyle \frac{1}{2} ‖ \textstyle\frac12`,
 		"typed inequalities":  `x \ge 3 ‖ x >= 3 ‖ x≥3`,
 		"typed differences":   `x \neq 2 ‖ x \ne 2 ‖ x != 2 ‖ x ≠ 2`,
+		"about":               `3.14 ‖ \approx 3.14 ‖ ≈3.14`,
+		"exact, and about":    `\frac13 ‖ \frac{1}{3}\approx 0.33 ‖ 1/3 = 0.33 ‖ 1/3`,
+		"of either":           `2.83 ‖ 2\sqrt2 \approx 2.83`,
+		"Celsius":             `5 ‖ 5°C ‖ 5^\circ C ‖ 5^\circ\text{C}`,
+		"a named pair":        `(1,2) ‖ (x,y)=(1,2) ‖ (a, b) = (1, 2)`,
+		"named functions":     `2x ‖ f^{-1}(x) = 2x ‖ \frac{dy}{dx}=2x ‖ y'=2x`,
 		"cancelled":           `\sin \pi ‖ 0 ‖ \sqrt2\sqrt2 - 2`,
 	}
 	for name, group := range groups {
@@ -135,7 +141,7 @@ func TestNotEqual(t *testing.T) {
 		`\begin{pmatrix} 1 \\ 2 \end{pmatrix} ‖ \begin{pmatrix} 2 \\ 1 \end{pmatrix}`, `3.1416 ‖ 3.14161`, `0.25 ‖ 0.2500001`, `x+1=0 ‖ 1`, `100, 200 ‖ 100, 300`, `x < 5 ‖ x > 5`,
 		`6xy ‖ 6`, `3ab ‖ 3`, `2xyz ‖ 2`, `6xy ‖ 6xz`, `x >= 3 ‖ 3`, `x != 3 ‖ 3`, `2+3=6 ‖ 5`, `x+1 = 3 ‖ 3`, `0.\overline{3} ‖ 0.3`, `\tan^{-1} 2 ‖ 1/\tan 2`,
 		`e^{-40} ‖ 0`, `\pi \times 10^{-20} ‖ 2\pi \times 10^{-20}`, `\sqrt{2}\cdot 10^{-14} ‖ \sqrt{3}\cdot 10^{-14}`, `n! ‖ (n+1)!`, `\binom{n}{2} ‖ \binom{n}{3}`,
-		`\mathbb{R} ‖ \mathbb{Z}`, `ab ‖ a+b`, `is ‖ it`,
+		`\mathbb{R} ‖ \mathbb{Z}`, `ab ‖ a+b`, `5°C ‖ 5°F`, `(x,y)=(1,2) ‖ (2,1)`, `2+3=6 ‖ 2+3`, `1/3 = 0.34 ‖ 1/3`, `\approx 3 ‖ 4`, `\approx ‖ 3`, `is ‖ it`,
 	} {
 		a, b, _ := strings.Cut(pair, " ‖ ")
 		assert.False(t, Equal(a, b), pair)
