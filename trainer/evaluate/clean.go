@@ -213,7 +213,7 @@ func (a *amount) takeUnit() {
 
 // shortUnits are units of few letters.
 var shortUnits = strings.Fields("mm cm dm km nm ft in yd mi sq cu kg mg lb lbs oz ml mL dl cl cc hr hrs min sec ms am pm AM PM mph kph kmh m s g l L " +
-	"Hz kHz kW kWh Wh kN kJ kPa Pa eV USD EUR GBP usd ct cts pt pts KB MB GB TB deg rad")
+	"Hz kHz kW kWh Wh kN kJ kPa Pa eV USD EUR GBP CAD AUD INR Rs usd ct cts pt pts pcs qt gal tsp doz bpm rpm fps psi KB MB GB TB deg rad")
 
 // areVariables reports whether letters behind a number may be variables side by side: no more than three at a time, and no unit's name.
 func areVariables(text string) bool {
