@@ -414,9 +414,10 @@ func (s *scorer) loss(ctx context.Context, set Set, name string, item int, c obj
 		return rowLoss{}, false, err
 	}
 	key := keyOf("loss", s.subject.Weight, c, set.Shard.Row(item))
-	if l, ok := s.store.lines[key]; ok {
+	// A row that was too long may not be now: nothing is kept of one, but by older versions, which kept it with no tokens.
+	if l, ok := s.store.lines[key]; ok && l.Tokens > 0 {
 		s.reused++
-		return rowLoss{l.Loss, l.Tokens, item}, l.Tokens == 0, nil
+		return rowLoss{l.Loss, l.Tokens, item}, false, nil
 	}
 	if err := s.open(); err != nil {
 		return rowLoss{}, false, err
@@ -426,10 +427,10 @@ func (s *scorer) loss(ctx context.Context, set Set, name string, item int, c obj
 		return rowLoss{}, false, err
 	}
 	if tooLong {
-		tokens = 0
+		return rowLoss{}, true, nil
 	}
 	s.written++
-	return rowLoss{sum, tokens, item}, tooLong, s.store.put(line{Key: key, Subject: s.subject.Name, Set: set.Name, Task: "loss " + name, Item: set.Shard.Row(item), Tokens: tokens, Loss: sum})
+	return rowLoss{sum, tokens, item}, false, s.store.put(line{Key: key, Subject: s.subject.Name, Set: set.Name, Task: "loss " + name, Item: set.Shard.Row(item), Tokens: tokens, Loss: sum})
 }
 
 func (s *scorer) probes(ctx context.Context) (*Probes, error) {

@@ -23,6 +23,7 @@ type fake struct {
 	after  int // fails when it has written so many texts; 0 = never
 	wrote  *int
 	closed *int
+	long   bool // what is too long for others is not for this one
 }
 
 var errKilled = errors.New("killed")
@@ -43,7 +44,7 @@ func (f fake) Write(_ context.Context, requests []Request, s Sampling, _ int, do
 
 func (f fake) Loss(_ context.Context, c objective.Conversation) (float64, int, bool, error) {
 	last := c.Messages[len(c.Messages)-1].Content
-	return float64(len(last)), 2, strings.Contains(last, "too long"), nil
+	return float64(len(last)), 2, strings.Contains(last, "too long") && !f.long, nil
 }
 
 func (f fake) Close() { *f.closed++ }
@@ -246,6 +247,26 @@ func TestAQuestionThatSeveralRowsAskCountsOnce(t *testing.T) {
 	assert.Equal(t, 4, r.Critiques.Right.N)
 	assert.Equal(t, 3+4, *wrote)
 	assert.Equal(t, []string{"sums: 1 of 4 rows ask what an earlier row asks; a question is answered, and counts, once"}, report.Notes())
+}
+
+// With a larger bound, rows that were too long are measured, and those that were measured are not measured again.
+func TestRowsThatWereTooLongAreMeasuredWhenTheyFit(t *testing.T) {
+	dir := t.TempDir()
+	set := sums(3)
+	set.Records[1].Solution = "too long"
+	o := DefaultOptions()
+	o.Tasks = []string{TaskLoss}
+	measure := func(long bool) Loss {
+		one, _ := subject("base", fake{long: long})
+		report, err := score(t, dir, []Subject{one}, []Set{set}, o)
+		require.NoError(t, err)
+		require.Equal(t, "sft", report.Results[0].Sets[0].Losses[0].Objective)
+		return report.Results[0].Sets[0].Losses[0]
+	}
+	first := measure(false)
+	assert.Equal(t, []int{2, 1}, []int{first.Rows, first.TooLong})
+	second := measure(true)
+	assert.Equal(t, []int{3, 0}, []int{second.Rows, second.TooLong})
 }
 
 func TestChoose(t *testing.T) {
