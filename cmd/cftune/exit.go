@@ -90,6 +90,7 @@ var rules = []rule{
 	{codeUsage, as[*dashboard.ListenError], "--listen 127.0.0.1:0 takes a port that is free"},
 	{codeCheckpoint, as[*trainer.MismatchError], ""},
 	{codeCheckpoint, as[*checkpoint.HeldError], ""},
+	{codeCheckpoint, is(checkpoint.ErrNone), "a run that ended before its first one is begun anew by cftune train with its configuration and --or-resume"},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},
 	{codeCheckpoint, is(checkpoint.ErrCorrupt, metrics.ErrCorrupt), "cftune check shows what is damaged; cftune resume --older takes the newest checkpoint that is whole"},
 	{codeUsage, is(checkpoint.ErrExists), "cftune resume goes on with that run; --output begins another"},
@@ -192,7 +193,7 @@ func hintFor(err error) string {
 		return fmt.Sprintf("cftune launch resume %s starts it again, from its newest checkpoint; cftune launch fetch %s brings what there is", e.Name, e.Name)
 	}
 	if as[*checkpoint.SpaceError](err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return "make room; what was there before is whole: cftune resume goes on with a training run, other commands go on when they are given again"
+		return "make room; what was there before is whole: cftune resume goes on with a training run from its newest checkpoint, other commands go on when they are given again"
 	}
 	if r := ruleFor(err); r != nil {
 		return r.hint

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"cftune/bindings/engine"
+	"cftune/internal/regular"
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
@@ -57,6 +58,9 @@ func TestExitCodes(t *testing.T) {
 		{&trainer.MismatchError{}, 4},
 		{&checkpoint.HeldError{}, 4},
 		{checkpoint.ErrNotFound, 4},
+		{checkpoint.ErrNone, 4},
+		{fmt.Errorf("read run: %w", regular.ErrNotRegular), 4},
+		{engine.ErrHeaders, 1},
 		{checkpoint.ErrIncompatible, 4},
 		{fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, gguf.ErrFormat), 4},
 		{metrics.ErrCorrupt, 4},

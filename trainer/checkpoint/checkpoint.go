@@ -338,7 +338,7 @@ func Latest(dir string, older bool) (latest *Checkpoint, passed []error, err err
 	if len(passed) > 0 {
 		return nil, passed, fmt.Errorf("open checkpoint of %s: none of %d is whole: %w", dir, len(passed), errors.Join(passed...))
 	}
-	return nil, nil, fmt.Errorf("open checkpoint of %s: there is none: %w", dir, ErrNotFound)
+	return nil, nil, fmt.Errorf("open checkpoint of %s: %w", dir, ErrNone)
 }
 
 // Leftovers returns what a crash left in a run directory; OpenRun removes it.

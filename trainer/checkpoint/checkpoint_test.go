@@ -175,6 +175,8 @@ func TestLatestOfNothing(t *testing.T) {
 	r := newRun(t, durable.OS)
 	_, _, err = Latest(r.Dir(), true)
 	assert.ErrorIs(t, err, ErrNotFound)
+	assert.ErrorIs(t, err, ErrNone)
+	assert.EqualError(t, err, "open checkpoint of "+r.Dir()+": there is none: not found")
 }
 
 // At every operation: a crash, and a power loss after it, leave all old checkpoints whole, and the new one whole or not

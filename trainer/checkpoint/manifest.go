@@ -77,7 +77,9 @@ type File struct {
 
 // Errors that callers tell apart; others are of the disk.
 var (
-	ErrNotFound     = errors.New("not found")
+	ErrNotFound = errors.New("not found")
+	// ErrNone says that a run has no checkpoint at all.
+	ErrNone         = fmt.Errorf("there is none: %w", ErrNotFound)
 	ErrCorrupt      = errors.New("damaged")
 	ErrIncompatible = errors.New("incompatible")
 	ErrExists       = errors.New("already holds a run")

@@ -36,7 +36,8 @@ func (e *HeldError) Error() string {
 // maxHolderBytes bounds what is read of who holds a lock.
 const maxHolderBytes = 256
 
-// Acquire takes the lock file at path, making it if needed, and writes pid and host into it. It does not wait for another holder: the error
+// Acquire takes the lock file at path, making it if needed, and writes pid and host into it, as far as that goes: it is for people, and a
+// full disk must not keep anybody from making room. It does not wait for another holder: the error
 // is a *HeldError if another process has it. The file stays when the lock is released; the lock is flock's, not the
 // file's presence, so a crashed holder leaves nothing to clean.
 func Acquire(path string) (*Lock, error) {
@@ -48,12 +49,8 @@ func Acquire(path string) (*Lock, error) {
 	if err != nil {
 		host = "unknown host"
 	}
-	if err := f.Truncate(0); err == nil {
-		_, err = fmt.Fprintf(f, "pid %d on %s\n", os.Getpid(), host)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+	if f.Truncate(0) == nil {
+		_, _ = fmt.Fprintf(f, "pid %d on %s\n", os.Getpid(), host)
 	}
 	return &Lock{f: f}, nil
 }
