@@ -362,6 +362,13 @@ func looksLike(value json.RawMessage) string {
 	case '"':
 		return fmt.Sprintf("text of %d bytes", len(value)-2)
 	case '{':
+		// As source.File.Rows has what JSON has no word for.
+		if bytes.HasPrefix(value, []byte(`{"base64":"`)) {
+			return "bytes that are no text"
+		}
+		if f, is := bytes.CutPrefix(value, []byte(`{"float":"`)); is {
+			return string(bytes.TrimSuffix(f, []byte(`"}`)))
+		}
 		return "an object"
 	case '[':
 		var items []json.RawMessage
