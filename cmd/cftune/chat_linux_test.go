@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,30 +13,12 @@ import (
 	"cftune/internal/testmodel"
 )
 
-// screenText collects what a terminal shows.
-type screenText struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (s *screenText) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *screenText) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
 // At a terminal lines are typed at a mark, mistakes end nothing, what is pasted is one message, and Ctrl-D ends.
 func TestChatAtATerminal(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	model := tinyModel(t, testmodel.Options{})
 	keyboard, terminal := newKeyboard(t, 80)
-	screen := &screenText{}
+	screen := &lockedBuffer{}
 	go func() { _, _ = io.Copy(screen, keyboard) }() // ends with the terminal
 	cmd := newChatCommand()
 	var out bytes.Buffer
