@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -105,8 +106,9 @@ func (o generateOptions) chat(cmd *cobra.Command) error {
 		c.lines = plainLines{bufio.NewReader(source.Interruptible(cmd.Context(), cmd.InOrStdin()))}
 		return c.talk(cmd.Context())
 	}
-	c.lines, c.atTerminal = newTerminalLines(cmd.Context(), in, notes), true
-	signal.Reset(os.Interrupt) // ends an answer; between them the terminal's lines have it
+	lines := newTerminalLines(cmd.Context(), in, notes)
+	defer lines.close()
+	c.lines, c.atTerminal = lines, true
 	fmt.Fprintln(c.notes, "/help shows what can be typed beside messages; Ctrl-C ends an answer, Ctrl-D the program")
 	return c.talk(cmd.Context())
 }
@@ -280,19 +282,30 @@ func (p plainLines) line(string) (string, error) {
 
 // terminalLines are typed: they can be edited and called back. What is pasted is one message, however many lines it has.
 type terminalLines struct {
-	in       *os.File
+	in, out  *os.File
 	terminal *term.Terminal
+	// A signal at the mark, which is not of the keyboard there, ends the program as Ctrl-C does: it must not leave the terminal without echo.
+	interrupts chan os.Signal
+	interrupt  context.CancelFunc
+	ended      context.Context // by an interrupt, or with within
+	within     context.Context
 }
 
 func newTerminalLines(ctx context.Context, in, out *os.File) *terminalLines {
-	l := &terminalLines{in, term.NewTerminal(struct {
+	l := &terminalLines{in: in, out: out, within: ctx, interrupts: make(chan os.Signal, 1)}
+	l.ended, l.interrupt = context.WithCancel(ctx)
+	l.terminal = term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{source.Interruptible(ctx, in), out}, "")}
-	if width, height, err := term.GetSize(int(out.Fd())); err == nil {
-		_ = l.terminal.SetSize(width, height) // a wrong width only looks bad
-	}
+	}{&wholeRunes{in: source.Interruptible(l.ended, in)}, out}, "")
+	signal.Reset(os.Interrupt) // else it would end the program within an answer
+	signal.Notify(l.interrupts, os.Interrupt)
 	return l
+}
+
+func (l *terminalLines) close() {
+	signal.Stop(l.interrupts)
+	l.interrupt()
 }
 
 func (l *terminalLines) line(mark string) (string, error) {
@@ -301,12 +314,68 @@ func (l *terminalLines) line(mark string) (string, error) {
 		return "", fmt.Errorf("the terminal: %w", err)
 	}
 	defer func() { _ = term.Restore(int(l.in.Fd()), before) }() // nothing else can be done about it
+	select {
+	case <-l.interrupts: // of the answer before
+	default:
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-l.interrupts:
+			l.interrupt()
+		case <-done:
+		}
+	}()
+	if width, height, err := term.GetSize(int(l.out.Fd())); err == nil { // it may have changed
+		_ = l.terminal.SetSize(width, height) // a wrong width only looks bad
+	}
 	l.terminal.SetPrompt(mark)
 	l.terminal.SetBracketedPasteMode(true)
 	defer l.terminal.SetBracketedPasteMode(false)
 	line, err := l.terminal.ReadLine()
+	if err != nil && l.ended.Err() != nil && l.within.Err() == nil {
+		return "", io.EOF
+	}
+	line = strings.ReplaceAll(line, string(standIn), string(utf8.RuneError))
 	if errors.Is(err, term.ErrPasteIndicator) { // the line was pasted, and others or what is typed may follow
 		return line + "\\", nil
 	}
 	return line, err
+}
+
+// standIn is read in the place of U+FFFD, and of bytes that are no character: x/term drops these, and takes what follows with the next key only.
+const standIn = '\uf8ff'
+
+var errEndless = errors.New("the terminal: an escape sequence has no end")
+
+// wholeRunes reads characters as a whole, and standIn for what is none.
+type wholeRunes struct {
+	in        io.Reader
+	held, out []byte
+	err       error
+}
+
+func (r *wholeRunes) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, errEndless // x/term would ask for more of nothing, and take no key that ends it
+	}
+	for len(r.out) == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		var chunk [256]byte
+		n, err := r.in.Read(chunk[:])
+		r.held, r.err = append(r.held, chunk[:n]...), err
+		for len(r.held) > 0 && (err != nil || utf8.FullRune(r.held)) {
+			c, size := utf8.DecodeRune(r.held)
+			if c == utf8.RuneError {
+				c = standIn
+			}
+			r.out, r.held = utf8.AppendRune(r.out, c), r.held[size:]
+		}
+	}
+	n := copy(p, r.out)
+	r.out = r.out[n:]
+	return n, nil
 }
