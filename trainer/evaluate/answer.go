@@ -21,6 +21,8 @@ var (
 	words = regexp.MustCompile(form)
 	first = regexp.MustCompile(`(?i)^` + quote + `(?:(?:the )?answer(?: is)?:?` + quote + `)?` + form)
 	// The statement must be in the answer's first sentence: nothing that ends one may stand before the "is".
+	// either is behind a form that another stands beside: "True or false: false".
+	either = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b)`)
 	states = regexp.MustCompile(`(?i)^[^.!?:\n]*?\b(?:is|are):?` + quote + form)
 )
 
@@ -32,7 +34,7 @@ func MatchAnswer(answer, gold string) Match {
 	}
 	for _, pattern := range []*regexp.Regexp{first, states} {
 		at := pattern.FindStringSubmatchIndex(answer)
-		if at == nil || !strings.EqualFold(answer[at[2]:at[3]], gold) {
+		if at == nil || !strings.EqualFold(answer[at[2]:at[3]], gold) || either.MatchString(answer[at[3]:]) {
 			continue
 		}
 		m.Leading = true

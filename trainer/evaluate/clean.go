@@ -50,10 +50,12 @@ var (
 	thousands = regexp.MustCompile(`^[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\b`)
 	// unitWords are behind a number, in plain text.
 	unitWords = regexp.MustCompile(`^([-+]?[\d.,/^{}()*\s\\a-z]*?[\d})])\s*([A-Za-z]{2,}[A-Za-z\s./^\d²³-]*)$`)
-	textUnit  = regexp.MustCompile(`^(.*\S)\s*⟦([^⟧]*)⟧\s*(\^\{?\d\}?)?$`)
-	currency  = regexp.MustCompile(`^([-+]?)\s*(?:\$|€|£|¥|USD|US\$)\s*`)
-	mixed     = regexp.MustCompile(`^([-+]?)(\d+)(?:\s+|\s*-\s*|\s+and\s+)(\d+)/(\d+)$`)
-	boundTo   = regexp.MustCompile(`^[A-Za-z](?:_\w)?(?:\([a-z]\))?\s*\\in\b\s*`)
+	// noUnit is behind a number that is not all: "1 hour 30 minutes", "3 to 4".
+	noUnit   = regexp.MustCompile(`^(?:[A-Za-z]+\s+\d+(?:\.\d+)?\s*[A-Za-z]|to\s+\d)`)
+	textUnit = regexp.MustCompile(`^(.*\S)\s*⟦([^⟧]*)⟧\s*(\^\{?\d\}?)?$`)
+	currency = regexp.MustCompile(`^([-+]?)\s*(?:\$|€|£|¥|USD|US\$)\s*`)
+	mixed    = regexp.MustCompile(`^([-+]?)(\d+)(?:\s+|-|\s+and\s+)(\d+)/(\d+)$`)
+	boundTo  = regexp.MustCompile(`^[A-Za-z](?:_\w)?(?:\([a-z]\))?\s*\\in\b\s*`)
 	// namedTuple is before a tuple whose parts it names.
 	namedTuple = regexp.MustCompile(`^\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)+\s*\)\s*=\s*\(`)
 	ofDegrees  = regexp.MustCompile(`^(.*\d)\s*°\s*([CF])$`)
@@ -185,7 +187,7 @@ func (a *amount) takeUnit() {
 	unit := ""
 	if m := textUnit.FindStringSubmatch(a.formula); m != nil && strings.ContainsAny(m[1], "0123456789") {
 		a.formula, unit = m[1], m[2]+strings.Trim(m[3], "{}")
-	} else if m := unitWords.FindStringSubmatch(a.formula); m != nil && !isFormulaWord(m[2]) {
+	} else if m := unitWords.FindStringSubmatch(a.formula); m != nil && !isFormulaWord(m[2]) && !noUnit.MatchString(m[2]) {
 		apart := a.formula[len(m[1])] == ' '
 		if short := areVariables(m[2]); short && !apart {
 			return

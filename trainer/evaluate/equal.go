@@ -18,7 +18,7 @@ import (
 // order; tuples and intervals have, and keep their brackets; matrices are compared by their cells. All else is text.
 //
 // Letters behind a number are a unit if they are a known one ("5cm"), stand apart or are more than three ("5 men", "5apples"), and
-// variables otherwise ("6xy"). Sums with their result ("2 + 3 = 5") stand for that.
+// variables otherwise ("6xy"); "1 hour 30 minutes" and "3 to 4" are text, not 1 and 3. Sums with their result ("2 + 3 = 5") stand for that.
 //
 // Its limits: a formula's domain is not looked at, so x/x is 1; units are names and are never converted; inequalities,
 // and numbers of another base than ten, are text.

@@ -184,6 +184,20 @@ func TestGradeAnswer(t *testing.T) {
 	}
 	assert.True(t, GradeAnswer(`\boxed{3}, so twice that: \boxed{6}`, "6").Right)
 	assert.False(t, GradeAnswer("The answer is a) wrong", "A").Right, "an article is no choice")
+	for text, gold := range map[string]string{
+		"The answer is certainly not 18": "18", "The answer is that she has less than 18 left": "18", "The answer is 1 hour 30 minutes": "1", "The answer is 5 lb 3 oz": "5",
+		"The answer is 5 to 7 hours": "5", "The answer is 2 - 1/2": "5/2", "Answer: I don't know": "I", "The answer is I think C": "I", "Yes or no? No.": "yes",
+		"True or false: false": "true", "The answer is yes or no": "yes",
+	} {
+		assert.False(t, GradeAnswer(text, gold).Right, text)
+	}
+	for text, gold := range map[string]string{
+		"The answer is no more than 18 books": "18", "The answer is that she can't buy more than 18": "18", "The answer is 1 hour 30 minutes": "1 hour 30 minutes",
+		"The answer is 5 apples in 3 bags": "5", "The answer is I Paris": "I", "The answer is I because A is wrong": "I", "The answer is 2-1/2": "5/2", "Yes, or so it seems": "yes",
+		"The answer is 3 million dollars": "3000000",
+	} {
+		assert.True(t, GradeAnswer(text, gold).Right, text)
+	}
 	assert.True(t, GradeAnswer("<think>It is citys.</think>\nCities.", "cities").Right)
 	assert.False(t, GradeAnswer("<think>it is cities</think>\nCitys.", "cities").Right, "a thought does not count")
 	assert.Equal(t, "18", GoldAnswer("9 * 2 = 18\n#### 18"))

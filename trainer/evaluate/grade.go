@@ -41,7 +41,7 @@ func GradeAnswer(text, gold string) Grade {
 		g.Right = true
 		return g
 	}
-	if all := numbers(g.Text); len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) {
+	if all := numbers(g.Text); len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) && !denied(g.Text, all[0]) {
 		g.Right = Equal(all[0], gold)
 	}
 	return g
@@ -50,19 +50,29 @@ func GradeAnswer(text, gold string) Grade {
 var (
 	// adverb is before a number that is meant.
 	adverb = regexp.MustCompile(`(?i)^(?:therefore|thus|hence|so|then|about|approximately|around|roughly|exactly|simply|just|only|now)[,:]?\s`)
+	// notNumber and thanNumber end what is before a number that is not meant, where thanNumber's is not itself denied: "no more than 18".
+	notNumber  = regexp.MustCompile(`(?i)(?:\bnot|n['’]t)\s+$`)
+	thanNumber = regexp.MustCompile(`(?i)\b(?:less|more|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+$`)
+	negation   = regexp.MustCompile(`(?i)\b(?:no|not|cannot|never)\b|n['’]t\b`)
 	// explained is what a stated answer is followed by that is none of it.
 	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|[,(]?\s*\b(?:because|since)\b).*$`)
 
 	// A right answer that is one of the choices: a letter, in parentheses or not.
 	choice = regexp.MustCompile(`^(?:\(([A-J])\)|([A-J]))$`)
 	// chosen is how a text that has been extracted begins with one: "(B) 12", "option B", "B. 12", "B because ..."; an A without a mark may be
-	// an article.
-	chosen = regexp.MustCompile(`^(?:(?i:option|choice)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,]|$)|([B-J])\s|(A)\s+(?:because|since|as|is)\b|([a-j])$)`)
+	// an article, and an I who speaks.
+	chosen = regexp.MustCompile(`^(?:(?i:option|choice)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,]|$)|([B-HJ])\s|([AI])\s+(?:because|since|as|is)\b|(I)\s+[^a-z\s]|([a-j])$)`)
 	// optionIs is how one is named that no answer is said to be.
 	optionIs = regexp.MustCompile(`(?:(?i)\b(?:option|choice)(?:\s+is)?:?)\s*[*_]*(\(?[A-J]\)?)[*_]*(?:[).:,\s]|$)`)
 	// anotherChoice is one that stands beside the first.
 	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)`)
 )
+
+// denied reports whether a sentence says of its number that it is not the one: "certainly not 18", "she has less than 18".
+func denied(text, number string) bool {
+	before, _, _ := strings.Cut(text, number)
+	return notNumber.MatchString(before) || thanNumber.MatchString(before) && !negation.MatchString(before)
+}
 
 // choiceOf is the letter of a right answer that is a choice, or empty.
 func choiceOf(gold string) string {
