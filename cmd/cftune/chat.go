@@ -140,6 +140,10 @@ func (c *conversation) talk(ctx context.Context) error {
 			}
 			return nil
 		}
+		if err == errLongLine {
+			fmt.Fprintln(c.notes, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -189,9 +193,15 @@ func (c *conversation) complain(err error) error {
 
 // read gives the next message: a line, or several of which all but the last end in a backslash.
 func (c *conversation) read() (string, error) {
-	var text strings.Builder
+	var (
+		text strings.Builder
+		cut  error
+	)
 	for mark := "> "; ; mark = ". " {
 		line, err := c.lines.line(mark)
+		if err == errLongLine {
+			cut, err = err, nil
+		}
 		if err != nil {
 			if err == io.EOF && text.Len() > 0 {
 				return text.String(), nil
@@ -201,7 +211,7 @@ func (c *conversation) read() (string, error) {
 		before, goesOn := strings.CutSuffix(line, "\\")
 		text.WriteString(before)
 		if !goesOn {
-			return text.String(), nil
+			return text.String(), cut
 		}
 		text.WriteByte('\n')
 	}
@@ -280,6 +290,12 @@ func (p plainLines) line(string) (string, error) {
 	return strings.TrimRight(line, "\r\n"), err
 }
 
+// longestTyped is the length, in characters, from which x/term passes over what is typed.
+const longestTyped = 4096
+
+var errLongLine = fmt.Errorf("a line has more than the %d characters that can be typed, so the message was not sent: end lines with a backslash, "+
+	"or give it as a file: cftune chat ... < FILE", longestTyped-1)
+
 // terminalLines are typed: they can be edited and called back. What is pasted is one message, however many lines it has.
 type terminalLines struct {
 	in, out  *os.File
@@ -339,7 +355,10 @@ func (l *terminalLines) line(mark string) (string, error) {
 	}
 	line = strings.ReplaceAll(line, string(standIn), string(utf8.RuneError))
 	if errors.Is(err, term.ErrPasteIndicator) { // the line was pasted, and others or what is typed may follow
-		return line + "\\", nil
+		line, err = line+"\\", nil
+	}
+	if err == nil && utf8.RuneCountInString(line) >= longestTyped {
+		err = errLongLine
 	}
 	return line, err
 }

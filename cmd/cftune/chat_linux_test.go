@@ -42,13 +42,15 @@ func TestChatAtATerminal(t *testing.T) {
 	typeAt(2, "/regen\r")
 	typeAt(3, "\x1b[200~the answer\ris\r\x1b[201~wrong\r")
 	typeAt(4, "/no \ufffd\xe9\u00e9\r")
-	typeAt(5, "\x04")
+	typeAt(5, "\x1b[200~"+strings.Repeat("x", 5000)+"\rmore\r\x1b[201~\r")
+	typeAt(6, "\x04")
 	require.NoError(t, <-ended)
 	assert.Equal(t, generated(t, model, "the answer\nis\nwrong")+"\n", string([]rune(out.String())))
 	require.Eventually(t, func() bool { return strings.Contains(screen.String(), "there is no /no \ufffd\ufffd\u00e9:") }, time.Minute, time.Millisecond,
 		"what is no character is read")
 	require.Eventually(t, func() bool { return strings.Contains(screen.String(), "there is no /nothing") }, time.Minute, time.Millisecond)
 	assert.Contains(t, screen.String(), "/regen: there is no answer yet")
+	assert.Contains(t, screen.String(), "a line has more than the 4095 characters that can be typed, so the message was not sent")
 }
 
 // An interrupt by a signal while a line is typed ends the program, and leaves the terminal as it was.
