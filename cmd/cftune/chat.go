@@ -53,11 +53,7 @@ func newChatCommand() *cobra.Command {
 			if o.context < 0 {
 				return codedError{fmt.Errorf("chat: --context: must be 0 or more, got %d", o.context), codeUsage}
 			}
-			var err error
-			if o.model, err = findModel(cmd.Context(), o.model, cmd.ErrOrStderr()); err != nil {
-				return fmt.Errorf("chat: %w", err)
-			}
-			if err := layOut(cmd, o.adapter, &o.templateFile, &o.system); err != nil {
+			if err := o.find(cmd); err != nil {
 				return fmt.Errorf("chat: %w", err)
 			}
 			if err := o.chat(cmd); err != nil {
@@ -151,35 +147,38 @@ func (c *conversation) talk(ctx context.Context) error {
 		switch {
 		case strings.TrimSpace(text) == "":
 			continue
-		case isCommand && strings.HasPrefix(command, "/"):
-			text = strings.Replace(text, "//", "/", 1)
-		case isCommand:
-			switch command {
-			case "exit", "quit", "bye":
+		case isCommand && !strings.HasPrefix(command, "/"):
+			if command == "exit" || command == "quit" || command == "bye" {
 				return nil
-			case "help", "?":
-				_, commands, _ := strings.Cut(chatLong, "for the program:\n")
-				fmt.Fprintln(c.notes, commands)
-				continue
-			case "clear":
-				c.messages = nil
-				continue
-			case "regen":
-				if err := c.regenerate(ctx); err != nil {
-					return err
-				}
-				continue
 			}
-			if err := c.complain(fmt.Errorf("there is no /%s: /help shows what there is, and //%s is a message that begins with a slash", command, command)); err != nil {
-				return err
+			err = c.do(ctx, command)
+		default:
+			if isCommand {
+				text = strings.Replace(text, "//", "/", 1)
 			}
-			continue
+			c.messages = append(c.messages, dataset.Message{Role: dataset.RoleUser, Content: text})
+			err = c.answer(ctx)
 		}
-		c.messages = append(c.messages, dataset.Message{Role: dataset.RoleUser, Content: text})
-		if err := c.answer(ctx); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+}
+
+// do is what a line for the program asks for, but to end.
+func (c *conversation) do(ctx context.Context, command string) error {
+	switch command {
+	case "help", "?":
+		_, commands, _ := strings.Cut(chatLong, "for the program:\n")
+		fmt.Fprintln(c.notes, commands)
+		return nil
+	case "clear":
+		c.messages = nil
+		return nil
+	case "regen":
+		return c.regenerate(ctx)
+	}
+	return c.complain(fmt.Errorf("there is no /%s: /help shows what there is, and //%s is a message that begins with a slash", command, command))
 }
 
 // complain tells a person what is wrong, and ends a program whose input nobody can mend.

@@ -76,10 +76,7 @@ func newGenerateCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("generate: %w", err)
 			}
-			if o.model, err = findModel(cmd.Context(), o.model, cmd.ErrOrStderr()); err != nil {
-				return fmt.Errorf("generate: %w", err)
-			}
-			if err := layOut(cmd, o.adapter, &o.templateFile, &o.system); err != nil {
+			if err := o.find(cmd); err != nil {
 				return fmt.Errorf("generate: %w", err)
 			}
 			if err := o.run(cmd.Context(), questions, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
@@ -118,6 +115,14 @@ func (o *generateOptions) commonFlags(cmd *cobra.Command) {
 	if err := cmd.MarkFlagRequired("model"); err != nil {
 		panic(err) // the flag is defined above
 	}
+}
+
+// find looks for the model, and for what the adapter's run was laid out with.
+func (o *generateOptions) find(cmd *cobra.Command) (err error) {
+	if o.model, err = findModel(cmd.Context(), o.model, cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	return layOut(cmd, o.adapter, &o.templateFile, &o.system)
 }
 
 // check refuses what can be refused before anything is loaded.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"cftune/trainer/dataset/source"
 )
 
 // row is a line's object, its fields undecoded, with what is wrong with them.
@@ -363,10 +365,10 @@ func looksLike(value json.RawMessage) string {
 		return fmt.Sprintf("text of %d bytes", len(value)-2)
 	case '{':
 		// As source.File.Rows has what JSON has no word for.
-		if bytes.HasPrefix(value, []byte(`{"base64":"`)) {
+		if bytes.HasPrefix(value, []byte(source.BytesOpen)) {
 			return "bytes that are no text"
 		}
-		if f, is := bytes.CutPrefix(value, []byte(`{"float":"`)); is {
+		if f, is := bytes.CutPrefix(value, []byte(source.FloatOpen)); is {
 			return string(bytes.TrimSuffix(f, []byte(`"}`)))
 		}
 		return "an object"

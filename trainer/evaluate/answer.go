@@ -20,9 +20,9 @@ const (
 var (
 	words = regexp.MustCompile(form)
 	first = regexp.MustCompile(`(?i)^` + quote + `(?:(?:the )?answer(?: is)?:?` + quote + `)?` + form)
-	// The statement must be in the answer's first sentence: nothing that ends one may stand before the "is".
 	// either is behind a form that another stands beside: "True or false: false".
 	either = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b)`)
+	// The statement must be in the answer's first sentence: nothing that ends one may stand before the "is".
 	states = regexp.MustCompile(`(?i)^[^.!?:\n]*?\b(?:is|are):?` + quote + form)
 )
 

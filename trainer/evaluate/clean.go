@@ -34,17 +34,17 @@ const (
 var (
 	// inText is text within LaTeX; its content is marked, so that units can be told from formulas.
 	inText = regexp.MustCompile(`\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|operatorname|hbox|mathit)\s*\{([^{}]*)\}`)
-	// bareRoot is a root of a number without braces where it is no LaTeX, which would take one digit.
 	// decorated is a letter with a mark that says what kind of thing it is, or letters under a line.
 	decorated = regexp.MustCompile(`\\(?:mathbf|boldsymbol|vec|overrightarrow|hat)\s*\{\s*([A-Za-z])\s*\}|\\(?:vec|hat)\s+([A-Za-z])\b|\\overline\s*\{\s*([A-Z]{2})\s*\}`)
 	// allOf is a set of numbers by its letter.
 	allOf = regexp.MustCompile(`\\mathbb\s*\{?\s*([A-Z])\s*\}?`)
-	// endless, of digits, is a decimal whose last ones repeat: they are under a line.
+	// repeating is a decimal whose last digits repeat: they are under a line.
 	repeating = regexp.MustCompile(`(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?`)
 	infinity  = regexp.MustCompile(`(?i)\binfinity\b`)
 	notEqual  = regexp.MustCompile(`\\neq?(\s|\d|[-+({\\]|$)`)
 	// spaced is a number with spaces for separators.
-	spaced   = regexp.MustCompile(`^[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?$`)
+	spaced = regexp.MustCompile(`^[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?$`)
+	// bareRoot is a root of a number without braces where it is no LaTeX, which would take one digit.
 	bareRoot = regexp.MustCompile(`(^|[^\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?|[a-z]\b)`)
 	// thousands is a number with separators, whole. With spaces behind the commas it is a list.
 	thousands = regexp.MustCompile(`^[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\b`)

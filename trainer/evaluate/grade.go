@@ -27,8 +27,8 @@ func GradeAnswer(text, gold string) Grade {
 				g.Extracted = Extracted{m, MarkStatement}
 			}
 		}
-		said := strings.TrimSpace(explained.ReplaceAllString(g.Text, ""))
-		g.Right = chosenIn(said) == choice || Equal(said, gold) && !anotherChoice.MatchString(said)
+		answer := unexplained(g.Text)
+		g.Right = chosenIn(answer) == choice || Equal(answer, gold) && !anotherChoice.MatchString(answer)
 		return g
 	}
 	if !g.Found() {
@@ -37,7 +37,7 @@ func GradeAnswer(text, gold string) Grade {
 	if g.Right = Equal(g.Text, gold); g.Right || g.Mark != MarkStatement {
 		return g
 	}
-	if before := strings.TrimSpace(explained.ReplaceAllString(g.Text, "")); before != "" && before != g.Text && Equal(before, gold) {
+	if before := unexplained(g.Text); before != "" && before != g.Text && Equal(before, gold) {
 		g.Right = true
 		return g
 	}
@@ -67,6 +67,8 @@ var (
 	// anotherChoice is one that stands beside the first.
 	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)`)
 )
+
+func unexplained(text string) string { return strings.TrimSpace(explained.ReplaceAllString(text, "")) }
 
 // denied reports whether a sentence says of its number that it is not the one: "certainly not 18", "she has less than 18".
 func denied(text, number string) bool {

@@ -140,10 +140,16 @@ func integers(physical parquet.Kind, signed bool) encoder {
 // What JSON cannot say as a number or a text becomes an object that says it: where nothing reads the column it does no harm, and a format that
 // does read it finds neither number nor text there.
 
+// How such objects begin.
+const (
+	BytesOpen = `{"base64":"`
+	FloatOpen = `{"float":"`
+)
+
 // appendFloat spells a float with as few digits as give it back, as encoding/json does; NaN is {"float":"NaN"}.
 func appendFloat(text []byte, f float64, bits int) ([]byte, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return fmt.Appendf(text, `{"float":"%v"}`, f), nil
+		return fmt.Appendf(text, `%s%v"}`, FloatOpen, f), nil
 	}
 	form := byte('f')
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
@@ -169,7 +175,7 @@ func appendBytes(text []byte, v *parquet.Value) ([]byte, error) {
 	if base64.StdEncoding.EncodedLen(len(value)) > MaxRowBytes {
 		return text, fmt.Errorf("the row is %w", errFull)
 	}
-	text = base64.StdEncoding.AppendEncode(append(text, `{"base64":"`...), value)
+	text = base64.StdEncoding.AppendEncode(append(text, BytesOpen...), value)
 	return append(text, `"}`...), nil
 }
 
