@@ -79,7 +79,7 @@ class group {
         fill(at<bf16>(x_), n_ * ld(), 1, 2, stream_);
         fill(at<bf16>(w_), width * ld(), 0.02f, 3, stream_);
         clear_w();
-        products_ = make_products(space_->data());
+        products_ = make_products(space_->data(), products_workspace_bytes);
     }
 
     // What a step does now.

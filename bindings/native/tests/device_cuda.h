@@ -94,7 +94,7 @@ inline void compare_streams(const std::string &path, const batch &b, const batch
                  {"from the host", [](const cft_memory_estimate &e) { return e.streamed > 0; }},
                  // At least two products beside the two in the places that all share: each is used more than once.
                  {"offloaded", [&](const cft_memory_estimate &e) { return e.streamed == 0 && e.offloaded >= 2 * product_bytes; }}};
-    for (const char *late : {"nothing", "work", "copies"}) {
+    for (const char *late : {"nothing", "work", "copies", "side"}) {
         for (const auto &kind : kinds) {
             if (product_bytes == 0 && std::strcmp(kind.name, "offloaded") == 0) {
                 continue;

@@ -169,6 +169,7 @@ void test_room() {
     const batch              b = long_segments(o.n_vocab);
     const opened             on_device(m.path, "cuda");
     cft_memory_estimate      with, without;
+    setenv(variable, "", 1);
     OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &without, &err));
     setenv(variable, "stored", 1);
     where = "stored scores, memory";

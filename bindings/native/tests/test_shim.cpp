@@ -71,7 +71,7 @@ void test_products() {
     where = "products";
     alignas(16) static bf16  a[16 * 16], b[16 * 16];
     alignas(16) static float c[16 * 16];
-    const auto               multiply = make_products(nullptr);
+    const auto               multiply = make_products(nullptr, 0);
     const product            good     = {8, 8, 8, a, 16, false, b, 16, false, c, 16, true};
     const auto               with     = [&](const std::function<void(product &)> &change) {
         product p = good;

@@ -136,7 +136,7 @@ class engine : public device_trainer {
     bool        gated_in_one_pass(const group &gate_up) const;
     adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
     void        pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
-    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a);
+    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
     // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again. passed: what made dy has left u behind it and, but
@@ -156,7 +156,8 @@ class engine : public device_trainer {
     void norm_mid(const layer_view &v);
     linear gate_up_of(const layer_view &v) const;
     void feed_forward_backward(const layer_view &v, keep_level missing);
-    void gated_unit_backward(const layer_view &v, bool act_again, bool no_norm);
+    bf16 *room_for_d_act(const layer_view &v, keep_level missing) const;
+    void gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again, bool no_norm);
     void inputs_again(const layer_view &v, keep_level missing);
     void norm_heads(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);
@@ -187,7 +188,9 @@ class engine : public device_trainer {
     std::vector<activations>        layers_;
     std::unique_ptr<workspace>      w_;
     std::unique_ptr<loss_space>     loss_;
-    std::unique_ptr<products>       products_;
+    std::unique_ptr<products>       products_, side_products_; // the latter: of adapters' gradients, whichever stream they are on
+    stream                          side_{stream_use::side};
+    event                           u_ready_, gradient_done_;
     std::unique_ptr<stage>          stage_; // where weights stay on the host
     std::unique_ptr<offload>        offload_; // where products wait there
     pinned                          staging_;
@@ -201,6 +204,7 @@ class engine : public device_trainer {
     const bool                      heads_in_pairs_; // CFT_CUDA_ATTENTION=pairs (or stored,pairs): attention_pairs.cu
     const bool                      gated_pass_;   // CFT_CUDA_ADAPTERS=gated: as =pass, and gated units take those of gate and up along (gated_product.cu)
     const bool                      adapter_pass_; // CFT_CUDA_ADAPTERS=pass: nor are an adapter's that read dy (adapter_product.cu)
+    const bool                      beside_;       // gradients of A beside the product of dx, on a stream of their own; CFT_CUDA_BESIDE=0 turns it off
     int                             device_;
     float                           amplitude_, amplitude_local_;
     profile                         profile_;

@@ -31,8 +31,9 @@ class products {
     virtual void run(const product &p, cudaStream_t stream) = 0;
 };
 
-constexpr size_t products_workspace_bytes = size_t(64) << 20; // for parts of sums, owned by the caller
+constexpr size_t products_workspace_bytes = size_t(64) << 20, side_workspace_bytes = size_t(32) << 20; // for parts of sums
 
-std::unique_ptr<products> make_products(void *workspace); // device memory of so many bytes
+// workspace: device memory of so many bytes, owned by the caller. Products of two objects may be under way at once.
+std::unique_ptr<products> make_products(void *workspace, size_t bytes);
 
 } // namespace cft::cuda

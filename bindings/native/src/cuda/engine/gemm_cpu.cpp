@@ -83,6 +83,6 @@ class cpu_products : public products {
 
 } // namespace
 
-std::unique_ptr<products> make_products(void *) { return std::make_unique<cpu_products>(); }
+std::unique_ptr<products> make_products(void *, size_t) { return std::make_unique<cpu_products>(); }
 
 } // namespace cft::cuda

@@ -1,7 +1,7 @@
 // gemm_cublaslt.cpp - gemm.h by cuBLASLt. The library is column-major: our row-major c = a b is its cᵀ = bᵀ aᵀ.
 //
 // An algorithm is asked for once per shape, from the library's own ranking, not by timing, so that a run's bits do not depend on
-// what else the device did. With CFT_CUDA_TUNE=FILE the first of the ranking are timed, and the choice is kept in that file (algorithms.h).
+// what else the device did. With CFT_CUDA_TUNE=FILE those of the ranking are timed, and the choice is kept in that file (algorithms.h).
 // Sums may be split over k only where the parts lie in the workspace and are added in order.
 #include "gemm.h"
 #include "runtime.h"
@@ -69,10 +69,9 @@ struct prepared {
     prepared &operator=(const prepared &) = delete;
 
     // The library's ranking, the best first: at most so many.
-    std::vector<cublasLtMatmulHeuristicResult_t> ranking(cublasLtHandle_t handle, const product &p, int most) {
+    std::vector<cublasLtMatmulHeuristicResult_t> ranking(cublasLtHandle_t handle, const product &p, size_t bytes, int most) {
         cublasLtMatmulPreference_t preference;
         check(cublasLtMatmulPreferenceCreate(&preference), "preference");
-        const size_t   bytes   = products_workspace_bytes;
         const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
         const uint32_t first_bytes = alignment_of(p.b, p.ld_b, 2), second_bytes = alignment_of(p.a, p.ld_a, 2);
         const uint32_t result_bytes = alignment_of(p.c, p.ld_c, p.c_is_f32 ? 4 : 2);
@@ -98,7 +97,7 @@ struct prepared {
         found.resize(size_t(n_found));
         found.erase(std::remove_if(found.begin(), found.end(), [](const auto &f) { return f.state != CUBLAS_STATUS_SUCCESS; }), found.end());
         if (found.empty() && most < candidates) {
-            return ranking(handle, p, candidates);
+            return ranking(handle, p, bytes, candidates);
         }
         if (found.empty()) {
             throw none;
@@ -129,7 +128,7 @@ std::string whose_algorithms() {
 
 class lt_products : public products {
   public:
-    explicit lt_products(void *workspace) : workspace_(workspace) {
+    lt_products(void *workspace, size_t bytes) : workspace_(workspace), workspace_bytes_(bytes) {
         check(cublasLtCreate(&handle_), "start");
         if (const char *path = std::getenv("CFT_CUDA_TUNE")) {
             measured_ = std::make_unique<algorithms>(path, whose_algorithms());
@@ -163,9 +162,9 @@ class lt_products : public products {
 
   private:
     static constexpr size_t max_shapes = 20000; // packs of many lengths make many
-    static constexpr int    max_measured = 512, repetitions = 3;
-    static constexpr double least_flops = 1e9; // of a product that is worth measuring
-    static constexpr float  clearly     = 0.98f; // what is not faster than this by the ranking's better is left to the ranking
+    static constexpr int    max_measured = 512, looked_at = 32, finalists = 4, repetitions = 2, final_repetitions = 10;
+    static constexpr double least_flops = 1e9;   // of a product that is worth measuring
+    static constexpr double clearly     = 0.99; // what does not take less than so much of what the ranking's first takes is left to the ranking
 
     cublasStatus_t multiply(const prepared &s, const product &p, cudaStream_t stream) {
         return cublasLtMatmul(handle_, s.operation, &p.alpha, p.b, s.first.handle, p.a, s.second.handle, &p.beta, p.c, s.result.handle, p.c,
@@ -179,7 +178,7 @@ class lt_products : public products {
             std::memcpy(&s.algo, known->words.data(), sizeof s.algo);
             s.workspace = known->workspace;
             cublasLtMatmulHeuristicResult_t result{};
-            if (s.workspace > products_workspace_bytes || cublasLtMatmulAlgoCheck(handle_, s.operation, s.first.handle, s.second.handle, s.result.handle,
+            if (s.workspace > workspace_bytes_ || cublasLtMatmulAlgoCheck(handle_, s.operation, s.first.handle, s.second.handle, s.result.handle,
                                                                                   s.result.handle, &s.algo, &result) != CUBLAS_STATUS_SUCCESS) {
                 throw failure(CFT_ERR_INVALID_ARGUMENT, "algorithms of products (CFT_CUDA_TUNE): " + measured_->path() +
                                                             ": cuBLASLt refuses one of them; remove the file, and all are measured again");
@@ -187,11 +186,11 @@ class lt_products : public products {
         } else if (measured_ && n_measured_ < max_measured && 2.0 * double(p.m) * double(p.n) * double(p.k) >= least_flops) {
             measure(s, key, p, stream);
         } else {
-            s.choose(s.ranking(handle_, p, 1)[0]);
+            s.choose(s.ranking(handle_, p, workspace_bytes_, 1)[0]);
         }
     }
 
-    // Takes the fastest of the ranking's first, and writes it down. c is as before afterwards.
+    // Takes the fastest of what the ranking has, and writes it down. c is as before afterwards.
     void measure(prepared &s, const shape_key &key, const product &p, cudaStream_t stream) {
         const size_t bytes = size_t((p.m - 1) * p.ld_c + p.n) * (p.c_is_f32 ? sizeof(float) : sizeof(bf16));
         const memory saved(p.beta != 0 ? bytes : 0);
@@ -201,32 +200,50 @@ class lt_products : public products {
             }
         };
         move(saved.data(), p.c);
-        const auto found = s.ranking(handle_, p, candidates);
-        size_t     best  = 0;
-        float      first = 0, least = 0;
-        for (size_t i = 0; i < found.size(); i++) {
-            s.choose(found[i]);
-            const float ms = time_of(s, p, stream);
-            if (i == 0 || (ms > 0 && (least <= 0 || ms < clearly * least))) {
-                best = i, least = ms;
+        // All are timed shortly, then the ranking's first and the fastest of the others in turns, so that what the device's clock does meets all alike.
+        const auto                            found = s.ranking(handle_, p, workspace_bytes_, looked_at);
+        std::vector<std::pair<float, size_t>> others;
+        for (size_t i = 1; i < found.size(); i++) {
+            if (const float ms = time_of(s, found[i], p, stream, repetitions); ms > 0) {
+                others.emplace_back(ms, i);
             }
-            first = i == 0 ? ms : first;
+        }
+        std::sort(others.begin(), others.end());
+        others.resize(std::min(others.size(), size_t(finalists)));
+        others.insert(others.begin(), {0.0f, size_t(0)});
+        std::vector<double> sums(others.size());
+        for (int turn = 0; turn < final_repetitions; turn++) {
+            for (size_t i = 0; i < others.size(); i++) {
+                sums[i] += double(time_of(s, found[others[i].second], p, stream, 1));
+            }
+        }
+        size_t best = 0;
+        for (size_t i = 1; i < sums.size(); i++) {
+            if (sums[i] < sums[best] && sums[i] < clearly * sums[0]) {
+                best = i;
+            }
         }
         move(p.c, saved.data());
         check_runtime(cudaStreamSynchronize(stream), "waiting for the device"); // before `saved` goes
-        s.choose(found[best]);
+        s.choose(found[others[best].second]);
         algorithm a;
         std::memcpy(a.words.data(), &s.algo, sizeof s.algo);
         a.workspace = s.workspace;
         measured_->add(key, a);
-        n_measured_++, by_ranking_ += double(first), by_time_ += double(least);
+        const double ms = sums[best] / final_repetitions, flops = 2.0 * double(p.m) * double(p.n) * double(p.k);
+        std::fprintf(stderr, "products: %lld x %lld by %lld x %lld%s%s%s: %.3f ms (%.0f TFLOP/s) by the library's ranking, %.3f ms (%.0f) by its number %zu of %zu\n",
+                     static_cast<long long>(p.m), static_cast<long long>(p.k), static_cast<long long>(p.k), static_cast<long long>(p.n), p.transposed_a ? ", the first transposed" : "",
+                     p.transposed_b ? ", the second transposed" : "", p.c_is_f32 ? ", F32" : "", sums[0] / final_repetitions, flops * final_repetitions / sums[0] * 1e-9, ms,
+                     flops / ms * 1e-9, others[best].second + 1, found.size());
+        n_measured_++, by_ranking_ += sums[0] / final_repetitions, by_time_ += ms;
     }
 
-    // The shortest of some repetitions in ms; 0 where the library cannot.
-    float time_of(const prepared &s, const product &p, cudaStream_t stream) {
+    // The shortest of some repetitions in ms; 0 where the library cannot. Once before them it is not timed.
+    float time_of(prepared &s, const cublasLtMatmulHeuristicResult_t &how, const product &p, cudaStream_t stream, int repetitions) {
         cudaEvent_t begin, end;
         check_runtime(cudaEventCreate(&begin), "making an event");
         check_runtime(cudaEventCreate(&end), "making an event");
+        s.choose(how);
         float least = 0;
         bool  works = multiply(s, p, stream) == CUBLAS_STATUS_SUCCESS;
         for (int i = 0; works && i < repetitions; i++) {
@@ -245,6 +262,7 @@ class lt_products : public products {
 
     cublasLtHandle_t                               handle_ = nullptr;
     void                                          *workspace_;
+    size_t                                         workspace_bytes_;
     std::map<shape_key, std::unique_ptr<prepared>> shapes_;
     std::unique_ptr<algorithms>                    measured_; // with CFT_CUDA_TUNE
     int                                            n_measured_ = 0;
@@ -253,6 +271,6 @@ class lt_products : public products {
 
 } // namespace
 
-std::unique_ptr<products> make_products(void *workspace) { return std::make_unique<lt_products>(workspace); }
+std::unique_ptr<products> make_products(void *workspace, size_t bytes) { return std::make_unique<lt_products>(workspace, bytes); }
 
 } // namespace cft::cuda

@@ -202,17 +202,25 @@ void engine::inputs_again(const layer_view &v, keep_level missing) {
     mark("backward: inputs again");
 }
 
-// From d_act, where act was, to the gradients of gate and up in their place. Where the products that read these are in one pass, they are made with it;
+// Where the gradient at act goes: where act is or, if the layer above has one of its own and is done with it, there, so that the gradient of down's A,
+// which reads act, need not come first.
+bf16 *engine::room_for_d_act(const layer_view &v, keep_level missing) const {
+    const size_t above = size_t(v.layer) + 1;
+    const bool   whole = above + 1 < layers_.size() && missing == keep_everything && plan_.missing(above) == keep_everything; // the last has rows of targets only
+    return whole && plan_.layers[above].of[kind_down].ld() == v.ld(kind_down) ? layers_[above].act : v.a.act;
+}
+
+// From d_act to the gradients of gate and up in their place. Where the products that read these are in one pass, they are made with it;
 // with no_norm there is no h yet, and so no gradient of B.
-void engine::gated_unit_backward(const layer_view &v, bool act_again, bool no_norm) {
+void engine::gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again, bool no_norm) {
     const activations &a = v.a;
     const int64_t      ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     bf16 *const        act = act_again ? a.act : nullptr;
     if (gated_in_one_pass(v.groups.of[kind_gate_up])) {
-        gated_backward_adapters({v.gelu, a.act, ld_act, a.gate_up, act, ld_act}, products_of(gate_up_of(v), a.gate_up, ld, true, !no_norm), w_->products,
+        gated_backward_adapters({v.gelu, d_act, ld_act, a.gate_up, act, ld_act}, products_of(gate_up_of(v), a.gate_up, ld, true, !no_norm), w_->products,
                                 products_workspace_bytes, stream_.get());
     } else {
-        gated_backward(v.gelu, a.act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld, act, ld_act, stream_.get());
+        gated_backward(v.gelu, d_act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld, act, ld_act, stream_.get());
     }
 }
 
@@ -239,9 +247,10 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     }
     into_dy(v, a.ffn_out, v.w.ffn_post_norm, a.ffn_rstd, ld_dy);
     mark("backward: rows");
-    linear_backward(down, v.drop, w_->dy, ld_dy, a.act, ld_act, no_act, [&] {
+    bf16 *const d_act = room_for_d_act(v, missing);
+    linear_backward(down, v.drop, w_->dy, ld_dy, d_act, ld_act, no_act, [&] {
         mark("backward: products down");
-        gated_unit_backward(v, no_act, no_norm);
+        gated_unit_backward(v, d_act, no_act, no_norm);
         mark("backward: gated");
     });
     linear_backward(gate_up, v.drop, a.gate_up, ld, w_->d_norm, v.d, no_norm, [&] {

@@ -117,12 +117,12 @@ void engine::pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bo
 bool engine::gated_in_one_pass(const group &gate_up) const { return gated_pass_ && in_one_pass(gate_up) && !plan_.dora && gate_up.parts.size() == 2; }
 
 // Adds to the gradients of A and B, from x and h, dy and u; only_a: B's has it already.
-void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a) {
+void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on) {
     const group  &g  = plan_.layers[size_t(l.layer)].of[l.kind];
     const int64_t ld = g.ld();
     const bf16   *u  = dy + (l.end - l.begin);
     const auto    gradient_a = [&](int64_t column, int64_t columns, int64_t at, const bf16 *x, int64_t ld_x) {
-        multiply({columns, g.inputs, l.n, u + column, ld_dy, true, x, ld_x, false, gradient_ + at, g.inputs, true, 1, 1});
+        side_products_->run({columns, g.inputs, l.n, u + column, ld_dy, true, x, ld_x, false, gradient_ + at, g.inputs, true, 1, 1}, on.get());
     };
     // Columns of h that these outputs have a part in: neighbours.
     int64_t first = g.columns, last = 0;
@@ -134,11 +134,11 @@ void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const b
         first = std::min(first, p.column);
         last  = std::max(last, p.column + p.rank8);
         if (!only_a) {
-            multiply({end - begin, p.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
-                      gradient_ + p.b + (begin - p.row) * p.rank8, p.rank8, true, p.scale, 1});
+            side_products_->run({end - begin, p.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
+                                 gradient_ + p.b + (begin - p.row) * p.rank8, p.rank8, true, p.scale, 1}, on.get());
         }
         if (drop.probability > 0) {
-            dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
+            dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, on.get());
             gradient_a(p.column, p.rank8, p.a, w_->masked, g.inputs);
         }
     }
@@ -176,12 +176,21 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
         adapter_outputs(l, dy, ld_dy);
     }
     mark(one_pass && !no_x ? "adapters: u, gradient of B" : "adapters: u");
-    if (!no_x) {
-        adapter_gradient(l, drop, dy, ld_dy, one_pass);
+    const bool with_dx = beside_ && !no_x && dx && dx != l.x && drop.probability <= 0; // nothing that one writes is the other's
+    if (with_dx) {
+        u_ready_.record(stream_);
+        side_.wait_for(u_ready_);
+    } else if (!no_x) {
+        adapter_gradient(l, drop, dy, ld_dy, one_pass, stream_);
         mark("adapters: gradient");
     }
     if (dx) {
         input_gradient(l, drop, dy, ld_dy, dx, ld_dx);
+    }
+    if (with_dx) { // after the large product, which has the device first: what is bound by memory fills where that leaves multiprocessors idle
+        adapter_gradient(l, drop, dy, ld_dy, one_pass, side_);
+        gradient_done_.record(side_);
+        stream_.wait_for(gradient_done_);
     }
     if (onward) {
         onward();
@@ -192,7 +201,7 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
         if (one_pass) {
             pass_over(l, dy, ld_dy, false, true);
         }
-        adapter_gradient(l, drop, dy, ld_dy, one_pass);
+        adapter_gradient(l, drop, dy, ld_dy, one_pass, stream_);
         mark("adapters: gradient");
     }
 }

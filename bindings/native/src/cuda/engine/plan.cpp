@@ -12,8 +12,9 @@
 namespace cft::cuda {
 namespace {
 
-constexpr size_t  logits_bytes = size_t(512) << 20; // of one chunk, at most
-constexpr int64_t head_tile    = 16384;             // rows of the head that are widened, or multiplied, at a time
+constexpr size_t  logits_bytes = size_t(600) << 20; // of one chunk, at most
+constexpr int64_t logits_tile  = 128;               // a chunk's rows are a multiple of these, if it has as many: products come in such tiles
+constexpr int64_t head_tile    = 32768;             // rows of the head that are widened, or multiplied, at a time
 constexpr int64_t mib          = int64_t(1) << 20;
 // What a device multiplies while it moves a byte of its memory (H100: 680 TFLOP/s and 2.8 TB/s, seen; A100 and RTX 4090, by their data: 200,
 // 165), and moves while a byte comes from the host. Only the choice between places of weights depends on these.
@@ -170,14 +171,14 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
-bool asks_for(const char *variable, const char *word) {
+bool asks_for(const char *variable, const char *word, bool unset) {
     const char *const is = std::getenv(variable);
-    return is && ("," + std::string(is) + ",").find("," + std::string(word) + ",") != std::string::npos;
+    return !is ? unset : ("," + std::string(is) + ",").find("," + std::string(word) + ",") != std::string::npos;
 }
 
 plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles, int n_offloaded_)
     : model(&m), rope(&m.rope.global_for(params)), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
-      dropout(params.dropout > 0), dora(adapter.dora()), stores_scores(asks_for("CFT_CUDA_ATTENTION", "stored")), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
+      dropout(params.dropout > 0), dora(adapter.dora()), stores_scores(asks_for("CFT_CUDA_ATTENTION", "stored", true)), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
       faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
     const int n_layer = int(m.layers.size()), n_trained = n_layer - lowest;
     for (int l = 0; l < n_layer; l++) {
@@ -195,7 +196,8 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     find_widest();
     plan_experts(*this);
     choose_offloaded();
-    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : int64_t(logits_bytes / sizeof(float)) / vocab8, 1, n);
+    const int64_t fit = int64_t(logits_bytes / sizeof(float)) / vocab8;
+    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : fit < logits_tile ? fit : fit / logits_tile * logits_tile, 1, n);
     head_rows = std::min(vocab8, tiles.head_rows > 0 ? tiles.head_rows : head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
     staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t, stores_scores) + attention_lists::max_words(t, n, stores_scores)) + 256;
@@ -421,6 +423,7 @@ workspace::workspace(const plan &p, carver &from) {
     sums      = from.take<double>(2);
     partials  = from.take<double>(norm_partials);
     products  = from.take<char>(int64_t(products_workspace_bytes));
+    side_products = from.take<char>(int64_t(side_workspace_bytes));
     int64_t copied = int64_t(p.layers.size()) * (kind_count + n_target_modules);
     for (int kind = 0; kind < kind_count; kind++) {
         for (const layer_groups &l : p.layers) {

@@ -43,8 +43,8 @@ inline size_t staged(size_t end) { return (end + 255) / 256 * 256; }
 
 constexpr int64_t gain_columns = 4096;
 
-// Whether an environment variable asks for something by that word; it may have several, with commas between them.
-bool asks_for(const char *variable, const char *word);
+// Whether an environment variable asks for something by that word; it may have several, with commas between them. unset: what holds without it.
+bool asks_for(const char *variable, const char *word, bool unset = false);
 
 enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
 
@@ -233,7 +233,7 @@ struct workspace {
     int32_t *numbers;             // a pack's, staging_words
     float  *losses;               // [n]
     double *sums, *partials;      // [2], [norm_partials]
-    void   *products;
+    void   *products, *side_products; // workspaces of products
     adapter_copy *copies; // of all layers' groups
     bf16   *head_x, *head_a, *head_u;       // [n] of head_ld, which without an adapter of the head is d_norm; its A [rank8][n_embd], u [loss_rows][rank8]
     bf16   *embedding_h, *embedding_b;      // [t][rank8], [n_embd][rank8] with an adapter of the embedding; otherwise NULL

@@ -64,7 +64,7 @@ class event {
     cudaEvent_t event_ = nullptr;
 };
 
-enum class stream_use { work, copies };
+enum class stream_use { work, copies, side };
 
 class stream {
   public:

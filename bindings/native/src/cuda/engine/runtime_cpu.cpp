@@ -1,5 +1,5 @@
 // runtime_cpu.cpp - runtime.h for the shim: one device, which is the host. CFT_SHIM_MEMORY is how much memory it says to have free,
-// in bytes, so that plans for small devices can be tested. With CFT_SHIM_LATE=work or CFT_SHIM_LATE=copies, what is put on the stream of that
+// in bytes, so that plans for small devices can be tested. With CFT_SHIM_LATE=work, =copies or =side, what is put on the stream of that
 // name happens no sooner than somebody waits for it, and all else at once. Memory of the host that is locked is kept count of: locked twice,
 // given back unlocked, left locked when the process ends, or copied from when it is not locked or only in part, it is an error. With CFT_SHIM_LOCKS=N all but the
 // first N ranges are refused.
@@ -99,7 +99,7 @@ void unlock_pages(const void *at) {
 
 stream::stream(stream_use use) : stream_(new CUstream_st) {
     const char *late = std::getenv("CFT_SHIM_LATE");
-    stream_->late    = late && std::string(late) == (use == stream_use::work ? "work" : "copies");
+    stream_->late    = late && std::string(late) == (use == stream_use::work ? "work" : use == stream_use::copies ? "copies" : "side");
 }
 stream::~stream() { delete stream_; } // with what nobody has waited for
 void stream::wait() const { shim::finish(stream_, stream_->done + stream_->work.size()); }
