@@ -75,10 +75,10 @@ void test_ranks() {
         CHECK(rank > 64 ? by_pass == 0 && by_gated == 0 : !locked_on_shim() || (by_pass > 0 && by_gated > 0));
         CHECK(worst_tensor(pass.second, apart.second) < 1e-2 && worst_tensor(gated.second, apart.second) < 1e-2);
     }
-    // DoRA's gains come between gated units and products: there is nothing to take along.
+    // DoRA's gains come between gated units and products on the way back; forward, down's h is made in the pass as ever.
     where  = "one pass, gains between";
     p.dora = 1;
-    CHECK(worst_tensor(gradient("gated", 16).second, gradient("pass", 16).second) == 0);
+    CHECK(worst_tensor(gradient("gated", 16).second, gradient("pass", 16).second) < 1e-2);
     unsetenv(variable);
 }
 

@@ -60,7 +60,7 @@ struct pair_place {
 
 __device__ __forceinline__ float2 sum_pairs(const float *from, int64_t step, int n) {
     float2 sum = {0, 0};
-#pragma unroll 4
+#pragma unroll 8 // loads under way
     for (int i = 0; i < n; i++) {
         sum.x += from[i * step];
         sum.y += from[i * step + lanes];

@@ -6,19 +6,27 @@ namespace {
 
 constexpr int threads = 256;
 
+constexpr int at_once = 4; // heads of a thread, which share what is read of the table and of the norm's weights
+
 // A head belongs to neighbouring lanes of a warp, 8, 16 or 32; each has eight of its elements, the last ones perhaps none.
 struct head_place {
-    int64_t row, at; // at: column in the matrix
-    int     head, column;
+    int64_t row;
+    int     column; // of the head
+    int     first, step, n; // heads
     bool    inside;
+    __device__ __forceinline__ bool has(int k) const { return inside && first + k * step < n; }
+    __device__ __forceinline__ int  head(int k) const { return first + k * step; }
 };
-template <int lanes_of_head> __device__ __forceinline__ head_place head_place_of(int64_t n, const head_map &m) {
-    const uint32_t i = (uint32_t(blockIdx.x) * threads + threadIdx.x) / lanes_of_head, row = i / uint32_t(m.n_head);
+inline int groups_of(int n_head) { return (n_head + at_once - 1) / at_once; }
+
+template <int lanes_of_head> __device__ __forceinline__ head_place head_place_of(int64_t n, const head_map &m, int groups) {
+    const uint32_t i = (uint32_t(blockIdx.x) * threads + threadIdx.x) / lanes_of_head, row = i / uint32_t(groups);
     head_place     p;
     p.row    = row;
-    p.head   = int(i - row * uint32_t(m.n_head));
+    p.first  = int(i - row * uint32_t(groups));
+    p.step   = groups;
+    p.n      = m.n_head;
     p.column = int(threadIdx.x % lanes_of_head) * 8;
-    p.at     = int64_t(p.head) * m.head_dim + p.column;
     p.inside = p.row < n && p.column < m.head_dim;
     return p;
 }
@@ -31,100 +39,131 @@ template <int lanes_of_head> __device__ __forceinline__ float head_sum(float x) 
     return x;
 }
 
-// Turns the head's pairs; direction -1 turns back. Every lane of the warp must come here.
-template <int lanes_of_head> __device__ __forceinline__ void rotate(eight &e, const head_place &p, const head_map &m, float direction) {
-    if (m.n_rot == 0) {
-        return;
+// rotation is the row's part of the table that a lane turns its elements by; direction -1 turns back. Every lane of the warp must come to its turns.
+class rotation {
+  public:
+    __device__ __forceinline__ rotation(const head_place &p, const head_map &m, float direction) : rotates_(m.n_rot > 0), halves_(m.halves) {
+        if (!rotates_) {
+            return;
+        }
+        const int          half  = m.n_rot / 2;
+        const float *const table = m.table + (p.inside ? int64_t(m.rows ? m.rows[p.row] : p.row) * m.n_rot : 0);
+        turns_ = p.inside && p.column < m.n_rot;
+        if (halves_) {
+            const bool first = p.column < half;
+            const int  lane = int(threadIdx.x) % lanes, j = turns_ ? first ? p.column : p.column - half : 0;
+            partner_ = turns_ ? lane + (first ? half : -half) / 8 : lane;
+            cos_ = load8(table + j), sin_ = load8(table + half + j);
+            sign_ = first ? -direction : direction;
+            return;
+        }
+        for (int k = 0; k < 4; k++) { // pairs of neighbours
+            const int j = p.column / 2 + k;
+            cos_.x[k] = turns_ && j < half ? table[j] : 1.0f;
+            sin_.x[k] = turns_ && j < half ? direction * table[half + j] : 0.0f;
+        }
     }
-    const int          half  = m.n_rot / 2;
-    const float *const table = m.table + (p.inside ? int64_t(m.rows ? m.rows[p.row] : p.row) * m.n_rot : 0);
-    if (!m.halves) {
-        if (p.inside) {
+    __device__ __forceinline__ void turn(eight &e) const {
+        if (!rotates_) {
+            return;
+        }
+        if (!halves_) {
 #pragma unroll
-            for (int k = 0; k < 8; k += 2) {
-                const int j = (p.column + k) / 2;
-                if (j < half) {
-                    const float c = table[j], s = direction * table[half + j], a = e.x[k], b = e.x[k + 1];
-                    e.x[k]     = a * c - b * s;
-                    e.x[k + 1] = a * s + b * c;
-                }
+            for (int k = 0; k < 4; k++) {
+                const float a = e.x[2 * k], b = e.x[2 * k + 1];
+                e.x[2 * k]     = a * cos_.x[k] - b * sin_.x[k];
+                e.x[2 * k + 1] = a * sin_.x[k] + b * cos_.x[k];
+            }
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            const float other = __shfl_sync(0xffffffffu, e.x[k], partner_);
+            if (turns_) {
+                e.x[k] = e.x[k] * cos_.x[k] + sign_ * other * sin_.x[k];
             }
         }
-        return;
     }
-    const bool  turns = p.inside && p.column < m.n_rot, first = p.column < half;
-    const int   lane  = int(threadIdx.x) % lanes, partner = turns ? lane + (first ? half : -half) / 8 : lane;
-    const int   j     = turns ? first ? p.column : p.column - half : 0;
-    const eight c = load8(table + j), s = load8(table + half + j);
-    const float sign = first ? -direction : direction;
-#pragma unroll
-    for (int k = 0; k < 8; k++) {
-        const float other = __shfl_sync(0xffffffffu, e.x[k], partner);
-        if (turns) {
-            e.x[k] = e.x[k] * c.x[k] + sign * other * s.x[k];
-        }
-    }
-}
 
-template <int lanes_of_head> __global__ void turn_heads_kernel(head_map m, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y) {
-    const head_place p = head_place_of<lanes_of_head>(n, m);
-    eight            e = {};
-    if (p.inside) {
-        e = load8(x + p.row * ld_x + p.at);
-    }
-    if (m.w) {
-        float squares = 0;
+  private:
+    bool  rotates_, halves_, turns_ = false;
+    int   partner_ = 0;
+    float sign_    = 0;
+    eight cos_, sin_;
+};
+
+template <int lanes_of_head> __global__ void turn_heads_kernel(head_map m, int groups, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y) {
+    const head_place p = head_place_of<lanes_of_head>(n, m, groups);
+    eight            e[at_once] = {};
 #pragma unroll
-        for (float v : e.x) {
-            squares += v * v;
-        }
-        const float r = 1.0f / sqrtf(head_sum<lanes_of_head>(squares) / float(m.head_dim) + m.eps);
-        if (p.inside) {
-            const eight w = load8(m.w + p.column);
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                e.x[k] = e.x[k] * r * w.x[k];
-            }
-            if (m.rstd && p.column == 0) {
-                m.rstd[p.row * m.n_head + p.head] = r;
-            }
+    for (int k = 0; k < at_once; k++) {
+        if (p.has(k)) {
+            e[k] = load8(x + p.row * ld_x + int64_t(p.head(k)) * m.head_dim + p.column);
         }
     }
-    rotate<lanes_of_head>(e, p, m, 1.0f);
-    if (p.inside) {
-        store8(y + p.row * ld_y + p.at, e);
+    const rotation by(p, m, 1.0f);
+    const eight    w = m.w && p.inside ? load8(m.w + p.column) : eight{};
+#pragma unroll
+    for (int k = 0; k < at_once; k++) {
+        if (m.w) {
+            float squares = 0;
+#pragma unroll
+            for (float v : e[k].x) {
+                squares += v * v;
+            }
+            const float r = 1.0f / sqrtf(head_sum<lanes_of_head>(squares) / float(m.head_dim) + m.eps);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                e[k].x[i] = e[k].x[i] * r * w.x[i];
+            }
+            if (m.rstd && p.column == 0 && p.has(k)) {
+                m.rstd[p.row * m.n_head + p.head(k)] = r;
+            }
+        }
+        by.turn(e[k]);
+        if (p.has(k)) {
+            store8(y + p.row * ld_y + int64_t(p.head(k)) * m.head_dim + p.column, e[k]);
+        }
     }
 }
 
 template <int lanes_of_head>
-__global__ void turn_heads_backward_kernel(head_map m, const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, int64_t n, bf16 *dx, int64_t ld_dx) {
-    const head_place p = head_place_of<lanes_of_head>(n, m);
-    eight            d = {};
-    if (p.inside) {
-        d = load8(dy + p.row * ld_dy + p.at);
-    }
-    rotate<lanes_of_head>(d, p, m, -1.0f);
-    if (m.w) {
-        eight b = {};
-        float product = 0;
-        if (p.inside) {
-            b             = load8(x + p.row * ld_x + p.at);
-            const eight w = load8(m.w + p.column);
+__global__ void turn_heads_backward_kernel(head_map m, int groups, const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, int64_t n, bf16 *dx, int64_t ld_dx) {
+    const head_place p = head_place_of<lanes_of_head>(n, m, groups);
+    eight            d[at_once] = {}, b[at_once] = {};
+    float            r[at_once] = {};
 #pragma unroll
-            for (int k = 0; k < 8; k++) {
-                d.x[k] *= w.x[k];
-                product += d.x[k] * b.x[k];
+    for (int k = 0; k < at_once; k++) {
+        if (p.has(k)) {
+            const int64_t at = int64_t(p.head(k)) * m.head_dim + p.column;
+            d[k]             = load8(dy + p.row * ld_dy + at);
+            if (m.w) {
+                b[k] = load8(x + p.row * ld_x + at);
+                r[k] = m.rstd[p.row * m.n_head + p.head(k)];
             }
         }
-        const float sum = head_sum<lanes_of_head>(product), r = p.inside ? m.rstd[p.row * m.n_head + p.head] : 0.0f;
-        const float c = -sum * r * r * r / float(m.head_dim);
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            d.x[k] = r * d.x[k] + c * b.x[k];
-        }
     }
-    if (p.inside) {
-        store8(dx + p.row * ld_dx + p.at, d);
+    const rotation by(p, m, -1.0f);
+    const eight    w = m.w && p.inside ? load8(m.w + p.column) : eight{};
+#pragma unroll
+    for (int k = 0; k < at_once; k++) {
+        by.turn(d[k]);
+        if (m.w) {
+            float product = 0;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                d[k].x[i] *= w.x[i];
+                product += d[k].x[i] * b[k].x[i];
+            }
+            const float c = -head_sum<lanes_of_head>(product) * r[k] * r[k] * r[k] / float(m.head_dim);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                d[k].x[i] = r[k] * d[k].x[i] + c * b[k].x[i];
+            }
+        }
+        if (p.has(k)) {
+            store8(dx + p.row * ld_dx + int64_t(p.head(k)) * m.head_dim + p.column, d[k]);
+        }
     }
 }
 
@@ -162,8 +201,8 @@ template <typename F> void with_lanes(const head_map &m, int64_t n, F &&f) {
 void turn_heads(const head_map &m, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y, cudaStream_t stream) {
     with_lanes(m, n, [&](auto size) {
         constexpr int lanes_of_head = decltype(size)::value;
-        launch("turn heads", turn_heads_kernel<lanes_of_head>, blocks_for(n * m.n_head * lanes_of_head, threads), threads, 0, stream, m, x, ld_x, n, y,
-               ld_y);
+        launch("turn heads", turn_heads_kernel<lanes_of_head>, blocks_for(n * groups_of(m.n_head) * lanes_of_head, threads), threads, 0, stream, m,
+               groups_of(m.n_head), x, ld_x, n, y, ld_y);
     });
 }
 
@@ -171,8 +210,8 @@ void turn_heads_backward(const head_map &m, const bf16 *dy, int64_t ld_dy, const
                          cudaStream_t stream) {
     with_lanes(m, n, [&](auto size) {
         constexpr int lanes_of_head = decltype(size)::value;
-        launch("turn heads back", turn_heads_backward_kernel<lanes_of_head>, blocks_for(n * m.n_head * lanes_of_head, threads), threads, 0, stream, m, dy,
-               ld_dy, x, ld_x, n, dx, ld_dx);
+        launch("turn heads back", turn_heads_backward_kernel<lanes_of_head>, blocks_for(n * groups_of(m.n_head) * lanes_of_head, threads), threads, 0, stream,
+               m, groups_of(m.n_head), dy, ld_dy, x, ld_x, n, dx, ld_dx);
     });
 }
 

@@ -4,7 +4,7 @@
 namespace cft::cuda {
 namespace {
 
-constexpr int threads = 512, per_thread = 4, per_round = threads * per_thread;
+constexpr int threads = 512, groups = 2, per_thread = 4 * groups, per_round = threads * per_thread; // of four neighbours each
 
 // A running maximum with the sum of exp(x - maximum).
 struct soft_sum {
@@ -38,6 +38,26 @@ __device__ soft_sum block_soft_sum(soft_sum s) {
     return total;
 }
 
+// Four neighbours from j on, of those that are below n; whole: their address is a multiple of what they take.
+__device__ __forceinline__ void load4(const float *x, int64_t j, int64_t n, bool whole, float *v) {
+    if (whole && j + 4 <= n) {
+        const float4 a = *reinterpret_cast<const float4 *>(x + j);
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+        return;
+    }
+    for (int k = 0; k < 4; k++) {
+        v[k] = j + k < n ? x[j + k] : 0.0f;
+    }
+}
+__device__ __forceinline__ void load4(const bf16 *x, int64_t j, int64_t n, bool, float *v) {
+    for (int k = 0; k < 4; k++) {
+        v[k] = j + k < n ? widen(x[j + k]) : 0.0f;
+    }
+}
+
+// Where a thread's k-th value of a round lies in the row.
+__device__ __forceinline__ int64_t place_of(int64_t first, int k) { return first + (k / 4 * threads + int(threadIdx.x)) * 4 + k % 4; }
+
 __device__ __forceinline__ float capped(float x, float cap) { return cap > 0 ? cap * tanhf(x / cap) : x; }
 
 // A block has one row. Before anything is written, all has been read that the loss needs: each round has a barrier. Rounds go in ascending order, and a round is read by all threads before any of it is written: a
@@ -58,14 +78,19 @@ __global__ void cross_entropy_kernel(const T *logits, int64_t ld_logits, int64_t
         }
         return;
     }
-    soft_sum s = {-INFINITY, 0.0f};
+    const bool whole = reinterpret_cast<uintptr_t>(x) % (4 * sizeof(T)) == 0, dx_whole = reinterpret_cast<uintptr_t>(dx) % (4 * sizeof(bf16)) == 0;
+    soft_sum   s     = {-INFINITY, 0.0f};
     for (int64_t first = 0; first < n_vocab; first += per_round) {
         // The maximum of a thread's values first: one exponential for each, one more for the sum so far.
         float v[per_thread], m = s.max;
+#pragma unroll
+        for (int g = 0; g < groups; g++) {
+            load4(x, place_of(first, 4 * g), n_vocab, whole, v + 4 * g);
+        }
+#pragma unroll
         for (int k = 0; k < per_thread; k++) {
-            const int64_t j = first + k * threads + threadIdx.x;
-            v[k]            = j < n_vocab ? capped(widen(x[j]), cap) : -INFINITY;
-            m               = fmaxf(m, v[k]);
+            v[k] = place_of(first, k) < n_vocab ? capped(v[k], cap) : -INFINITY;
+            m    = fmaxf(m, v[k]);
         }
         if (m == -INFINITY) {
             continue;
@@ -85,20 +110,28 @@ __global__ void cross_entropy_kernel(const T *logits, int64_t ld_logits, int64_t
         return;
     }
     for (int64_t first = 0; first < n_padded; first += per_round) {
-        float g[per_thread];
+        float v[per_thread];
+#pragma unroll
+        for (int g = 0; g < groups; g++) {
+            load4(x, place_of(first, 4 * g), n_vocab, whole, v + 4 * g);
+        }
+#pragma unroll
         for (int k = 0; k < per_thread; k++) {
-            const int64_t j = first + k * threads + threadIdx.x;
-            g[k]            = 0;
-            if (j < n_vocab) {
-                const float c = capped(widen(x[j]), cap), slope = cap > 0 ? 1.0f - c / cap * (c / cap) : 1.0f;
-                g[k] = weight * slope * (expf(c - lse) - (j == target ? 1.0f : 0.0f));
-            }
+            const int64_t j = place_of(first, k);
+            const float   c = capped(v[k], cap), slope = cap > 0 ? 1.0f - c / cap * (c / cap) : 1.0f;
+            v[k] = j < n_vocab ? weight * slope * (expf(c - lse) - (j == target ? 1.0f : 0.0f)) : 0.0f;
         }
         __syncthreads();
-        for (int k = 0; k < per_thread; k++) {
-            const int64_t j = first + k * threads + threadIdx.x;
-            if (j < n_padded) {
-                dx[j] = narrow<bf16>(g[k]);
+#pragma unroll
+        for (int g = 0; g < groups; g++) {
+            const int64_t      j = place_of(first, 4 * g);
+            const float *const of = v + 4 * g;
+            if (dx_whole && j + 4 <= n_padded) {
+                *reinterpret_cast<uint64_t *>(dx + j) = uint64_t(pack(of[0], of[1])) | uint64_t(pack(of[2], of[3])) << 32;
+                continue;
+            }
+            for (int k = 0; k < 4 && j + k < n_padded; k++) {
+                dx[j + k] = narrow<bf16>(of[k]);
             }
         }
     }

@@ -126,12 +126,15 @@ class engine : public device_trainer {
     void        comes_next(int layer); // begins to bring a layer's weights, if there is such a layer and they are not on the device
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
     void        mark(const char *name) { profile_.mark(name, stream_); }
-    void        adapter_inputs(const linear &l, const cft::dropout &drop);
+    void        make_inputs(const linear &l, const cft::dropout &drop);
     void        refresh_gains(int layer, int kind);
     void        forward_with_gains(const linear &l, bf16 *y, int64_t ld_y);
     void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
-    void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
-    bool        in_one_pass(const group &g) const;
+    // with_h: h is there already.
+    void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false, bool with_h = false);
+    bool        gated_takes_inputs(const group &down, const cft::dropout &drop) const;
+    adapter_inputs inputs_of(const linear &l);
+    bool        in_one_pass(int kind, const group &g) const;
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
     bool        gated_in_one_pass(const group &gate_up) const;
     adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
