@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 namespace cft::cuda {
@@ -144,6 +145,7 @@ void engine::refresh_adapters() {
 
 void engine::stop_if(std::atomic<bool> &cancelled) {
     if (cancelled.exchange(false)) {
+        join_side();
         stream_.wait();
         throw failure(CFT_ERR_CANCELLED, "cancelled");
     }
@@ -220,7 +222,12 @@ void engine::bring_embedding(const device_pack &p) {
     const int64_t            n_threads = std::clamp<int64_t>(p.t * int64_t(e.row_bytes) / at_least, 1, std::min(8u, std::max(1u, std::thread::hardware_concurrency())));
     std::vector<std::thread> threads;
     for (int64_t i = 1; i < n_threads; i++) {
-        threads.emplace_back(copy, p.t * i / n_threads, p.t * (i + 1) / n_threads);
+        const int64_t begin = p.t * i / n_threads, end = p.t * (i + 1) / n_threads;
+        try {
+            threads.emplace_back(copy, begin, end);
+        } catch (const std::system_error &) { // no more threads
+            copy(begin, end);
+        }
     }
     copy(0, p.t / n_threads);
     for (std::thread &t : threads) {
@@ -322,6 +329,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
             }
         }
         embed_adapter_backward(j);
+        join_side();
     }
     double total = 0;
     to_host(&total, w_->sums, sizeof total, stream_.get());

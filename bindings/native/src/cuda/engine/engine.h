@@ -141,6 +141,7 @@ class engine : public device_trainer {
     void        pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
+    void        join_side();
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
     // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again. passed: what made dy has left u behind it and, but
     // with no_x, added to the gradient of B.
@@ -194,6 +195,7 @@ class engine : public device_trainer {
     std::unique_ptr<products>       products_, side_products_; // the latter: of adapters' gradients, whichever stream they are on
     stream                          side_{stream_use::side};
     event                           u_ready_, gradient_done_;
+    bool                            side_busy_ = false; // nobody has waited for gradient_done_
     std::unique_ptr<stage>          stage_; // where weights stay on the host
     std::unique_ptr<offload>        offload_; // where products wait there
     pinned                          staging_;

@@ -166,6 +166,7 @@ void engine::layer_backward(const journey &j, int layer) {
     const layer_view v(*this, j, layer);
     keep_level       missing = plan_.missing(size_t(layer));
     if (missing == keep_inputs) {
+        join_side();
         layer_forward(j, layer, false, true);
         missing = keep_everything;
     }
@@ -174,6 +175,7 @@ void engine::layer_backward(const journey &j, int layer) {
     }
     feed_forward_backward(v, missing);
     if (offload_) {
+        join_side();
         offload_->release(layer, v.n, stream_);
     }
     if (!v.first || v.columns(kind_qkv) + v.columns(kind_output) > 0) {

@@ -186,9 +186,18 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
     }
 }
 
+// What was put beside the product of dx is done before anything comes that writes what it reads: dy and x.
+void engine::join_side() {
+    if (side_busy_) {
+        stream_.wait_for(gradient_done_);
+        side_busy_ = false;
+    }
+}
+
 void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
                              const std::function<void()> &onward, bool passed) {
     const bool one_pass = in_one_pass(l.kind, plan_.layers[size_t(l.layer)].of[l.kind]);
+    join_side();
     gains_backward(l, dy, ld_dy);
     if (one_pass && !passed) {
         pass_over(l, dy, ld_dy, true, !no_x);
@@ -210,7 +219,7 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
     if (with_dx) { // after the large product, which has the device first: what is bound by memory fills where that leaves multiprocessors idle
         adapter_gradient(l, drop, dy, ld_dy, one_pass, side_);
         gradient_done_.record(side_);
-        stream_.wait_for(gradient_done_);
+        side_busy_ = true;
     }
     if (onward) {
         onward();
