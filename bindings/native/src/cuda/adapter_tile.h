@@ -13,11 +13,10 @@ namespace cft::cuda {
 constexpr int     adapter_threads = 256, adapter_warps = adapter_threads / lanes, adapter_tile = 16; // rows of a tile
 constexpr int64_t least_slice = 8 * adapter_tile; // rows
 
-// Of ranks up to `rank`, where map_warps warps have a map's strip. A wider strip has fewer sums of u, a narrower one longer slices and so fewer of d_b;
-// and registers are 65,536.
-template <int rank_, int map_warps_> struct adapter_sizes {
-    static constexpr int rank = rank_, map_warps = map_warps_;
-    static constexpr int warp_columns = rank > 32 ? 32 : 64, columns = map_warps * warp_columns;
+// Where map_warps warps have a map's strip, for any rank that is taken. A wider strip has fewer sums of u, a narrower one longer slices and so fewer of d_b.
+template <int map_warps_> struct adapter_sizes {
+    static constexpr int rank = int(widest_adapter_product), map_warps = map_warps_;
+    static constexpr int warp_columns = 64, columns = map_warps * warp_columns;
     static constexpr int stride = columns + 8, stride_h = rank + 8; // rows of eight matrices lie in different banks
     static constexpr int dy_elements = adapter_tile * stride, h_elements = adapter_tile * stride_h;
     static constexpr int u_floats = adapter_tile * rank, b_floats = columns * rank; // of a tile, of a strip
@@ -143,9 +142,9 @@ template <typename S> int strips_of(const adapter_product &p) {
 
 // How rows are gone through. Sums over rows have the same order whichever kernel makes them: all count strips as whole blocks have them, and room
 // as half of a block's warps would need it.
-template <int rank> struct adapter_turns {
-    using wide   = adapter_sizes<rank, adapter_warps>;
-    using narrow = adapter_sizes<rank, adapter_warps / 2>;
+struct adapter_turns {
+    using wide   = adapter_sizes<adapter_warps>;
+    using narrow = adapter_sizes<adapter_warps / 2>;
     int64_t slices, u_floats, b_floats; // slices at most; of a tile in all strips, of all sums of d_b
 
     adapter_turns(const adapter_product &p, int blocks)
@@ -181,16 +180,12 @@ template <int rank> struct adapter_turns {
     }
 };
 
-// Calls f with the least rank of those compiled that all maps fit in.
-template <typename F> auto with_rank(const adapter_product &p, F &&f) {
-    int64_t widest = 0;
+inline void check_ranks(const adapter_product &p) {
     for (int m = 0; m < p.n_maps; m++) {
-        widest = std::max(widest, p.maps[m].rank);
+        if (p.n_maps > most_adapter_maps || p.maps[m].rank > widest_adapter_product) {
+            throw failure(CFT_ERR_INTERNAL, "products of adapters of such ranks, or of so many maps, are not in one pass");
+        }
     }
-    if (widest > widest_adapter_product || p.n_maps > most_adapter_maps) {
-        throw failure(CFT_ERR_INTERNAL, "products of adapters of such ranks, or of so many maps, are not in one pass");
-    }
-    return widest > 32 ? f(std::integral_constant<int, 64>()) : widest > 16 ? f(std::integral_constant<int, 32>()) : f(std::integral_constant<int, 16>());
 }
 
 } // namespace cft::cuda

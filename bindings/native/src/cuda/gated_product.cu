@@ -10,8 +10,8 @@ namespace {
 
 constexpr int threads = adapter_threads, tile = adapter_tile, map_warps = adapter_warps / 2;
 
-template <int rank> struct gated_sizes : adapter_sizes<rank, map_warps> {
-    using base = adapter_sizes<rank, map_warps>;
+struct gated_sizes : adapter_sizes<map_warps> {
+    using base = adapter_sizes<map_warps>;
     static constexpr int steps = 3; // tiles in shared memory: of d_act, gate, up, and of both maps' h
     static constexpr int stage_elements = 3 * base::dy_elements + 2 * base::h_elements;
     static constexpr size_t shared_bytes = size_t(steps) * stage_elements * sizeof(bf16) + size_t(adapter_warps) * base::u_floats * sizeof(float);
@@ -56,8 +56,8 @@ template <typename S> __device__ __forceinline__ void gate_tile(const gated_part
     }
 }
 
-template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2) gated_product_kernel(adapter_part x, gated_part g) {
-    using s = gated_sizes<rank>;
+__global__ void __launch_bounds__(threads, 2) gated_product_kernel(adapter_part x, gated_part g) {
+    using s = gated_sizes;
     bf16 *const   stages = shared_array<bf16>();
     float *const  u_sums = reinterpret_cast<float *>(stages + s::steps * s::stage_elements); // [warps] of u_floats
     const int     strip = int(blockIdx.x), slice = int(blockIdx.y), warp = int(threadIdx.x) / lanes, of = warp / map_warps, at = warp % map_warps * s::warp_columns;
@@ -74,8 +74,8 @@ template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2
             copy_tile<s::columns>(to, g.d_act + row * g.ld_d_act + begin, g.ld_d_act, rows, n_columns);
             copy_tile<s::columns>(to + s::dy_elements, dy + gate.column, x.p.ld_dy, rows, n_columns);
             copy_tile<s::columns>(to + 2 * s::dy_elements, dy + up.column, x.p.ld_dy, rows, n_columns);
-            copy_tile<rank>(h, gate.h ? gate.h + row * x.p.ld_h : dy, x.p.ld_h, rows, gate.h ? int(gate.rank) : 0);
-            copy_tile<rank>(h + s::h_elements, up.h ? up.h + row * x.p.ld_h : dy, x.p.ld_h, rows, up.h ? int(up.rank) : 0);
+            copy_tile<s::rank>(h, gate.h ? gate.h + row * x.p.ld_h : dy, x.p.ld_h, rows, gate.h ? int(gate.rank) : 0);
+            copy_tile<s::rank>(h + s::h_elements, up.h ? up.h + row * x.p.ld_h : dy, x.p.ld_h, rows, up.h ? int(up.rank) : 0);
         }
         copy_async_end_group();
     };
@@ -97,7 +97,7 @@ template <int rank> __global__ void __launch_bounds__(threads, rank > 16 ? 1 : 2
                      int(threadIdx.x) % (threads / 2), threads / 2);
         }
     }
-    mine.leave(x.b + (int64_t(slice) * x.strips + strip + of * int(gridDim.x)) * s::b_floats + at * rank);
+    mine.leave(x.b + (int64_t(slice) * x.strips + strip + of * int(gridDim.x)) * s::b_floats + at * s::rank);
 }
 
 } // namespace
@@ -106,14 +106,12 @@ void gated_backward_adapters(const gated_gradient &g, const adapter_product &p, 
     if (p.n_maps != 2 || p.maps[0].columns != p.maps[1].columns) {
         throw failure(CFT_ERR_INTERNAL, "a gated unit has adapters of gate and of up");
     }
-    with_rank(p, [&](auto rank) {
-        using s = gated_sizes<rank()>;
-        adapter_turns<rank()>(p, blocks).template go<s>(p, scratch, scratch_bytes, [&](const adapter_part &x, int64_t row) {
-            const gated_part part = {g.gelu, g.d_act + row * g.ld_d_act, g.act ? g.act + row * g.ld_act : nullptr, g.gate_up + row * p.ld_dy, g.ld_d_act, g.ld_act};
-            launch("gated units and adapters, back", gated_product_kernel<rank()>, dim3(unsigned(x.strips / 2), unsigned(x.slices)), threads, s::shared_bytes, stream, x,
-                   part);
-            add_up_adapters(x, map_warps, stream);
-        });
+    check_ranks(p);
+    adapter_turns(p, blocks).go<gated_sizes>(p, scratch, scratch_bytes, [&](const adapter_part &x, int64_t row) {
+        const gated_part part = {g.gelu, g.d_act + row * g.ld_d_act, g.act ? g.act + row * g.ld_act : nullptr, g.gate_up + row * p.ld_dy, g.ld_d_act, g.ld_act};
+        launch("gated units and adapters, back", gated_product_kernel, dim3(unsigned(x.strips / 2), unsigned(x.slices)), threads, gated_sizes::shared_bytes, stream, x,
+               part);
+        add_up_adapters(x, map_warps, stream);
     });
 }
 

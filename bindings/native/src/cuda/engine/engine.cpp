@@ -13,7 +13,8 @@ namespace cft::cuda {
 engine::engine(const plan &p, int device, uint64_t lockable)
     : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
       expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(asks_for("CFT_CUDA_EXPERTS", "one")),
-      heads_in_pairs_(asks_for("CFT_CUDA_ATTENTION", "pairs", true)), gated_pass_(asks_for("CFT_CUDA_ADAPTERS", "gated", true)), adapter_pass_(asks_for("CFT_CUDA_ADAPTERS", "pass")), beside_(asks_for("CFT_CUDA_BESIDE", "1", true)), device_(device) {
+      heads_in_pairs_(!asks_for("CFT_CUDA_ATTENTION", "single")), gated_pass_(!asks_for("CFT_CUDA_ADAPTERS", "products")),
+      beside_(!asks_for("CFT_CUDA_ADAPTERS", "alone")), device_(device) {
     carver from(memory_.data());
     layers_   = place_activations(plan_, from);
     w_        = std::make_unique<workspace>(plan_, from);

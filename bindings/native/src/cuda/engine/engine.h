@@ -126,19 +126,14 @@ class engine : public device_trainer {
     void        comes_next(int layer); // begins to bring a layer's weights, if there is such a layer and they are not on the device
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
     void        mark(const char *name) { profile_.mark(name, stream_); }
-    void        make_inputs(const linear &l, const cft::dropout &drop);
+    void        adapter_inputs(const linear &l, const cft::dropout &drop);
     void        refresh_gains(int layer, int kind);
     void        forward_with_gains(const linear &l, bf16 *y, int64_t ld_y);
     void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
-    // with_h: h is there already.
-    void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false, bool with_h = false);
-    bool        gated_takes_inputs(const group &down, const cft::dropout &drop) const;
-    adapter_inputs inputs_of(const linear &l);
-    bool        in_one_pass(int kind, const group &g) const;
+    void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
     bool        gated_in_one_pass(const group &gate_up) const;
     adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
-    void        pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     void        join_side();
@@ -206,10 +201,9 @@ class engine : public device_trainer {
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     const bool                      experts_in_one_; // CFT_CUDA_EXPERTS=one: an expert's products are not cuBLASLt's (experts_product.cu)
-    const bool                      heads_in_pairs_; // CFT_CUDA_ATTENTION=pairs (or stored,pairs): attention_pairs.cu
-    const bool                      gated_pass_;   // CFT_CUDA_ADAPTERS=gated: as =pass, and gated units take those of gate and up along (gated_product.cu)
-    const bool                      adapter_pass_; // CFT_CUDA_ADAPTERS=pass: nor are an adapter's that read dy (adapter_product.cu)
-    const bool                      beside_;       // gradients of A beside the product of dx, on a stream of their own; CFT_CUDA_BESIDE=0 turns it off
+    const bool                      heads_in_pairs_; // attention_pairs.cu; CFT_CUDA_ATTENTION=single turns it off
+    const bool                      gated_pass_;     // gated units' way back takes gate's and up's adapters along (gated_product.cu); CFT_CUDA_ADAPTERS=products turns it off
+    const bool                      beside_;         // adapters' gradients beside the product of dx, on a stream of their own; CFT_CUDA_ADAPTERS=alone turns it off
     int                             device_;
     float                           amplitude_, amplitude_local_;
     profile                         profile_;

@@ -144,18 +144,12 @@ void engine::feed_forward(const layer_view &v, bool products_only) {
     }
     linear_forward(gate_up_of(v), v.drop, a.gate_up, v.ld_gate_up());
     mark("products gate_up");
-    const linear down   = {v.layer, kind_down, 0, v.d, v.n, a.act};
-    const bool   with_h = gated_takes_inputs(v.groups.of[kind_down], v.drop);
-    if (with_h) {
-        gated_with_inputs(v.gelu, a.gate_up, a.gate_up + v.ff, v.ld_gate_up(), a.act, v.ld(kind_down), inputs_of(down), w_->products, products_workspace_bytes, stream_.get());
-    } else {
-        gated(v.gelu, a.gate_up, v.ld_gate_up(), a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
-    }
+    gated(v.gelu, a.gate_up, v.ld_gate_up(), a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
     mark("gated");
     if (offload_ && v.j.backward) {
         offload_->leave(v.layer, v.n, stream_);
     }
-    linear_forward(down, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms, with_h);
+    linear_forward({v.layer, kind_down, 0, v.d, v.n, a.act}, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
     mark("products down");
     if (v.post_norms) {
         add_rmsnorm<bf16>({a.ffn_out}, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
@@ -203,10 +197,10 @@ void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const
 void engine::inputs_again(const layer_view &v, keep_level missing) {
     if (missing == keep_products) {
         norm_mid(v);
-        make_inputs(gate_up_of(v), v.drop);
+        adapter_inputs(gate_up_of(v), v.drop);
     }
     gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
-    make_inputs({v.layer, kind_down, 0, v.d, v.n, v.a.act}, v.drop);
+    adapter_inputs({v.layer, kind_down, 0, v.d, v.n, v.a.act}, v.drop);
     mark("backward: inputs again");
 }
 
@@ -303,7 +297,7 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
         const bool   again   = missing >= keep_products, no_norm = again && !plan_.dora;
         if (again && plan_.dora) {
             add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
-            make_inputs(qkv, v.drop);
+            adapter_inputs(qkv, v.drop);
         }
         linear_backward(qkv, v.drop, w_->d_qkv, ld_dq, dx, v.d, no_norm, [&] { qkv_into_stream(v, no_norm); });
     }
@@ -328,7 +322,7 @@ void engine::query_backward_of_rows(const layer_view &v) {
     const int64_t ld    = v.ld(kind_qkv);
     const linear  query = {v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm};
     gather<bf16, bf16>(v.a.norm, ld, v.j.rows, v.n, v.d, w_->rows_norm, ld, stream_.get());
-    make_inputs(query, v.drop);
+    adapter_inputs(query, v.drop);
     linear_backward(query, v.drop, w_->d_q, v.q_width + v.columns(kind_qkv), v.first ? nullptr : w_->delta, v.d);
     if (v.first) {
         return;

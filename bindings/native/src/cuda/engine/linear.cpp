@@ -6,14 +6,6 @@
 #include <algorithm>
 
 namespace cft::cuda {
-namespace {
-
-// Whether kernels of our own take its ranks.
-bool fits_one_pass(const group &g) {
-    return std::all_of(g.parts.begin(), g.parts.end(), [](const part &p) { return p.rank8 <= widest_adapter_product; });
-}
-
-} // namespace
 
 // w of a group. Where weights are not widened once, one layer's groups of a kind are held widened at a time.
 const bf16 *engine::group_weights(int layer, int kind) {
@@ -52,41 +44,27 @@ void engine::comes_next(int layer) {
 }
 
 // h = x Aᵀ behind each row of x. With dropout, each module has its own mask of x.
-void engine::make_inputs(const linear &l, const cft::dropout &drop) {
+void engine::adapter_inputs(const linear &l, const cft::dropout &drop) {
     const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
     if (g.columns == 0) {
         return;
     }
     const bf16 *const a = group_weights(l.layer, l.kind) + g.outputs * g.ld();
-    if (l.kind == kind_down && gated_takes_inputs(g, drop)) { // the same bits as there
-        inputs_of_adapter(l.x, g.ld(), inputs_of(l), w_->products, products_workspace_bytes, stream_.get());
-    } else if (drop.probability <= 0) {
+    if (drop.probability <= 0) {
         multiply({l.n, g.columns, g.inputs, l.x, g.ld(), false, a, g.ld(), true, l.x + g.inputs, g.ld(), false});
-    } else {
-        for (const part &p : g.parts) {
-            dropout(drop, p.module, l.x, g.ld(), nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
-            multiply({l.n, p.rank8, g.inputs, w_->masked, g.inputs, false, a + p.column * g.ld(), g.ld(), true, l.x + g.inputs + p.column,
-                      g.ld(), false});
-        }
+        return;
+    }
+    for (const part &p : g.parts) {
+        dropout(drop, p.module, l.x, g.ld(), nullptr, l.n, g.inputs, false, w_->masked, g.inputs, stream_.get());
+        multiply({l.n, p.rank8, g.inputs, w_->masked, g.inputs, false, a + p.column * g.ld(), g.ld(), true, l.x + g.inputs + p.column,
+                  g.ld(), false});
     }
 }
 
-// Whether the pass that makes down's input makes its h along.
-bool engine::gated_takes_inputs(const group &down, const cft::dropout &drop) const {
-    return gated_pass_ && fits_one_pass(down) && !down.parts.empty() && drop.probability <= 0;
-}
-
-adapter_inputs engine::inputs_of(const linear &l) {
+void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs) {
     const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
-    return {l.n, g.inputs, g.columns, group_weights(l.layer, l.kind) + g.outputs * g.ld(), g.ld()};
-}
-
-void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs, bool with_h) {
-    const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
-    if (!with_h) {
-        make_inputs(l, drop);
-        mark("adapters: h");
-    }
+    adapter_inputs(l, drop);
+    mark("adapters: h");
     if (only_inputs) {
         return;
     }
@@ -107,9 +85,6 @@ void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     }
 }
 
-// Whether a group's products that read dy are one pass over it. Of all uses of the group, then, so that the bits do not depend on what is kept.
-bool engine::in_one_pass(int kind, const group &g) const { return (adapter_pass_ || (gated_pass_ && kind == kind_gate_up)) && fits_one_pass(g); }
-
 // A group's products that read dy: u behind each of its rows, and with_b what dy and h add to the gradient of B.
 adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
     const group    &g = plan_.layers[size_t(l.layer)].of[l.kind];
@@ -125,16 +100,12 @@ adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy, bo
     return p;
 }
 
-void engine::pass_over(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
-    const adapter_product p = products_of(l, dy, ld_dy, with_u, with_b);
-    if (p.n_maps > 0) {
-        const int blocks = l.kind == kind_gate_up ? adapter_product_blocks : fewer_adapter_product_blocks; // measured: docs/cuda.md
-        multiply_adapters(p, w_->products, products_workspace_bytes, stream_.get(), blocks);
-    }
+// Whether the pass that makes dy of gate and up takes their products along: both have adapters of ranks that it takes, and nothing (DoRA) comes between. Of
+// all uses of the group, then, so that the bits do not depend on what is kept.
+bool engine::gated_in_one_pass(const group &gate_up) const {
+    const auto fits = [](const part &p) { return p.rank8 <= widest_adapter_product; };
+    return gated_pass_ && !plan_.dora && gate_up.parts.size() == 2 && std::all_of(gate_up.parts.begin(), gate_up.parts.end(), fits);
 }
-
-// Whether the pass that makes dy of gate and up takes their products along: where that is asked for, both have adapters, and nothing (DoRA) comes between.
-bool engine::gated_in_one_pass(const group &gate_up) const { return gated_pass_ && fits_one_pass(gate_up) && !plan_.dora && gate_up.parts.size() == 2; }
 
 // Adds to the gradients of A and B, from x and h, dy and u; only_a: B's has it already.
 void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on) {
@@ -196,28 +167,25 @@ void engine::join_side() {
 
 void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x,
                              const std::function<void()> &onward, bool passed) {
-    const bool one_pass = in_one_pass(l.kind, plan_.layers[size_t(l.layer)].of[l.kind]);
     join_side();
     gains_backward(l, dy, ld_dy);
-    if (one_pass && !passed) {
-        pass_over(l, dy, ld_dy, true, !no_x);
-    } else if (!one_pass) {
+    if (!passed) {
         adapter_outputs(l, dy, ld_dy);
     }
-    mark(one_pass && !no_x ? "adapters: u, gradient of B" : "adapters: u");
+    mark("adapters: u");
     const bool with_dx = beside_ && !no_x && dx && dx != l.x && drop.probability <= 0; // nothing that one writes is the other's
     if (with_dx) {
         u_ready_.record(stream_);
         side_.wait_for(u_ready_);
     } else if (!no_x) {
-        adapter_gradient(l, drop, dy, ld_dy, one_pass, stream_);
+        adapter_gradient(l, drop, dy, ld_dy, passed, stream_);
         mark("adapters: gradient");
     }
     if (dx) {
         input_gradient(l, drop, dy, ld_dy, dx, ld_dx);
     }
     if (with_dx) { // after the large product, which has the device first: what is bound by memory fills where that leaves multiprocessors idle
-        adapter_gradient(l, drop, dy, ld_dy, one_pass, side_);
+        adapter_gradient(l, drop, dy, ld_dy, passed, side_);
         gradient_done_.record(side_);
         side_busy_ = true;
     }
@@ -225,12 +193,12 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
         onward();
     }
     if (no_x) {
-        make_inputs(l, drop);
+        adapter_inputs(l, drop);
         mark("adapters: h");
-        if (one_pass) {
-            pass_over(l, dy, ld_dy, false, true);
+        if (passed) { // but for the gradient of B, which needs h
+            multiply_adapters(products_of(l, dy, ld_dy, false, true), w_->products, products_workspace_bytes, stream_.get());
         }
-        adapter_gradient(l, drop, dy, ld_dy, one_pass, stream_);
+        adapter_gradient(l, drop, dy, ld_dy, passed, stream_);
         mark("adapters: gradient");
     }
 }

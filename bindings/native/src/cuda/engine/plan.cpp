@@ -171,14 +171,14 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
 
 } // namespace
 
-bool asks_for(const char *variable, const char *word, bool unset) {
+bool asks_for(const char *variable, const char *word) {
     const char *const is = std::getenv(variable);
-    return !is ? unset : ("," + std::string(is) + ",").find("," + std::string(word) + ",") != std::string::npos;
+    return is && ("," + std::string(is) + ",").find("," + std::string(word) + ",") != std::string::npos;
 }
 
 plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_shape &adapter, int steps, placement at, loss_tiles tiles, int n_offloaded_)
     : model(&m), rope(&m.rope.global_for(params)), t(params.max_tokens), n(params.max_targets > 0 ? params.max_targets : params.max_tokens), lowest(std::max(adapter.lowest(), 0)),
-      dropout(params.dropout > 0), dora(adapter.dora()), stores_scores(asks_for("CFT_CUDA_ATTENTION", "stored", true)), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
+      dropout(params.dropout > 0), dora(adapter.dora()), stores_scores(!asks_for("CFT_CUDA_ATTENTION", "twice")), place(at.layers), embedding_stays(at.embedding_stays), n_offloaded(n_offloaded_),
       faster(params.lora_plus_ratio > 0 ? params.lora_plus_ratio : 1.0f), vocab8(padded(m.hp.n_vocab)) {
     const int n_layer = int(m.layers.size()), n_trained = n_layer - lowest;
     for (int l = 0; l < n_layer; l++) {

@@ -43,8 +43,8 @@ inline size_t staged(size_t end) { return (end + 255) / 256 * 256; }
 
 constexpr int64_t gain_columns = 4096;
 
-// Whether an environment variable asks for something by that word; it may have several, with commas between them. unset: what holds without it.
-bool asks_for(const char *variable, const char *word, bool unset = false);
+// Whether an environment variable asks for something by that word; it may have several, with commas between them.
+bool asks_for(const char *variable, const char *word);
 
 enum group_kind { kind_qkv, kind_output, kind_gate_up, kind_down, kind_count };
 
@@ -122,7 +122,7 @@ struct plan {
     int64_t          t, n;        // most tokens, most targets
     int              lowest;      // the layer below which nothing is trained
     bool             dropout, dora;
-    bool             stores_scores; // CFT_CUDA_ATTENTION=stored: gradients of scores, where logits were, instead of computing them twice
+    bool             stores_scores; // gradients of scores, where logits were, instead of computing them twice; CFT_CUDA_ATTENTION=twice turns it off
     weight_place     place;
     bool             embedding_stays; // on the host
     bool             resident() const { return place == weight_place::widened; }
