@@ -19,14 +19,14 @@ void check_rounded(float got, double want) { CHECK_NEAR(double(got), want, std::
 
 // A choice in device memory.
 struct on_device_rows {
-    on_device<int32_t> expert, place, row, count, start, tiles;
+    on_device<int32_t> expert, place, row, count;
     on_device<float>   share, weight;
     expert_rows        e;
 
     on_device_rows(int64_t n, int n_expert, int n_used)
-        : expert(size_t(n * n_used)), place(expert.size()), row(expert.size()), count(size_t(n_expert)), start(count.size()),
-          tiles(2 * size_t(n * n_used / expert_product_rows + n_expert)), share(expert.size()), weight(expert.size()) {
-        e = {n, n_expert, n_used, expert.data(), share.data(), place.data(), row.data(), weight.data(), count.data(), start.data(), tiles.data()};
+        : expert(size_t(n * n_used)), place(expert.size()), row(expert.size()), count(size_t(n_expert)), share(expert.size()),
+          weight(expert.size()) {
+        e = {n, n_expert, n_used, expert.data(), share.data(), place.data(), row.data(), weight.data(), count.data()};
     }
 };
 
@@ -128,9 +128,7 @@ void test_lists(int64_t n, int n_expert, int n_used, int popular) {
         choose_somehow(r, popular);
         const auto expert = r.expert.host(), place = r.place.host(), row = r.row.host(), count = r.count.host();
         const auto share = r.share.host(), weight = r.weight.host();
-        const auto start = r.start.host(), tiles = r.tiles.host();
         int32_t    at = 0;
-        size_t     tile = 0;
         for (int e = 0; e < n_expert; e++) {
             const int32_t begin = at;
             for (int64_t pair = 0; pair < r.e.places(); pair++) {
@@ -139,12 +137,8 @@ void test_lists(int64_t n, int n_expert, int n_used, int popular) {
                     at++;
                 }
             }
-            CHECK(count[size_t(e)] == at - begin && start[size_t(e)] == begin);
-            for (int32_t in = 0; in < at - begin; in += expert_product_rows, tile++) {
-                CHECK(tiles[2 * tile] == e && tiles[2 * tile + 1] == in);
-            }
+            CHECK(count[size_t(e)] == at - begin);
         }
-        CHECK(int64_t(tile) <= r.e.most_tiles());
         CHECK(int64_t(at) == r.e.places());
     });
 }
@@ -177,44 +171,6 @@ void test_sums() {
                 }
             }
         }
-    });
-}
-
-// Products of experts [first, 6), one of which has most rows and the last none, against double precision; what belongs to others stays.
-void test_products(int64_t n, int64_t k, bool transposed, int first) {
-    in_both_orders("products of experts, " + std::to_string(n) + " x " + std::to_string(k) + (transposed ? ", transposed" : "") + ", from " + std::to_string(first), [&] {
-        constexpr int  n_expert = 6;
-        on_device_rows r(150, n_expert, 2);
-        choose_somehow(r, 3);
-        const auto    count = r.count.host(), start = r.start.host();
-        const int64_t places = r.e.places(), begin = start[size_t(first)], ld_a = k + 8, ld_b = (transposed ? k : n) + 8, ld_c = n + 8, step = ld_b * (transposed ? n : k);
-        const auto    a = random_rounded(size_t(places * ld_a)), b = random_rounded(size_t(n_expert * step)), before = random_rounded(size_t(places * ld_c));
-        on_device<bf16> da(all_to<bf16>(a)), db(all_to<bf16>(b)), dc(all_to<bf16>(before));
-        int           first_tile = 0, n_tiles = 0;
-        for (int e = 0; e < n_expert; e++) {
-            (e < first ? first_tile : n_tiles) += (count[size_t(e)] + expert_product_rows - 1) / expert_product_rows;
-        }
-        CHECK(count[3] > expert_product_rows && count[n_expert - 1] == 0);
-        multiply_experts({da.data() + begin * ld_a, ld_a, db.data() + first * step, ld_b, step, dc.data() + begin * ld_c, ld_c, n, k, r.e.count, r.e.start,
-                          r.e.tiles, first, first_tile, n_tiles, begin},
-                         transposed, nullptr);
-        const auto got = all_to_float(dc.host());
-        double     worst_error = 0;
-        for (int e = 0; e < n_expert; e++) {
-            for (int64_t row = start[size_t(e)]; row < start[size_t(e)] + count[size_t(e)]; row++) {
-                for (int64_t j = 0; j < ld_c; j++) {
-                    double want = double(before[size_t(row * ld_c + j)]);
-                    if (e >= first && j < n) {
-                        want = 0;
-                        for (int64_t i = 0; i < k; i++) {
-                            want += double(a[size_t(row * ld_a + i)]) * double(b[size_t(e * step + (transposed ? j * ld_b + i : i * ld_b + j))]);
-                        }
-                    }
-                    worst_error = larger(worst_error, std::fabs(double(got[size_t(row * ld_c + j)]) - want) / (std::fabs(want) + std::sqrt(double(k)) * least));
-                }
-            }
-        }
-        CHECK(worst_error < bf16_tolerance);
     });
 }
 
@@ -304,11 +260,6 @@ int main() {
     test_lists(1500, 9, 3, -1); // more than one part
     test_lists(700, 300, 8, 5); // more experts than threads
     test_sums();
-    for (const bool transposed : {true, false}) {
-        test_products(136, 40, transposed, 0); // neither is a multiple of a tile's
-        test_products(128, 160, transposed, 2);
-        test_products(8, 8, transposed, 4);
-    }
     test_gated_backward(false);
     test_gated_backward(true);
     test_choice_backward(13, 3);

@@ -107,20 +107,6 @@ void test_plans() {
     }
 }
 
-// All experts' products in one launch: as near to the CPU, and the same bits whatever is kept and wherever weights are.
-void test_one_launch() {
-    setenv("CFT_CUDA_EXPERTS", "one", 1);
-    where              = "experts, one launch";
-    family_sizes sizes = expert_sizes();
-    const family_file clear(expert_family(), clear_choices(3, sizes), sizes);
-    compare(clear.path, segments(n_vocab), device_params());
-    sizes.n_layer = 3, sizes.type = GGML_TYPE_Q8_0;
-    const family_file file(expert_family(), nullptr, sizes);
-    const plans_seen  s = every_plan(file.path, tree(n_vocab), device_params(), 300 << 10);
-    CHECK(s.n >= 4 && s.n_streamed >= 1 && s.n_whole < s.n);
-    unsetenv("CFT_CUDA_EXPERTS");
-}
-
 // Steps as the CPU takes them, and a run that goes on from written state to the same bits.
 void test_steps() {
     where = "experts, steps";
@@ -174,7 +160,6 @@ int main(int argc, char **argv) {
                       {"types", test_types},
                       {"logits", test_logits},
                       {"plans", test_plans},
-                      {"one", test_one_launch},
                       {"steps", test_steps},
                       {"streams", test_streams},
                       {"finite", test_not_finite}});

@@ -126,15 +126,9 @@ __global__ void sum_expert_parts_kernel(expert_rows e, int32_t *parts, int64_t n
     totals[x] = total;
     __syncthreads();
     if (x < e.n_expert) {
-        int32_t at = 0, tile = 0;
+        int32_t at = 0;
         for (int i = 0; i < x; i++) {
             at += totals[i];
-            tile += (totals[i] + expert_product_rows - 1) / expert_product_rows;
-        }
-        e.start[x] = at;
-        for (int32_t row = 0; row < total; row += expert_product_rows, tile++) {
-            e.tiles[2 * tile]     = x;
-            e.tiles[2 * tile + 1] = row;
         }
         for (int64_t i = 0; i < n_parts; i++) {
             const int32_t n            = parts[i * e.n_expert + x];

@@ -6,8 +6,7 @@
 
 namespace cft::cuda {
 
-constexpr int most_experts        = 512; // as the model's reader
-constexpr int expert_product_rows = 128; // of a tile of multiply_experts
+constexpr int most_experts = 512; // as the model's reader
 
 // expert_rows is a choice of n_used experts for each of n rows and, from that, the rows of each expert: one list after the other in the
 // order of experts, each in the order of rows. A pair of a row and one of its experts has a place in the lists.
@@ -20,32 +19,15 @@ struct expert_rows {
     int32_t *row    = nullptr; // [n * n_used], by place
     float   *weight = nullptr; // [n * n_used], by place: the share
     int32_t *count  = nullptr; // [n_expert], rows
-    int32_t *start  = nullptr; // [n_expert], the place of the first
-    int32_t *tiles  = nullptr; // [most_tiles()] of two: an expert, and a row of its list where a tile of expert_product_rows begins
-    int64_t  most_tiles() const { return n * n_used / expert_product_rows + n_expert; }
     int64_t  places() const { return n * n_used; }
 };
 
 // Fills expert and share: the n_used largest of softmax(logits) of each row (of equals, the lower), over their sum. logits: [n][n_expert], F32.
 void choose_experts(const float *logits, int64_t ld_logits, const expert_rows &e, cudaStream_t stream);
 
-// Fills place, row, weight, count, start and tiles from expert and share. parts: scratch of so many words.
+// Fills place, row, weight and count from expert and share. parts: scratch of so many words.
 int64_t expert_part_words(int64_t places, int n_expert);
 void    list_experts(const expert_rows &e, int32_t *parts, cudaStream_t stream);
-
-// expert_product is the products of experts from `first` on in one: c = a b for an expert's rows of a and its own b; [k][n] or, transposed, [n][k].
-struct expert_product {
-    const bf16    *a; // from first_place on
-    int64_t        ld_a;
-    const bf16    *b; // of the first expert
-    int64_t        ld_b, step_b; // elements from one expert to the next
-    bf16          *c; // from first_place on
-    int64_t        ld_c, n, k;
-    const int32_t *count, *starts, *tiles; // expert_rows'
-    int            first, first_tile, n_tiles;
-    int64_t        first_place;
-};
-void multiply_experts(const expert_product &p, bool transposed_b, cudaStream_t stream);
 
 // to[i] (or, with add, to[i] +=) = the sum of from[place] over the row's experts, in the order of `place`; with shares, each times its share.
 // from: [places][columns], ld columns. Summed in F32, rounded once.

@@ -12,7 +12,7 @@ namespace cft::cuda {
 
 engine::engine(const plan &p, int device, uint64_t lockable)
     : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
-      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)), experts_in_one_(asks_for("CFT_CUDA_EXPERTS", "one")),
+      expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)),
       heads_in_pairs_(!asks_for("CFT_CUDA_ATTENTION", "single")), gated_pass_(!asks_for("CFT_CUDA_ADAPTERS", "products")),
       beside_(!asks_for("CFT_CUDA_ADAPTERS", "alone")), device_(device) {
     carver from(memory_.data());

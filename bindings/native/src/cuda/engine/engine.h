@@ -171,8 +171,7 @@ class engine : public device_trainer {
     void choose(int layer, int64_t n);
     void each_run(int layer, const std::function<void(const expert_run &)> &body);
     void widen_experts(int layer, expert_run &r);
-    void multiply_run(int layer, const expert_run &r, const product &p, int64_t step);
-    void multiply_each(int layer, const expert_run &r, product first, int64_t step);
+    void multiply_each(const expert_run &r, product first, int64_t step);
     void gate_up_of_experts(int layer, const expert_run &r);
     // Leaves in delta what the half adds to the stream. again: the choice was made; only what gates and ups need is computed.
     void feed_experts(int layer, int64_t n, bool again);
@@ -200,7 +199,6 @@ class engine : public device_trainer {
     int64_t                         max_copy_ = 0;
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
-    const bool                      experts_in_one_; // CFT_CUDA_EXPERTS=one: an expert's products are not cuBLASLt's (experts_product.cu)
     const bool                      heads_in_pairs_; // attention_pairs.cu; CFT_CUDA_ATTENTION=single turns it off
     const bool                      gated_pass_;     // gated units' way back takes gate's and up's adapters along (gated_product.cu); CFT_CUDA_ADAPTERS=products turns it off
     const bool                      beside_;         // adapters' gradients beside the product of dx, on a stream of their own; CFT_CUDA_ADAPTERS=alone turns it off

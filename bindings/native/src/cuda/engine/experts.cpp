@@ -42,9 +42,7 @@ expert_rows place_experts(const plan &p, carver &from) {
         e.row    = from.take<int32_t>(pairs);
         e.weight = from.take<float>(pairs);
         e.count  = from.take<int32_t>(hp.n_expert);
-        e.start  = from.take<int32_t>(hp.n_expert);
         e.n      = p.t;
-        e.tiles  = from.take<int32_t>(2 * e.most_tiles());
     }
     return e;
 }
@@ -157,23 +155,8 @@ void engine::widen_experts(int layer, expert_run &r) {
     mark("experts widened");
 }
 
-// The same in one launch, where CFT_CUDA_EXPERTS=one asks for it.
-void engine::multiply_run(int layer, const expert_run &r, const product &p, int64_t step) {
-    const auto tiles = [&](int begin, int end) {
-        return std::accumulate(r.count + begin, r.count + end, 0, [](int n, int32_t rows) { return n + (rows + expert_product_rows - 1) / expert_product_rows; });
-    };
-    const expert_rows &e = layers_[size_t(layer)].experts;
-    multiply_experts({p.a, p.ld_a, p.b, p.ld_b, step, static_cast<bf16 *>(p.c), p.ld_c, p.n, p.k, e.count, e.start, e.tiles, r.first, tiles(0, r.first),
-                      tiles(r.first, r.end), r.place},
-                     p.transposed_b, stream_.get());
-}
-
 // A product of each expert's rows: `first` is that of the run's first, without rows; weights are `step` elements apart.
-void engine::multiply_each(int layer, const expert_run &r, product first, int64_t step) {
-    if (experts_in_one_) {
-        multiply_run(layer, r, first, step);
-        return;
-    }
+void engine::multiply_each(const expert_run &r, product first, int64_t step) {
     for (int e = r.first; e < r.end; e++) {
         const int64_t n = r.count[e];
         first.m         = (n + expert_tile - 1) / expert_tile * expert_tile;
@@ -193,7 +176,7 @@ void engine::gate_up_of_experts(int layer, const expert_run &r) {
     bf16 *const        rows = w_->experts->rows + r.place * d;
     gather<bf16, bf16>(a.mid_norm, d, a.experts.row + r.place, r.places, d, rows, d, stream_.get());
     mark("rows of experts");
-    multiply_each(layer, r, {0, 2 * ff, d, rows, d, false, r.gate_up, d, true, a.gate_up + r.place * 2 * ff, 2 * ff, false}, 2 * ff * d);
+    multiply_each(r, {0, 2 * ff, d, rows, d, false, r.gate_up, d, true, a.gate_up + r.place * 2 * ff, 2 * ff, false}, 2 * ff * d);
     mark("products experts' gate_up");
 }
 
@@ -212,7 +195,7 @@ void engine::feed_experts(int layer, int64_t n, bool again) {
         bf16 *const gates = a.gate_up + r.place * 2 * ff, *const act = w_->experts->act + r.place * ff;
         gated(gelu, gates, 2 * ff, gates + ff, 2 * ff, r.places, ff, act, ff, stream_.get());
         mark("gated");
-        multiply_each(layer, r, {0, d, ff, act, ff, false, r.down, ff, true, w_->experts->rows + r.place * d, d, false}, d * ff);
+        multiply_each(r, {0, d, ff, act, ff, false, r.down, ff, true, w_->experts->rows + r.place * d, d, false}, d * ff);
         mark("products experts' down");
     });
     if (!again) {
@@ -234,11 +217,11 @@ void engine::feed_experts_backward(int layer, int64_t n, bool again) {
         }
         gather<bf16, bf16>(w_->dy, d, a.experts.row + r.place, r.places, d, rows, d, stream_.get());
         mark("backward: rows of experts");
-        multiply_each(layer, r, {0, ff, d, rows, d, false, r.down, ff, false, d_act, ff, false}, d * ff);
+        multiply_each(r, {0, ff, d, rows, d, false, r.down, ff, false, d_act, ff, false}, d * ff);
         mark("backward: products experts' down");
         gated_experts_backward(hp_.fam->has(cft::gelu), d_act, a.experts.weight + r.place, r.places, ff, gates, space.d_weight + r.place, stream_.get());
         mark("backward: gated");
-        multiply_each(layer, r, {0, d, 2 * ff, gates, 2 * ff, false, r.gate_up, d, false, rows, d, false}, 2 * ff * d);
+        multiply_each(r, {0, d, 2 * ff, gates, 2 * ff, false, r.gate_up, d, false, rows, d, false}, 2 * ff * d);
         mark("backward: products experts' gate_up");
     });
     choose_experts_backward(a.experts, space.d_weight, plan_.experts8, space.d_logits, stream_.get());
