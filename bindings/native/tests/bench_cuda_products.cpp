@@ -3,7 +3,8 @@
 // that the device's clock meets all alike, and buffers take turns as well, so that nothing is found in the cache that a step would not find there.
 // Prints one JSON line for each way.
 //
-// usage: bench_cuda_products --shape qwen3-8b --tokens 8192 --rank 16 --repeat 4 --rounds 9
+// usage: bench_cuda_products --shape qwen3-8b --tokens 8192 --rank 16 --repeat 4 --rounds 9 --pool 2048
+// --pool: MiB of each of the three buffers that matrices are taken from in turns.
 #include "bench_options.h"
 #include "cuda/engine/gemm.h"
 #include "cuda/engine/runtime.h"
@@ -30,7 +31,7 @@ struct shape {
     int64_t n_embd, n_ff, q, kv, n_vocab;
 };
 const std::map<std::string, shape> shapes = {{"qwen3-0.6b", {1024, 3072, 2048, 1024, 151936}}, {"qwen3-1.7b", {2048, 6144, 2048, 1024, 151936}}, {"qwen3-8b", {4096, 12288, 4096, 1024, 151936}}, {"tiny", {128, 264, 128, 64, 512}}};
-bench_options options = {{{"shape", "qwen3-8b"}, {"tokens", "8192"}, {"rank", "16"}, {"repeat", "4"}, {"rounds", "9"}}};
+bench_options options = {{{"shape", "qwen3-8b"}, {"tokens", "8192"}, {"rank", "16"}, {"repeat", "4"}, {"rounds", "9"}, {"pool", "2048"}}};
 
 [[noreturn]] void fail(const std::string &what) {
     std::fprintf(stderr, "bench_cuda_products: %s\n", what.c_str());
@@ -81,7 +82,7 @@ struct way {
 
 class bench {
   public:
-    bench() : x_(size_t(2) << 30, 1.0f, work), w_(size_t(2) << 30, 0.02f, work), y_(size_t(2) << 30, 1.0f, work) {}
+    bench() : x_(size_t(number("pool")) << 20, 1.0f, work), w_(size_t(number("pool")) << 20, 0.02f, work), y_(size_t(number("pool")) << 20, 1.0f, work) {}
 
     void compare(const std::string &what, const std::vector<way> &ways) {
         std::vector<std::vector<double>> us(ways.size());
