@@ -25,6 +25,12 @@ constexpr double flops_per_pinned_byte = 15000;
 
 int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 
+// So many at a time of n: half of them, so that short packs, which are for small devices, take less.
+int64_t rows_of_logits(int64_t n, int64_t vocab8) {
+    const int64_t fit = int64_t(logits_bytes / sizeof(float)) / vocab8, half = (n / 2 + logits_tile - 1) / logits_tile * logits_tile;
+    return std::min(fit < logits_tile ? fit : fit / logits_tile * logits_tile, std::max(half, logits_tile));
+}
+
 // The modules of each group, in the order of its rows.
 const std::vector<int> kind_modules[kind_count] = {
     {module_q, module_k, module_v, module_qkv}, {module_attn_output}, {module_gate, module_up}, {module_down}};
@@ -196,8 +202,7 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     find_widest();
     plan_experts(*this);
     choose_offloaded();
-    const int64_t fit = int64_t(logits_bytes / sizeof(float)) / vocab8;
-    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : fit < logits_tile ? fit : fit / logits_tile * logits_tile, 1, n);
+    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : rows_of_logits(n, vocab8), 1, n);
     head_rows = std::min(vocab8, tiles.head_rows > 0 ? tiles.head_rows : head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
     staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t, stores_scores) + attention_lists::max_words(t, n, stores_scores)) + 256;
