@@ -7,7 +7,7 @@ namespace {
 constexpr int threads = 256;
 
 // Heads of a thread, which share what is read of the table and of the norm's weights. On the way back, where there is twice as much to hold, one is faster.
-constexpr int heads_forward = 4, heads_backward = 1;
+constexpr int at_once = 4;
 
 // A head belongs to neighbouring lanes of a warp, 8, 16 or 32; each has eight of its elements, the last ones perhaps none.
 struct head_place {
@@ -18,7 +18,7 @@ struct head_place {
     __device__ __forceinline__ bool has(int k) const { return inside && first + k * step < n; }
     __device__ __forceinline__ int  head(int k) const { return first + k * step; }
 };
-inline int groups_of(int n_head, int at_once) { return (n_head + at_once - 1) / at_once; }
+inline int groups_of(int n_head) { return (n_head + at_once - 1) / at_once; }
 
 template <int lanes_of_head> __device__ __forceinline__ head_place head_place_of(int64_t n, const head_map &m, int groups) {
     const uint32_t i = (uint32_t(blockIdx.x) * threads + threadIdx.x) / lanes_of_head, row = i / uint32_t(groups);
@@ -94,7 +94,6 @@ class rotation {
 };
 
 template <int lanes_of_head> __global__ void turn_heads_kernel(head_map m, int groups, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y) {
-    constexpr int    at_once = heads_forward;
     const head_place p = head_place_of<lanes_of_head>(n, m, groups);
     eight            e[at_once] = {};
 #pragma unroll
@@ -130,43 +129,35 @@ template <int lanes_of_head> __global__ void turn_heads_kernel(head_map m, int g
 }
 
 template <int lanes_of_head>
-__global__ void turn_heads_backward_kernel(head_map m, int groups, const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, int64_t n, bf16 *dx, int64_t ld_dx) {
-    constexpr int    at_once = heads_backward;
-    const head_place p = head_place_of<lanes_of_head>(n, m, groups);
-    eight            d[at_once] = {}, b[at_once] = {};
-    float            r[at_once] = {};
+__global__ void turn_heads_backward_kernel(head_map m, const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, int64_t n, bf16 *dx, int64_t ld_dx) {
+    const head_place p  = head_place_of<lanes_of_head>(n, m, m.n_head);
+    const int64_t    at = int64_t(p.first) * m.head_dim + p.column;
+    eight            d  = {};
+    if (p.inside) {
+        d = load8(dy + p.row * ld_dy + at);
+    }
+    rotation(p, m, -1.0f).turn(d);
+    if (m.w) {
+        eight b = {};
+        float product = 0;
+        if (p.inside) {
+            b             = load8(x + p.row * ld_x + at);
+            const eight w = load8(m.w + p.column);
 #pragma unroll
-    for (int k = 0; k < at_once; k++) {
-        if (p.has(k)) {
-            const int64_t at = int64_t(p.head(k)) * m.head_dim + p.column;
-            d[k]             = load8(dy + p.row * ld_dy + at);
-            if (m.w) {
-                b[k] = load8(x + p.row * ld_x + at);
-                r[k] = m.rstd[p.row * m.n_head + p.head(k)];
+            for (int k = 0; k < 8; k++) {
+                d.x[k] *= w.x[k];
+                product += d.x[k] * b.x[k];
             }
+        }
+        const float sum = head_sum<lanes_of_head>(product), r = p.inside ? m.rstd[p.row * m.n_head + p.first] : 0.0f;
+        const float c = -sum * r * r * r / float(m.head_dim);
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            d.x[k] = r * d.x[k] + c * b.x[k];
         }
     }
-    const rotation by(p, m, -1.0f);
-    const eight    w = m.w && p.inside ? load8(m.w + p.column) : eight{};
-#pragma unroll
-    for (int k = 0; k < at_once; k++) {
-        by.turn(d[k]);
-        if (m.w) {
-            float product = 0;
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                d[k].x[i] *= w.x[i];
-                product += d[k].x[i] * b[k].x[i];
-            }
-            const float c = -head_sum<lanes_of_head>(product) * r[k] * r[k] * r[k] / float(m.head_dim);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                d[k].x[i] = r[k] * d[k].x[i] + c * b[k].x[i];
-            }
-        }
-        if (p.has(k)) {
-            store8(dx + p.row * ld_dx + int64_t(p.head(k)) * m.head_dim + p.column, d[k]);
-        }
+    if (p.inside) {
+        store8(dx + p.row * ld_dx + at, d);
     }
 }
 
@@ -204,8 +195,8 @@ template <typename F> void with_lanes(const head_map &m, int64_t n, F &&f) {
 void turn_heads(const head_map &m, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y, cudaStream_t stream) {
     with_lanes(m, n, [&](auto size) {
         constexpr int lanes_of_head = decltype(size)::value;
-        launch("turn heads", turn_heads_kernel<lanes_of_head>, blocks_for(n * groups_of(m.n_head, heads_forward) * lanes_of_head, threads), threads, 0, stream, m,
-               groups_of(m.n_head, heads_forward), x, ld_x, n, y, ld_y);
+        launch("turn heads", turn_heads_kernel<lanes_of_head>, blocks_for(n * groups_of(m.n_head) * lanes_of_head, threads), threads, 0, stream, m,
+               groups_of(m.n_head), x, ld_x, n, y, ld_y);
     });
 }
 
@@ -213,8 +204,8 @@ void turn_heads_backward(const head_map &m, const bf16 *dy, int64_t ld_dy, const
                          cudaStream_t stream) {
     with_lanes(m, n, [&](auto size) {
         constexpr int lanes_of_head = decltype(size)::value;
-        launch("turn heads back", turn_heads_backward_kernel<lanes_of_head>, blocks_for(n * groups_of(m.n_head, heads_backward) * lanes_of_head, threads), threads, 0, stream,
-               m, groups_of(m.n_head, heads_backward), dy, ld_dy, x, ld_x, n, dx, ld_dx);
+        launch("turn heads back", turn_heads_backward_kernel<lanes_of_head>, blocks_for(n * m.n_head * lanes_of_head, threads), threads, 0, stream, m, dy,
+               ld_dy, x, ld_x, n, dx, ld_dx);
     });
 }
 
