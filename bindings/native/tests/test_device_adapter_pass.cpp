@@ -43,6 +43,11 @@ void test_as(const std::string &how, const std::string &wide, const std::string 
         const plans_seen s = every_plan(m.path, b, device_params(), 150 << 10, false, modules);
         CHECK(s.n >= 4 && s.n_whole >= 1 && s.n_between + s.n_layers >= 2 && s.n_streamed >= 1);
     }
+    setenv("CFT_SHIM_LATE", "side", 1); // what is beside, as late as the waits for it allow
+    where                 = "adapters, plans, late, " + how;
+    const plans_seen late = every_plan(m.path, b, device_params(), 150 << 10);
+    CHECK(late.n >= 4 && late.n_between + late.n_layers >= 2);
+    unsetenv("CFT_SHIM_LATE");
     where = "adapters, " + how;
     compare_streams(m.path, b, other, product_bytes_of(packed));
 }

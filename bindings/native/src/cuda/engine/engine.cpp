@@ -317,6 +317,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
 
 double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) {
     use_device(device_);
+    settle_side();
     profile_.begin(stream_);
     const journey j = begin(pack, backward);
     forward(j, cancelled);
@@ -340,6 +341,7 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
 
 void engine::logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) {
     use_device(device_);
+    settle_side();
     const journey j = begin(pack, false);
     forward(j, cancelled);
     const size_t width = size_t(hp_.n_vocab) * sizeof(float);
@@ -383,6 +385,7 @@ void engine::adamw(const adamw_step &step) {
 
 void engine::discard() {
     use_device(device_);
+    settle_side();
     zero(gradient_, size_t(plan_.n_values) * sizeof(float), stream_.get());
     stream_.wait();
 }

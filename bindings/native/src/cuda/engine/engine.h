@@ -1,6 +1,7 @@
 // engine.h - a trainer on a CUDA device: weights and buffers, and a pack's way through the layers and back.
 //
-// All work goes to one stream in program order, copies of weights that stay on the host to another (stage.h); the host waits for the loss of a pack, for the norm of a gradient and,
+// All work goes to one stream in program order, but for adapters' gradients (linear.cpp) and copies from and to the host (stage.h, offload.h), which have streams
+// of their own; the host waits for the loss of a pack, for the norm of a gradient and,
 // in a mixture of experts, for the numbers of rows that each layer's experts get, once on the way forward; nowhere else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
 #pragma once
 
@@ -137,6 +138,7 @@ class engine : public device_trainer {
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     void        join_side();
+    void        settle_side();
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
     // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again. passed: what made dy has left u behind it and, but
     // with no_x, added to the gradient of B.

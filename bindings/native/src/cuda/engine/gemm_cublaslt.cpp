@@ -192,6 +192,7 @@ class lt_products : public products {
 
     // Takes the fastest of what the ranking has, and writes it down. c is as before afterwards.
     void measure(prepared &s, const shape_key &key, const product &p, cudaStream_t stream) {
+        check_runtime(cudaDeviceSynchronize(), "waiting for the device"); // another stream's work would be measured along
         const size_t bytes = size_t((p.m - 1) * p.ld_c + p.n) * (p.c_is_f32 ? sizeof(float) : sizeof(bf16));
         const memory saved(p.beta != 0 ? bytes : 0);
         const auto   move = [&](void *to, const void *from) {

@@ -157,10 +157,19 @@ void engine::input_gradient(const linear &l, const cft::dropout &drop, const bf1
     }
 }
 
-// What was put beside the product of dx is done before anything comes that writes what it reads: dy and x.
+// What was put beside the product of dx is done before anything comes that writes what it reads: dy and x. Between two linear_backward, where that is waited for,
+// nothing does: what the former reads is neither the stream's gradient nor what the next norm, gated unit or attention leaves.
 void engine::join_side() {
     if (side_busy_) {
         stream_.wait_for(gradient_done_);
+        side_busy_ = false;
+    }
+}
+
+// A backward pass that failed may have left something under way.
+void engine::settle_side() {
+    if (side_busy_) {
+        side_.wait_to_end();
         side_busy_ = false;
     }
 }
@@ -184,10 +193,10 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
     if (dx) {
         input_gradient(l, drop, dy, ld_dy, dx, ld_dx);
     }
-    if (with_dx) { // after the large product, which has the device first: what is bound by memory fills where that leaves multiprocessors idle
+    if (with_dx) { // after the large product: what is bound by memory fills where that leaves multiprocessors idle
+        side_busy_ = true;
         adapter_gradient(l, drop, dy, ld_dy, passed, side_);
         gradient_done_.record(side_);
-        side_busy_ = true;
     }
     if (onward) {
         onward();

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t  logits_bytes = size_t(600) << 20; // of one chunk, at most
 constexpr int64_t logits_tile  = 128;               // a chunk's rows are a multiple of these, if it has as many: products come in such tiles
+constexpr int64_t scores_per_token = 2112;         // bytes of a head's stored gradients of scores, in segments of 2,048: 33 pairs of tiles of 8 KiB for two tiles of 64
 constexpr int64_t head_tile    = 32768;             // rows of the head that are widened, or multiplied, at a time
 constexpr int64_t mib          = int64_t(1) << 20;
 // What a device multiplies while it moves a byte of its memory (H100: 680 TFLOP/s and 2.8 TB/s, seen; A100 and RTX 4090, by their data: 200,
@@ -25,10 +26,13 @@ constexpr double flops_per_pinned_byte = 15000;
 
 int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 
-// So many at a time of n: half of them, so that short packs, which are for small devices, take less.
-int64_t rows_of_logits(int64_t n, int64_t vocab8) {
-    const int64_t fit = int64_t(logits_bytes / sizeof(float)) / vocab8, half = (n / 2 + logits_tile - 1) / logits_tile * logits_tile;
-    return std::min(fit < logits_tile ? fit : fit / logits_tile * logits_tile, std::max(half, logits_tile));
+// Rows of logits at a time, of t tokens and n rows: half of them, so that short packs, which are for small devices, take less; but in their place
+// gradients of scores are stored, and with small vocabularies those of all heads may want more.
+int64_t rows_of_logits(int64_t t, int64_t n, int64_t vocab8, int64_t n_head) {
+    const auto    tiles = [](int64_t rows) { return (rows + logits_tile - 1) / logits_tile * logits_tile; };
+    const int64_t fit = int64_t(logits_bytes / sizeof(float)) / vocab8;
+    const int64_t scores = t * n_head * scores_per_token / (int64_t(sizeof(float)) * vocab8) + 1;
+    return std::min(fit < logits_tile ? fit : fit / logits_tile * logits_tile, std::max(tiles(n / 2), tiles(scores)));
 }
 
 // The modules of each group, in the order of its rows.
@@ -202,7 +206,7 @@ plan::plan(const cft_model &m, const cft_trainer_params &params, const adapter_s
     find_widest();
     plan_experts(*this);
     choose_offloaded();
-    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : rows_of_logits(n, vocab8), 1, n);
+    loss_rows = std::clamp<int64_t>(tiles.rows > 0 ? tiles.rows : rows_of_logits(t, n, vocab8, m.hp.n_head), 1, n);
     head_rows = std::min(vocab8, tiles.head_rows > 0 ? tiles.head_rows : head_tile);
     // Tokens, positions, rows, targets, weights, and the lists of attention for up to two masks and two sets of queries.
     staging_words    = size_t((embedding.rank > 0 ? 5 : 2) * t + 3 * n) + (m.hp.window > 0 ? 2 : 1) * (attention_lists::max_words(t, t, stores_scores) + attention_lists::max_words(t, n, stores_scores)) + 256;

@@ -170,7 +170,8 @@ struct plan {
 };
 
 // What the forward pass leaves for the backward pass, of one layer. Rows are t or, in the last layer, n. What the layer's level leaves out
-// lies in memory that all such layers share; layers without a backward pass use the last layer's, whose turn is later. The backward pass writes gradients over act and gate_up.
+// lies in memory that all such layers share; layers without a backward pass use the last layer's, whose turn is later. The backward pass writes gradients over gate_up and over act, its own or that of the layer
+// above.
 struct activations {
     float *x;                    // [t][n_embd] the layer's input
     // Left out by keep_inputs:
@@ -253,7 +254,7 @@ struct workspace {
 
 // Buffers of the output head.
 struct loss_space {
-    float *logits; // [loss_rows][vocab8]; the same bytes hold the gradient and, when the layers' backward passes come, are idle
+    float *logits; // [loss_rows][vocab8]; the same bytes hold their gradient and, in the layers' backward passes, gradients of scores
     float *dh;     // [loss_rows] of head_ld
     bf16  *head;   // [head_rows] of head_ld, where weights are not widened once
 
