@@ -111,6 +111,7 @@ func TestGenerateRefuses(t *testing.T) {
 		code        int
 	}{
 		{"missing model", "", []string{"--model", "none.gguf", "--prompt", "a"}, "no such file", 3},
+		{"a folder as model", "", []string{"--model", filepath.Dir(cut), "--prompt", "a"}, "is a folder, not a regular file", 3},
 		{"cut-off model", "", []string{"--model", cut, "--prompt", "a"}, "cut off: tensor", 3},
 		{"adapter that is a model", "", ask("--adapter", model), "not a LoRA adapter", 3},
 		{"missing template", "", ask("--template-file", "none.jinja"), "no such file", 2},

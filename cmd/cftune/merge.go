@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/regular"
 	"cftune/internal/spell"
+	"cftune/trainer/checkpoint"
 	"cftune/trainer/export"
 	"cftune/trainer/gguf"
 )
@@ -115,15 +118,15 @@ func readAnyAdapter(path string, base *gguf.File) (gguf.Adapter, error) {
 	return gguf.ReadAdapter(path, base)
 }
 
-// modelThere says what a missing model is: something that cannot be used.
+// modelThere says what a missing model is, or something else under its name: something that cannot be used.
 func modelThere(path string) error {
-	if _, err := os.Stat(path); err != nil {
+	if err := regular.Check(path); err != nil {
 		return &modelError{path, err}
 	}
 	return nil
 }
 
-// modelError says that there is no file of a model.
+// modelError says that there is no file of a model, or none that is a file.
 type modelError struct {
 	path string
 	err  error
@@ -136,6 +139,12 @@ func (e *modelError) Unwrap() error { return e.err }
 var hubName = regexp.MustCompile(`^[\w-][\w.-]*/[\w-][\w.-]*$`)
 
 func (e *modelError) hint() string {
+	if errors.Is(e.err, regular.ErrNotRegular) {
+		if regular.Check(filepath.Join(e.path, checkpoint.ConfigName)) == nil {
+			return fmt.Sprintf("%s is a run: --adapter takes it, or what it has exported; --model names the model that it was trained on", spell.Word(e.path))
+		}
+		return "a model is a GGUF file"
+	}
 	if !filepath.IsAbs(e.path) && hubName.MatchString(e.path) && filepath.Ext(e.path) != ".gguf" {
 		return fmt.Sprintf("of Hugging Face's hub a model is named with its file: hf://%s/FILE.gguf; cftune pull hf://%s shows which there are", e.path, e.path)
 	}

@@ -25,8 +25,8 @@ func Open(path string) (*os.File, error) { return OpenFile(path, os.O_RDONLY, 0)
 // OpenFile is os.OpenFile for regular files, and those that it makes.
 func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	// To open a device may already do something, so it is looked at first.
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, kindError(path, info.Mode())
+	if err := Check(path); errors.Is(err, ErrNotRegular) {
+		return nil, err
 	}
 	// It may have become another since: a pipe is not waited for, and looked at again.
 	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK, perm)
@@ -41,6 +41,15 @@ func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// Check says whether a file is there and a regular one, and otherwise what is wrong.
+func Check(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return kindError(path, info.Mode())
+	}
+	return err
 }
 
 // ReadFile reads a regular file as a whole.
