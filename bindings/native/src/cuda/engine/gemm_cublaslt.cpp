@@ -220,7 +220,7 @@ class lt_products : public products {
         }
         size_t best = 0;
         for (size_t i = 1; i < sums.size(); i++) {
-            if (sums[i] < sums[best] && sums[i] < clearly * sums[0]) {
+            if ((sums[best] <= 0 || sums[i] < sums[best]) && (sums[0] <= 0 || sums[i] < clearly * sums[0])) { // 0: the first cannot
                 best = i;
             }
         }
