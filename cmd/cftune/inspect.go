@@ -74,9 +74,12 @@ func newInspectCommand() *cobra.Command {
 		Long:  inspectLong + exitCodesHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := findModel(cmd.Context(), args[0], cmd.ErrOrStderr())
-			if err != nil {
-				return err
+			path := args[0]
+			if !isFolder(path) { // an adapter may be one
+				var err error
+				if path, err = findModel(cmd.Context(), path, cmd.ErrOrStderr()); err != nil {
+					return err
+				}
 			}
 			x, err := inspect(path)
 			if err != nil {
