@@ -85,17 +85,15 @@ void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     }
 }
 
-// A group's products that read dy: u behind each of its rows, and with_b what dy and h add to the gradient of B.
+// The products of all outputs of a group that read dy: u behind each of its rows, and with_b what dy and h add to the gradient of B.
 adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
     const group    &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_product p{};
     p.n = l.n, p.dy = dy, p.ld_dy = ld_dy, p.ld_b = p.ld_h = g.ld();
     const bf16 *const w = group_weights(l.layer, l.kind);
-    for (const part &x : g.parts) { // those that these outputs have no part in as well: their u is 0
-        const int64_t begin = std::max(l.begin, x.row), rows = std::max(std::min(l.end, x.row + x.rows) - begin, int64_t(0));
-        p.maps[p.n_maps++] = {rows > 0 ? begin - l.begin : 0, rows, x.rank8, x.scale, w + (rows > 0 ? begin : 0) * g.ld() + g.inputs + x.column,
-                              with_b ? l.x + g.inputs + x.column : nullptr, with_u ? dy + (l.end - l.begin) + x.column : nullptr,
-                              gradient_ + x.b + (rows > 0 ? begin - x.row : 0) * x.rank8};
+    for (const part &x : g.parts) {
+        p.maps[p.n_maps++] = {x.row, x.rows, x.rank8, x.scale, w + x.row * g.ld() + g.inputs + x.column, with_b ? l.x + g.inputs + x.column : nullptr,
+                              with_u ? dy + g.outputs + x.column : nullptr, gradient_ + x.b};
     }
     return p;
 }
