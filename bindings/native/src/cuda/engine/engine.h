@@ -91,6 +91,9 @@ class engine : public device_trainer {
         int64_t begin, end, n;
         bf16   *x; // [n] of the group's ld
     };
+    struct gradients_of {
+        bool a, b;
+    };
     struct place {
         float  *at;
         int64_t rows, columns, pitch; // floats on the device from one row to the next
@@ -128,20 +131,21 @@ class engine : public device_trainer {
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
     void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
+    void        move_h(const linear &l, bool aside);
     void        refresh_gains(int layer, int kind);
     void        forward_with_gains(const linear &l, bf16 *y, int64_t ld_y);
     void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
     bool        gated_in_one_pass(const group &gate_up) const;
-    adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b);
-    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on);
+    adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy);
+    void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, gradients_of of, const stream &on);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     void        join_side();
     void        settle_side();
     // dy: [n] rows, end - begin wide, with room for the group's columns behind; dx [n] rows, NULL: not wanted; may lie where x does.
-    // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again. passed: what made dy has left u behind it and, but
-    // with no_x, added to the gradient of B.
+    // Then onward, if there is one, goes on with dx; with no_x (not with DoRA), it makes x again, behind whose rows h is. passed: what made dy has left
+    // u behind it and added to the gradient of B.
     void        linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx, bool no_x = false,
                                 const std::function<void()> &onward = nullptr, bool passed = false);
 
@@ -158,8 +162,9 @@ class engine : public device_trainer {
     linear gate_up_of(const layer_view &v) const;
     void feed_forward_backward(const layer_view &v, keep_level missing);
     bf16 *room_for_d_act(const layer_view &v, keep_level missing) const;
-    void gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again, bool no_norm);
+    void gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again);
     void inputs_again(const layer_view &v, keep_level missing);
+    linear down_of(const layer_view &v) const;
     void norm_heads(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);
     void qkv_into_stream(const layer_view &v, bool no_norm);

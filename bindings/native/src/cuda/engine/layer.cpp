@@ -130,6 +130,7 @@ void engine::norm_mid(const layer_view &v) {
 }
 
 engine::linear engine::gate_up_of(const layer_view &v) const { return {v.layer, kind_gate_up, 0, 2 * v.ff, v.n, v.a.mid_norm}; }
+engine::linear engine::down_of(const layer_view &v) const { return {v.layer, kind_down, 0, v.d, v.n, v.a.act}; }
 
 // Leaves in delta what the layer adds to the stream. products_only: where the backward pass does not need the last product,
 // it is left out.
@@ -149,7 +150,7 @@ void engine::feed_forward(const layer_view &v, bool products_only) {
     if (offload_ && v.j.backward) {
         offload_->leave(v.layer, v.n, stream_);
     }
-    linear_forward({v.layer, kind_down, 0, v.d, v.n, a.act}, v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
+    linear_forward(down_of(v), v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
     mark("products down");
     if (v.post_norms) {
         add_rmsnorm<bf16>({a.ffn_out}, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
@@ -193,14 +194,12 @@ void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const
     }
 }
 
-// Norms, the gated unit and their h, where the way back through gains needs them before anything else.
+// Norms and the gated unit, where the way back through gains needs them before anything else.
 void engine::inputs_again(const layer_view &v, keep_level missing) {
     if (missing == keep_products) {
         norm_mid(v);
-        adapter_inputs(gate_up_of(v), v.drop);
     }
     gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
-    adapter_inputs({v.layer, kind_down, 0, v.d, v.n, v.a.act}, v.drop);
     mark("backward: inputs again");
 }
 
@@ -212,14 +211,13 @@ bf16 *engine::room_for_d_act(const layer_view &v, keep_level missing) const {
     return whole && plan_.layers[above].of[kind_down].ld() == v.ld(kind_down) ? layers_[above].act : v.a.act;
 }
 
-// From d_act to the gradients of gate and up in their place. Where the products that read these are in one pass, they are made with it;
-// with no_norm there is no h yet, and so no gradient of B.
-void engine::gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again, bool no_norm) {
+// From d_act to the gradients of gate and up in their place. Where the products that read these are in one pass, they are made with it.
+void engine::gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again) {
     const activations &a = v.a;
     const int64_t      ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     bf16 *const        act = act_again ? a.act : nullptr;
     if (gated_in_one_pass(v.groups.of[kind_gate_up])) {
-        gated_backward_adapters({v.gelu, d_act, ld_act, a.gate_up, act, ld_act}, products_of(gate_up_of(v), a.gate_up, ld, true, !no_norm), w_->products,
+        gated_backward_adapters({v.gelu, d_act, ld_act, a.gate_up, act, ld_act}, products_of(gate_up_of(v), a.gate_up, ld), w_->products,
                                 products_workspace_bytes, stream_.get());
     } else {
         gated_backward(v.gelu, d_act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld, act, ld_act, stream_.get());
@@ -229,7 +227,7 @@ void engine::gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_agai
 void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     const activations &a  = v.a;
     const bool         dora = plan_.dora, no_act = missing >= keep_products && !dora, no_norm = missing == keep_products && !dora;
-    const linear       down = {v.layer, kind_down, 0, v.d, v.n, a.act}, gate_up = gate_up_of(v);
+    const linear       down = down_of(v), gate_up = gate_up_of(v);
     const int64_t      ld_dy = v.d + v.columns(kind_down), ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     if (missing == keep_narrow) {
         norm_mid(v);
@@ -244,6 +242,8 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
         linear_forward(gate_up, v.drop, a.gate_up, ld);
         mark("backward: gate_up again");
     }
+    move_h(gate_up, false);
+    move_h(down, false);
     if (dora && missing >= keep_products) {
         inputs_again(v, missing);
     }
@@ -252,7 +252,7 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     bf16 *const d_act = room_for_d_act(v, missing);
     linear_backward(down, v.drop, w_->dy, ld_dy, d_act, ld_act, no_act, [&] {
         mark("backward: products down");
-        gated_unit_backward(v, d_act, no_act, no_norm);
+        gated_unit_backward(v, d_act, no_act);
         mark("backward: gated");
     });
     linear_backward(gate_up, v.drop, a.gate_up, ld, w_->d_norm, v.d, no_norm, [&] {
@@ -297,8 +297,8 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
         const bool   again   = missing >= keep_products, no_norm = again && !plan_.dora;
         if (again && plan_.dora) {
             add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
-            adapter_inputs(qkv, v.drop);
         }
+        move_h(qkv, false);
         linear_backward(qkv, v.drop, w_->d_qkv, ld_dq, dx, v.d, no_norm, [&] { qkv_into_stream(v, no_norm); });
     }
     mark("backward: products qkv");

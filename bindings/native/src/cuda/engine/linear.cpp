@@ -61,9 +61,20 @@ void engine::adapter_inputs(const linear &l, const cft::dropout &drop) {
     }
 }
 
+// Where a layer keeps h apart from x: to where it is kept, or back behind x, which is or will be made again.
+void engine::move_h(const linear &l, bool aside) {
+    bf16 *const kept = layers_[size_t(l.layer)].h[l.kind];
+    if (kept) {
+        const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
+        bf16 *const  behind = l.x + g.inputs;
+        gather<bf16, bf16>(aside ? behind : kept, aside ? g.ld() : g.columns, nullptr, l.n, g.columns, aside ? kept : behind, aside ? g.columns : g.ld(), stream_.get());
+    }
+}
+
 void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs) {
     const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_inputs(l, drop);
+    move_h(l, true);
     mark("adapters: h");
     if (only_inputs) {
         return;
@@ -85,15 +96,15 @@ void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     }
 }
 
-// The products of all outputs of a group that read dy: u behind each of its rows, and with_b what dy and h add to the gradient of B.
-adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy, bool with_u, bool with_b) {
+// The products of all outputs of a group that read dy: u behind each of its rows, and what dy and h add to the gradient of B.
+adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy) {
     const group    &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_product p{};
     p.n = l.n, p.dy = dy, p.ld_dy = ld_dy, p.ld_b = p.ld_h = g.ld();
     const bf16 *const w = group_weights(l.layer, l.kind);
     for (const part &x : g.parts) {
-        p.maps[p.n_maps++] = {x.row, x.rows, x.rank8, x.scale, w + x.row * g.ld() + g.inputs + x.column, with_b ? l.x + g.inputs + x.column : nullptr,
-                              with_u ? dy + g.outputs + x.column : nullptr, gradient_ + x.b};
+        p.maps[p.n_maps++] = {x.row, x.rows, x.rank8, x.scale, w + x.row * g.ld() + g.inputs + x.column, l.x + g.inputs + x.column, dy + g.outputs + x.column,
+                              gradient_ + x.b};
     }
     return p;
 }
@@ -105,8 +116,8 @@ bool engine::gated_in_one_pass(const group &gate_up) const {
     return gated_pass_ && !plan_.dora && gate_up.parts.size() == 2 && std::all_of(gate_up.parts.begin(), gate_up.parts.end(), fits);
 }
 
-// Adds to the gradients of A and B, from x and h, dy and u; only_a: B's has it already.
-void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bool only_a, const stream &on) {
+// Adds to the gradients of A, from x and u, and of B, from h and dy.
+void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, gradients_of of, const stream &on) {
     const group  &g  = plan_.layers[size_t(l.layer)].of[l.kind];
     const int64_t ld = g.ld();
     const bf16   *u  = dy + (l.end - l.begin);
@@ -122,16 +133,16 @@ void engine::adapter_gradient(const linear &l, const cft::dropout &drop, const b
         }
         first = std::min(first, p.column);
         last  = std::max(last, p.column + p.rank8);
-        if (!only_a) {
+        if (of.b) {
             side_products_->run({end - begin, p.rank8, l.n, dy + (begin - l.begin), ld_dy, true, l.x + g.inputs + p.column, ld, false,
                                  gradient_ + p.b + (begin - p.row) * p.rank8, p.rank8, true, p.scale, 1}, on.get());
         }
-        if (drop.probability > 0) {
+        if (of.a && drop.probability > 0) {
             dropout(drop, p.module, l.x, ld, nullptr, l.n, g.inputs, false, w_->masked, g.inputs, on.get());
             gradient_a(p.column, p.rank8, p.a, w_->masked, g.inputs);
         }
     }
-    if (first < last && drop.probability <= 0) {
+    if (of.a && first < last && drop.probability <= 0) {
         gradient_a(first, last - first, g.a + first * g.inputs, l.x, ld);
     }
 }
@@ -180,12 +191,14 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
         adapter_outputs(l, dy, ld_dy);
     }
     mark("adapters: u");
-    const bool with_dx = beside_ && !no_x && dx && dx != l.x && drop.probability <= 0; // nothing that one writes is the other's
+    const gradients_of now = {!no_x, !passed};
+    // Nothing that one writes is the other's: where dx goes over x, x is gone, and h lies behind it.
+    const bool with_dx = beside_ && (now.a || now.b) && dx && (no_x || dx != l.x) && drop.probability <= 0;
     if (with_dx) {
         u_ready_.record(stream_);
         side_.wait_for(u_ready_);
-    } else if (!no_x) {
-        adapter_gradient(l, drop, dy, ld_dy, passed, stream_);
+    } else {
+        adapter_gradient(l, drop, dy, ld_dy, now, stream_);
         mark("adapters: gradient");
     }
     if (dx) {
@@ -193,19 +206,15 @@ void engine::linear_backward(const linear &l, const cft::dropout &drop, bf16 *dy
     }
     if (with_dx) { // after the large product: what is bound by memory fills where that leaves multiprocessors idle
         side_busy_ = true;
-        adapter_gradient(l, drop, dy, ld_dy, passed, side_);
+        adapter_gradient(l, drop, dy, ld_dy, now, side_);
         gradient_done_.record(side_);
     }
     if (onward) {
         onward();
     }
     if (no_x) {
-        adapter_inputs(l, drop);
-        mark("adapters: h");
-        if (passed) { // but for the gradient of B, which needs h
-            multiply_adapters(products_of(l, dy, ld_dy, false, true), w_->products, products_workspace_bytes, stream_.get());
-        }
-        adapter_gradient(l, drop, dy, ld_dy, passed, stream_);
+        join_side(); // whose workspace is the same
+        adapter_gradient(l, drop, dy, ld_dy, {true, false}, stream_);
         mark("adapters: gradient");
     }
 }

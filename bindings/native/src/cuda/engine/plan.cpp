@@ -162,11 +162,10 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
     const hyperparameters &hp = p.model->hp;
     const bool   mixture = hp.n_expert > 0;
     const double d = hp.n_embd, ff = mixture ? 0.0 : hp.n_ff, heads = hp.fam->has(head_norms) ? double(hp.q_width() + hp.kv_width()) : 0;
-    const auto   inputs  = [&](int kind) { return 2.0 * double(g.of[kind].columns) * double(g.of[kind].inputs); }; // h
     work         w{products_of(p, g, level), 0, 0};
     if (level >= keep_products) {
-        w.flops += inputs(kind_qkv) + inputs(kind_gate_up) + inputs(kind_down);
         w.bytes += 4 * ff + (mixture ? 4 : 8) * d + 4 * heads; // act, norms, heads
+        w.bytes += 8.0 * double(g.of[kind_qkv].columns + g.of[kind_gate_up].columns + g.of[kind_down].columns); // h aside and back
     }
     if (level >= keep_narrow) {
         w.bytes += 6 * d + 4 * ff; // x and what attention adds, read once more; the product
@@ -289,6 +288,13 @@ int plan::most_offloaded() const {
     return int(std::min(double(may.size()), forward_flops / flops_per_pinned_byte / bytes));
 }
 
+// What comes before a norm or a gated unit is still there, but h has its own product, which would read all of these again. With the product of gate and
+// up, which needs it, it is made again.
+bool plan::keeps_h(size_t layer, int kind) const {
+    const keep_level level = missing(layer);
+    return kind != kind_output && layers[layer].of[kind].columns > 0 && (level == keep_products || (level == keep_narrow && kind != kind_gate_up));
+}
+
 void plan::choose_offloaded() {
     offloaded.assign(layers.size(), 0);
     const std::vector<size_t> may = may_offload();
@@ -397,6 +403,9 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
         all[l].x       = from.take<float>(t * d);
         all[l].experts = place_experts(p, from);
         place(all[l], p.layers[l], p.keep[l] + 1, n_keep_levels, p.offloaded[l]);
+        for (int kind = 0; kind < kind_count; kind++) {
+            all[l].h[kind] = p.keeps_h(l, kind) ? from.take<bf16>(t * p.layers[l].of[kind].columns) : nullptr;
+        }
     }
     std::fill(all.begin(), all.begin() + std::ptrdiff_t(lowest), all.back());
     return all;

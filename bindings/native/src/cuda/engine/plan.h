@@ -85,7 +85,7 @@ constexpr int64_t expert_tile = 64;
 // again, for each byte that is saved: docs/cuda.md.
 enum keep_level {
     keep_everything,
-    keep_products, // not: norms, turned heads, gated units and h
+    keep_products, // not: norms, turned heads and gated units
     keep_narrow,   // nor: the product of gate and up, the widest
     keep_inputs,   // nor: anything but the layer's input
     n_keep_levels
@@ -159,6 +159,7 @@ struct plan {
     std::vector<size_t> may_offload() const; // layers
     int        most_offloaded() const;       // so many at most: their copies must pass while the layers are computed
     keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
+    bool       keeps_h(size_t layer, int kind) const; // apart from what it lies behind
     double     products_again(bool for_dora) const; // as a part of the forward pass's
     double     cost() const;           // of `again`, in bytes that are moved
 
@@ -189,6 +190,8 @@ struct activations {
     bf16  *q, *k;                // [rows][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
     float *q_rstd, *k_rstd;      // [rows][n_head], [t][n_head_kv]
     bf16  *act;                  // [rows] of down's ld
+    // Where only these are left out, h, which lies behind them: of each group [rows][columns]; otherwise NULL.
+    bf16  *h[kind_count];
     // A layer of experts never leaves out who sees which row; its gate_up is [places][2 n_ff], its act is not needed again, and mid_norm, which
     // is not either, all layers'.
     expert_rows experts;
