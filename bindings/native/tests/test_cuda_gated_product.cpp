@@ -1,6 +1,7 @@
-// test_cuda_gated_product.cpp - gated units' way back in one pass with what its results add to adapters, beside the kernels that do the same one after
-// the other, which have references of their own: gated_backward (test_cuda_rows) and multiply_adapters (test_cuda_adapter_product).
-#include "cuda/adapter_product.h"
+// test_cuda_gated_product.cpp - gated units' way back in one pass with what its results add to adapters: the former beside gated_backward, which has a
+// reference of its own (test_cuda_rows), the latter against double precision; all ranks, sizes that are no multiples of a tile, more rows than
+// scratch has room for; the same bits in either order and from run to run.
+#include "cuda/gated_product.h"
 #include "cuda_fixture.h"
 
 using namespace cft::cuda;
@@ -10,9 +11,10 @@ namespace {
 
 // A step of bf16's, should a compiler have fused what it had not elsewhere; and what is small beside the largest.
 constexpr double rounding = 1.0 / 128, least = 1e-3;
+constexpr double f32_tolerance = 1e-5, bf16_tolerance = 1.0 / 256;
 
 struct wanted {
-    bool act = false, over_d_act = false, d_b = true; // act in d_act's place
+    bool act = false, over_d_act = false; // in d_act's place
 };
 
 struct results {
@@ -39,54 +41,52 @@ class unit {
     results run(wanted want, int blocks, size_t scratch_bytes) const {
         on_device<bf16>  dy(all_to<bf16>(dy_)), d_act(all_to<bf16>(d_act_)), act(size_t(n_ * ld_d_)), b(all_to<bf16>(b_)), h(all_to<bf16>(h_));
         on_device<float> d_b(d_b_);
-        const auto       p = product_of(dy, b, h, d_b, true, want.d_b);
-        const size_t     bytes = scratch_bytes > 0 ? scratch_bytes : adapter_scratch(p, blocks);
-        on_device<float> scratch(bytes / sizeof(float));
         bf16 *const      to = !want.act ? nullptr : want.over_d_act ? d_act.data() : act.data();
-        gated_backward_adapters({gelu_, d_act.data(), ld_d_, dy.data(), to, ld_d_}, p, scratch.data(), bytes, nullptr, blocks);
+        gated_gradient   g{gelu_, n_, columns_, d_act.data(), ld_d_, dy.data(), ld_dy_, to, ld_d_, {}, ld_b_, ld_h_};
+        each([&](size_t i, int64_t rank) {
+            g.adapters[i] = {ranks_[i], scales[i], b.data() + int64_t(i) * columns_ * ld_b_ + rank, h.data() + rank, dy.data() + 2 * columns_ + rank,
+                             d_b.data() + columns_ * rank};
+        });
+        const size_t     enough = gated_scratch(g, blocks), bytes = scratch_bytes > 0 ? scratch_bytes : enough;
+        on_device<float> scratch(bytes / sizeof(float));
+        CHECK(scratch_bytes < enough);
+        gated_backward_adapters(g, scratch.data(), bytes, nullptr, blocks);
         return {dy.host(), want.over_d_act ? d_act.host() : act.host(), d_b.host()};
     }
 
-    // The same one after the other; from dy, where that is not empty, as gated_backward would have left it.
-    results apart(const std::vector<bf16> &from, int blocks, size_t scratch_bytes) const {
-        on_device<bf16>  dy(from.empty() ? all_to<bf16>(dy_) : from), d_act(all_to<bf16>(d_act_)), act(size_t(n_ * ld_d_)), b(all_to<bf16>(b_)), h(all_to<bf16>(h_));
-        on_device<float> d_b(d_b_);
-        bf16 *const      gate = dy.data(), *const up = gate + columns_;
-        if (from.empty()) {
-            gated_backward(gelu_, d_act.data(), ld_d_, gate, ld_dy_, up, ld_dy_, n_, columns_, gate, ld_dy_, up, ld_dy_, act.data(), ld_d_, nullptr);
-        }
-        const auto       p = product_of(dy, b, h, d_b, true, true);
-        const size_t     bytes = scratch_bytes > 0 ? scratch_bytes : adapter_scratch(p, blocks);
-        on_device<float> scratch(bytes / sizeof(float));
-        multiply_adapters(p, scratch.data(), bytes, nullptr, blocks);
-        return {dy.host(), act.host(), d_b.host()};
-    }
-
-    void check(const results &got, const results &want, wanted w) const {
-        CHECK_NEAR(worst_of(got.dy, want.dy, ld_dy_, 0, 2 * columns_), 0, 1, rounding);
-        CHECK_NEAR(worst_of(got.dy, want.dy, ld_dy_, 2 * columns_, 2 * columns_ + ranks_[0] + ranks_[1]), 0, 1, rounding);
+    void check(const results &got, wanted w) const {
+        on_device<bf16> dy(all_to<bf16>(dy_)), d_act(all_to<bf16>(d_act_)), act(size_t(n_ * ld_d_));
+        bf16 *const     gate = dy.data(), *const up = gate + columns_;
+        gated_backward(gelu_, d_act.data(), ld_d_, gate, ld_dy_, up, ld_dy_, n_, columns_, gate, ld_dy_, up, ld_dy_, act.data(), ld_d_, nullptr);
+        const auto want = dy.host();
+        CHECK_NEAR(worst_of(got.dy, want, ld_dy_, 0, 2 * columns_), 0, 1, rounding);
         if (w.act) {
-            CHECK_NEAR(worst_of(got.act, want.act, ld_d_, 0, columns_), 0, 1, rounding);
+            CHECK_NEAR(worst_of(got.act, act.host(), ld_d_, 0, columns_), 0, 1, rounding);
         }
         bool same = true; // what lies behind
         for (int64_t i = 0; i < n_; i++) {
-            for (int64_t c = 0; c < ld_dy_; c++) {
-                const size_t at = size_t(i * ld_dy_ + c);
-                same = same && (c < 2 * columns_ + ranks_[0] + ranks_[1] || got.dy[at].bits == to_bf16(dy_[at]).bits);
+            for (int64_t c = 2 * columns_ + ranks_[0] + ranks_[1]; c < ld_dy_; c++) {
+                same = same && got.dy[size_t(i * ld_dy_ + c)].bits == to_bf16(dy_[size_t(i * ld_dy_ + c)]).bits;
             }
         }
         CHECK(same);
 #if !defined(__CUDACC__)
         for (int64_t i = 0; i < n_; i++) { // one compiler, which fuses nothing: the same bits
-            same = same && std::memcmp(&got.dy[size_t(i * ld_dy_)], &want.dy[size_t(i * ld_dy_)], size_t(2 * columns_) * sizeof(bf16)) == 0;
+            same = same && std::memcmp(&got.dy[size_t(i * ld_dy_)], &want[size_t(i * ld_dy_)], size_t(2 * columns_) * sizeof(bf16)) == 0;
         }
         CHECK(same);
 #endif
+        check_adapters(got);
     }
 
-    bool d_b_is_as_before(const results &r) const { return same_bytes(r.d_b, d_b_); }
-
   private:
+    static constexpr float scales[2] = {0.375f, 1.375f};
+
+    template <typename F> void each(F &&f) const {
+        for (size_t i = 0; i < 2; i++) {
+            f(i, i == 0 ? 0 : ranks_[0]);
+        }
+    }
     static std::vector<float> rows(int64_t n, int64_t ld, int64_t columns) {
         std::vector<float> all = random_rounded(size_t(n * ld));
         for (int64_t i = 0; i < n; i++) {
@@ -94,15 +94,36 @@ class unit {
         }
         return all;
     }
-    adapter_product product_of(on_device<bf16> &dy, on_device<bf16> &b, on_device<bf16> &h, on_device<float> &d_b, bool u, bool with_d_b) const {
-        adapter_product p{};
-        p.n = n_, p.dy = dy.data(), p.ld_dy = ld_dy_, p.ld_b = ld_b_, p.ld_h = ld_h_;
-        for (int64_t i = 0; i < 2; i++) {
-            const int64_t rank = i * ranks_[0];
-            p.maps[p.n_maps++] = {i * columns_, columns_, ranks_[i], 0.375f + float(i), b.data() + i * columns_ * ld_b_ + rank, with_d_b ? h.data() + rank : nullptr,
-                                  u ? dy.data() + 2 * columns_ + rank : nullptr, d_b.data() + columns_ * rank};
-        }
-        return p;
+
+    // u and d_b of the gradients that the pass has left.
+    void check_adapters(const results &r) const {
+        const auto dy = all_to_float(r.dy);
+        double     worst_u = 0, worst_b = 0;
+        const auto worse = [](double &worst, double error, double allowed) { worst = std::isnan(error) ? INFINITY : std::max(worst, error / (allowed + 1e-30)); };
+        each([&](size_t of, int64_t rank) {
+            const int64_t first = int64_t(of) * columns_;
+            for (int64_t j = 0; j < ranks_[of]; j++) {
+                for (int64_t i = 0; i < n_; i++) {
+                    double want = 0, size = 0;
+                    for (int64_t c = first; c < first + columns_; c++) {
+                        const double x = double(dy[size_t(i * ld_dy_ + c)]) * double(b_[size_t(c * ld_b_ + rank + j)]);
+                        want += x, size += std::fabs(x);
+                    }
+                    worse(worst_u, std::fabs(double(dy[size_t(i * ld_dy_ + 2 * columns_ + rank + j)]) - want), bf16_tolerance * std::fabs(want) + f32_tolerance * size);
+                }
+                for (int64_t c = 0; c < columns_; c++) {
+                    double want = 0, size = 0;
+                    for (int64_t i = 0; i < n_; i++) {
+                        const double x = double(scales[of]) * double(dy[size_t(i * ld_dy_ + first + c)]) * double(h_[size_t(i * ld_h_ + rank + j)]);
+                        want += x, size += std::fabs(x);
+                    }
+                    const size_t to = size_t(columns_ * rank + c * ranks_[of] + j);
+                    worse(worst_b, std::fabs(double(r.d_b[to]) - double(d_b_[to]) - want), f32_tolerance * (size + std::fabs(double(d_b_[to]))));
+                }
+            }
+        });
+        CHECK_NEAR(worst_u, 0, 1, 1);
+        CHECK_NEAR(worst_b, 0, 1, 1);
     }
     // Differences over what the two are in size, of columns [begin, end).
     double worst_of(const std::vector<bf16> &a, const std::vector<bf16> &b, int64_t ld, int64_t begin, int64_t end) const {
@@ -126,20 +147,19 @@ class unit {
     std::vector<float> dy_, d_act_, b_, h_, d_b_;
 };
 
-void test(const std::string &name, bool gelu, int64_t n, int64_t columns, int64_t gate_rank, int64_t up_rank, int blocks = adapter_product_blocks, size_t scratch_bytes = 0) {
+void test(const std::string &name, bool gelu, int64_t n, int64_t columns, int64_t gate_rank, int64_t up_rank, int blocks = gated_product_blocks, size_t scratch_bytes = 0) {
     std::vector<results> seen; // of both orders
     in_both_orders("gated units and adapters: " + name, [&] {
-        const unit    x(gelu, n, columns, gate_rank, up_rank);
-        const results want = x.apart({}, blocks, scratch_bytes);
+        const unit x(gelu, n, columns, gate_rank, up_rank);
         for (const wanted w : {wanted{}, wanted{true, false}, wanted{true, true}}) {
             const results got = x.run(w, blocks, scratch_bytes);
-            x.check(got, want, w);
-            CHECK(same_bytes(got.d_b, x.apart(got.dy, blocks, scratch_bytes).d_b)); // of the same dy, the same bits
+            x.check(got, w);
             CHECK(seen.empty() || (same_bytes(got.dy, seen[0].dy) && same_bytes(got.d_b, seen[0].d_b)));
             seen.push_back(got);
         }
-        const results u = x.run({false, false, false}, blocks, scratch_bytes);
-        CHECK(same_bytes(u.dy, seen[0].dy) && x.d_b_is_as_before(u));
+        if (blocks != gated_product_blocks || scratch_bytes > 0) { // of u, rows know nothing of one another
+            CHECK(same_bytes(seen[0].dy, x.run({}, gated_product_blocks, 0).dy));
+        }
     });
 }
 
@@ -150,9 +170,12 @@ int main() {
         test(gelu ? "GELU" : "SiLU", gelu, 37, 72, 16, 16);
     }
     test("ranks that differ", false, 20, 264, 16, 8);
-    test("one row", false, 1, 8, 8, 8);
+    test("one row, one column's width", false, 1, 8, 8, 8);
+    test("a row and a column less than tiles", true, 63, 248, 8, 8);
+    test("a row and a column more", false, 65, 264, 16, 8);
     test("more strips, slices", false, 300, 520, 16, 8);
     test("two slices", true, 300, 264, 8, 16, 4);
-    test("little scratch", false, 300, 264, 16, 16, 2, (3 * 4 * 256 + 2 * 512 * 16) * sizeof(float));
+    // Room for 48 rows of two maps' two strips, and for all of d_b's sums: 300 rows in seven turns.
+    test("little scratch", false, 300, 264, 16, 16, 2, (3 * 4 * 256 + 4 * 256 * 16) * sizeof(float));
     return finish("test_cuda_gated_product");
 }

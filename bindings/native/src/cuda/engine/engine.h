@@ -5,7 +5,7 @@
 // in a mixture of experts, for the numbers of rows that each layer's experts get, once on the way forward; nowhere else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
 #pragma once
 
-#include "../adapter_product.h"
+#include "../gated_product.h"
 #include "gemm.h"
 #include "offload.h"
 #include "plan.h"
@@ -138,7 +138,6 @@ class engine : public device_trainer {
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
     bool        gated_in_one_pass(const group &gate_up) const;
-    adapter_product products_of(const linear &l, bf16 *dy, int64_t ld_dy);
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, gradients_of of, const stream &on);
     void        input_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, bf16 *dx, int64_t ld_dx);
     void        join_side();

@@ -216,9 +216,15 @@ void engine::gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_agai
     const activations &a = v.a;
     const int64_t      ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     bf16 *const        act = act_again ? a.act : nullptr;
-    if (gated_in_one_pass(v.groups.of[kind_gate_up])) {
-        gated_backward_adapters({v.gelu, d_act, ld_act, a.gate_up, act, ld_act}, products_of(gate_up_of(v), a.gate_up, ld), w_->products,
-                                products_workspace_bytes, stream_.get());
+    if (const group &g = v.groups.of[kind_gate_up]; gated_in_one_pass(g)) {
+        const bf16 *const w = group_weights(v.layer, kind_gate_up);
+        gated_gradient    gradient{v.gelu, v.n, v.ff, d_act, ld_act, a.gate_up, ld, act, ld_act, {}, g.ld(), g.ld()};
+        for (size_t i = 0; i < 2; i++) {
+            const part &p        = g.parts[i];
+            const auto  at       = g.inputs + p.column; // behind rows of w and of x
+            gradient.adapters[i] = {p.rank8, p.scale, w + p.row * g.ld() + at, a.mid_norm + at, a.gate_up + g.outputs + p.column, gradient_ + p.b};
+        }
+        gated_backward_adapters(gradient, w_->products, products_workspace_bytes, stream_.get());
     } else {
         gated_backward(v.gelu, d_act, ld_act, a.gate_up, ld, a.gate_up + v.ff, ld, v.n, v.ff, a.gate_up, ld, a.gate_up + v.ff, ld, act, ld_act, stream_.get());
     }

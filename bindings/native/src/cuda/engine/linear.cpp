@@ -96,23 +96,10 @@ void engine::adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy) {
     }
 }
 
-// The products of all outputs of a group that read dy: u behind each of its rows, and what dy and h add to the gradient of B.
-adapter_product engine::products_of(const linear &l, bf16 *dy, int64_t ld_dy) {
-    const group    &g = plan_.layers[size_t(l.layer)].of[l.kind];
-    adapter_product p{};
-    p.n = l.n, p.dy = dy, p.ld_dy = ld_dy, p.ld_b = p.ld_h = g.ld();
-    const bf16 *const w = group_weights(l.layer, l.kind);
-    for (const part &x : g.parts) {
-        p.maps[p.n_maps++] = {x.row, x.rows, x.rank8, x.scale, w + x.row * g.ld() + g.inputs + x.column, l.x + g.inputs + x.column, dy + g.outputs + x.column,
-                              gradient_ + x.b};
-    }
-    return p;
-}
-
 // Whether the pass that makes dy of gate and up takes their products along: both have adapters of ranks that it takes, and nothing (DoRA) comes between. Of
 // all uses of the group, then, so that the bits do not depend on what is kept.
 bool engine::gated_in_one_pass(const group &gate_up) const {
-    const auto fits = [](const part &p) { return p.rank8 <= widest_adapter_product; };
+    const auto fits = [](const part &p) { return p.rank8 <= widest_gated_adapter; };
     return gated_pass_ && !plan_.dora && gate_up.parts.size() == 2 && std::all_of(gate_up.parts.begin(), gate_up.parts.end(), fits);
 }
 
