@@ -11,7 +11,7 @@
 namespace cft::cuda {
 
 engine::engine(const plan &p, int device, uint64_t lockable)
-    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()),
+    : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()), loss_sum_(sizeof(double)),
       expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)),
       heads_in_pairs_(!asks_for("CFT_CUDA_ATTENTION", "single")), gated_pass_(!asks_for("CFT_CUDA_ADAPTERS", "products")),
       beside_(!asks_for("CFT_CUDA_ADAPTERS", "alone")), device_(device) {
@@ -218,7 +218,7 @@ void engine::bring_embedding(const device_pack &p) {
             std::memcpy(rows + size_t(i) * e.row_bytes, e.data + size_t(p.tokens[i]) * e.row_bytes, e.row_bytes);
         }
     };
-    // The device waits meanwhile: one thread copies some 6 GB/s, so 4,096 rows of 8 KiB take it 5 ms.
+    // In a step's first pack the device waits meanwhile: one thread copies some 6 GB/s, so 4,096 rows of 8 KiB take it 5 ms.
     constexpr int64_t        at_least = int64_t(2) << 20; // bytes of a thread
     const int64_t            n_threads = std::clamp<int64_t>(p.t * int64_t(e.row_bytes) / at_least, 1, std::min(8u, std::max(1u, std::thread::hardware_concurrency())));
     std::vector<std::thread> threads;
@@ -315,6 +315,8 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
     }
 }
 
+// The host waits for the loss, not for the way back: it prepares the next pack while the device is at that. staging_ is the host's again by then, and
+// whatever needs the gradient comes later on the same stream.
 double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &cancelled) {
     use_device(device_);
     settle_side();
@@ -322,6 +324,9 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
     const journey j = begin(pack, backward);
     forward(j, cancelled);
     loss(j, backward, cancelled);
+    double *const total = reinterpret_cast<double *>(loss_sum_.data());
+    to_host(total, w_->sums, sizeof *total, stream_.get());
+    loss_known_.record(stream_);
     if (backward) {
         for (int layer = hp_.n_layer - 1; layer >= plan_.lowest; layer--) {
             stop_if(cancelled);
@@ -333,10 +338,8 @@ double engine::run(const device_pack &pack, bool backward, std::atomic<bool> &ca
         embed_adapter_backward(j);
         join_side();
     }
-    double total = 0;
-    to_host(&total, w_->sums, sizeof total, stream_.get());
-    stream_.wait();
-    return total;
+    loss_known_.wait();
+    return *total;
 }
 
 void engine::logits(const device_pack &pack, float *out, std::atomic<bool> &cancelled) {

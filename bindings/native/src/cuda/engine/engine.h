@@ -1,7 +1,7 @@
 // engine.h - a trainer on a CUDA device: weights and buffers, and a pack's way through the layers and back.
 //
 // All work goes to one stream in program order, but for adapters' gradients (linear.cpp) and copies from and to the host (stage.h, offload.h), which have streams
-// of their own; the host waits for the loss of a pack, for the norm of a gradient and,
+// of their own; the host waits for the loss of a pack (not for its way back), for the norm of a gradient and,
 // in a mixture of experts, for the numbers of rows that each layer's experts get, once on the way forward; nowhere else. Activations and weights are bf16, the residual stream and its gradient F32, sums F32.
 #pragma once
 
@@ -199,6 +199,8 @@ class engine : public device_trainer {
     std::unique_ptr<stage>          stage_; // where weights stay on the host
     std::unique_ptr<offload>        offload_; // where products wait there
     pinned                          staging_;
+    pinned                          loss_sum_; // of the pack that is under way
+    event                           loss_known_;
     pinned                          expert_counts_; // [n_layer][n_expert], of the present pack
     float                          *value_, *gradient_, *moment1_, *moment2_; // plan_.n_values each
     int                             n_copies_ = 0;

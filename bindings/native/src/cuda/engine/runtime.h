@@ -58,6 +58,7 @@ class event {
     event(const event &)            = delete;
     event &operator=(const event &) = delete;
     void record(const stream &s);
+    void wait() const; // the host, until what was on the stream before is done; throws what went wrong in it
 
   private:
     friend class stream;

@@ -111,6 +111,7 @@ void stream::wait_for(const event &e) const {
 event::event() : event_(new CUevent_st) {}
 event::~event() { delete event_; }
 void event::record(const stream &s) { *event_ = {s.get(), s.get()->done + s.get()->work.size()}; }
+void event::wait() const { event_->of ? shim::finish(event_->of, event_->pieces) : (void)0; }
 
 namespace {
 

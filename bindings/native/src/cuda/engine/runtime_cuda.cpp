@@ -87,6 +87,7 @@ void stream::wait_for(const event &e) const { check(cudaStreamWaitEvent(stream_,
 event::event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event"); }
 event::~event() { cudaEventDestroy(event_); }
 void event::record(const stream &s) { check(cudaEventRecord(event_, s.get()), "recording an event"); }
+void event::wait() const { check(cudaEventSynchronize(event_), "waiting for the device"); }
 
 void stream::wait() const { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
