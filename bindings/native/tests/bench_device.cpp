@@ -5,7 +5,11 @@
 // With --estimate 1 it prints what the trainer would take, and trains nothing. With --compare 1 it computes one pack's gradient on the device and
 // on the CPU instead, and fails where they differ; a mixture's router then decides clearly, since rounding must not send rows to other experts.
 //
+// A pack has segments side by side or, with --critiques N, what critique fine-tuning has: questions of some --question tokens, answers to each of some
+// --answer, N critiques of each answer of some --critique, which are the targets. With --shared 1 all is under one question, and each answer once.
+//
 // usage: bench_device --shape qwen3-0.6b --type bf16|q8_0|q4_k_m --device cuda --tokens 16384 --segment 2048 --targets 1.0
+//                     --critiques 0 --shared 0 --question 130 --answer 480 --critique 480
 //                     --steps 8 --accumulate 1 --rank 16 --keep auto|all|layers --layers 0 --memory 0 --folder DIR --models DIR --compare 0
 #include "bench_options.h"
 #include "cft.h"
@@ -19,6 +23,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -31,17 +36,22 @@ struct shape {
     int n_layer, n_embd, n_ff, n_head, n_head_kv, n_vocab;
     bool tied;
     int  n_expert = 0, n_used = 0; // of a mixture, whose experts are n_ff wide
+    bool biases = false;           // Qwen 2's, of q, k and v, in place of norms of heads
+
+    const char *architecture() const { return n_expert > 0 ? "qwen3moe" : biases ? "qwen2" : "qwen3"; }
 };
 // From the models' published configurations; heads are 128 wide.
 const std::map<std::string, shape> shapes = {
     {"qwen3-0.6b", {28, 1024, 3072, 16, 8, 151936, true}}, {"qwen3-1.7b", {28, 2048, 6144, 16, 8, 151936, true}},
     {"qwen3-8b", {36, 4096, 12288, 32, 8, 151936, false}}, {"qwen3-30b-a3b", {48, 2048, 768, 32, 4, 151936, false, 128, 8}},
-    {"tiny", {2, 256, 512, 2, 1, 512, true}}, {"tiny-moe", {2, 256, 256, 2, 1, 512, true, 8, 2}}};
+    {"qwen2.5-7b", {28, 3584, 18944, 28, 4, 152064, false, 0, 0, true}},
+    {"tiny", {2, 256, 512, 2, 1, 512, true}}, {"tiny-qwen2", {2, 256, 512, 2, 1, 512, false, 0, 0, true}}, {"tiny-moe", {2, 256, 256, 2, 1, 512, true, 8, 2}}};
 constexpr int head_dim = 128;
 
 bench_options options = {{
     {"shape", "qwen3-0.6b"}, {"type", "bf16"}, {"device", "cuda"}, {"tokens", "16384"}, {"segment", "2048"}, {"targets", "1.0"}, {"steps", "8"},
-    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"models", ""}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"}}};
+    {"accumulate", "1"}, {"rank", "16"}, {"keep", "auto"}, {"layers", "0"}, {"memory", "0"}, {"folder", "."}, {"models", ""}, {"warmup", "2"}, {"mixed", "0"}, {"compare", "0"}, {"estimate", "0"},
+    {"critiques", "0"}, {"shared", "0"}, {"question", "130"}, {"answer", "480"}, {"critique", "480"}}};
 
 std::string path_to_remove;
 
@@ -153,7 +163,11 @@ std::vector<tensor> tensors_of(const shape &s) {
     for (int i = 0; i < s.n_layer; i++) {
         const std::string b = "blk." + std::to_string(i) + ".";
         add(b + "attn_norm.weight", d, 0, i), add(b + "ffn_norm.weight", d, 0, i);
-        add(b + "attn_q_norm.weight", head_dim, 0, i), add(b + "attn_k_norm.weight", head_dim, 0, i);
+        if (s.biases) {
+            add(b + "attn_q.bias", q, 0, i), add(b + "attn_k.bias", kv, 0, i), add(b + "attn_v.bias", kv, 0, i);
+        } else {
+            add(b + "attn_q_norm.weight", head_dim, 0, i), add(b + "attn_k_norm.weight", head_dim, 0, i);
+        }
         add(b + "attn_q.weight", d, q, i), add(b + "attn_k.weight", d, kv, i), add(b + "attn_v.weight", d, kv, i);
         add(b + "attn_output.weight", q, d, i);
         if (s.n_expert > 0) {
@@ -170,7 +184,7 @@ std::vector<tensor> tensors_of(const shape &s) {
 // Without values, the file is as long as it would be, but empty. clear: a mixture's router decides clearly.
 void write_model(const shape &s, const std::string &path, bool with_values, bool clear) {
     gguf_context *g = gguf_init_empty();
-    const std::string architecture = s.n_expert > 0 ? "qwen3moe" : "qwen3";
+    const std::string architecture = s.architecture();
     gguf_set_val_str(g, "general.architecture", architecture.c_str());
     const auto set = [&](const char *key, int value) { gguf_set_val_u32(g, (architecture + "." + key).c_str(), uint32_t(value)); };
     set("block_count", s.n_layer), set("context_length", 40960), set("embedding_length", s.n_embd), set("feed_forward_length", s.n_ff);
@@ -229,31 +243,78 @@ void write_model(const shape &s, const std::string &path, bool with_values, bool
 
 struct pack {
     std::vector<int32_t> tokens, targets, positions, until;
-    size_t               n_targets = 0;
+    size_t               n_targets = 0, n_rows = 0;
+};
+
+// Random tokens for a pack that has room for so many.
+class pack_writer {
+  public:
+    pack_writer(int room, int n_vocab) : room_(size_t(room)), n_vocab_(uint32_t(n_vocab)) {}
+
+    int         left() const { return int(room_ - made.tokens.size()); }
+    std::mt19937 bits{7};
+    pack         made;
+
+    // n tokens at position `at` and on, of which the last n_targets are learned but for the very last; `inside` writes what sees them besides.
+    void put(int n, int at, int n_targets, const std::function<void()> &inside = [] {}) {
+        const size_t begin = made.tokens.size();
+        for (int i = 0; i < n; i++) {
+            made.tokens.push_back(int32_t(bits() % n_vocab_));
+            const bool target = i < n - 1 && i >= n - n_targets;
+            made.targets.push_back(target ? int32_t(bits() % n_vocab_) : CFT_IGNORE_TARGET);
+            made.n_targets += target;
+            made.positions.push_back(at + i);
+        }
+        inside();
+        made.until.resize(made.tokens.size(), int32_t(made.tokens.size()));
+        std::fill_n(made.until.begin() + std::ptrdiff_t(begin), n, int32_t(made.tokens.size()));
+    }
+
+  private:
+    size_t   room_;
+    uint32_t n_vocab_;
 };
 
 // Segments side by side: all of one length or, mixed, of lengths between a sixteenth of it and all of it. Each has its targets at
 // the end.
-pack make_pack(int n_tokens, int n_vocab) {
-    pack         p;
-    std::mt19937 bits(7);
+pack segments(int n_tokens, int n_vocab) {
+    pack_writer  p(n_tokens, n_vocab);
     const int    longest = number("segment");
     const double share   = std::atof(options.at("targets").c_str());
-    while (int(p.tokens.size()) < n_tokens) {
-        const int want  = number("mixed") ? int(longest / 16 + bits() % uint32_t(longest - longest / 16)) : longest;
-        const int n     = std::min(want, n_tokens - int(p.tokens.size()));
-        const int begin = int(p.tokens.size());
-        for (int i = 0; i < n; i++) {
-            p.tokens.push_back(int32_t(bits() % uint32_t(n_vocab)));
-            const bool target = i < n - 1 && i >= int(double(n) * (1 - share));
-            p.targets.push_back(target ? int32_t(bits() % uint32_t(n_vocab)) : CFT_IGNORE_TARGET);
-            p.n_targets += target;
-            p.positions.push_back(i);
-            p.until.push_back(begin + n);
-        }
+    for (; p.left() > 0; p.made.n_rows++) {
+        const int want = number("mixed") ? int(longest / 16 + p.bits() % uint32_t(longest - longest / 16)) : longest;
+        const int n    = std::min(want, p.left());
+        p.put(n, 0, n - int(double(n) * (1 - share)));
     }
-    return p;
+    return p.made;
 }
+
+// As many whole rows as there is room for; answers' and critiques' lengths are between half and one and a half of what was asked for.
+pack critiques(int n_tokens, int n_vocab) {
+    pack_writer p(n_tokens, n_vocab);
+    const bool  shared = number("shared") != 0;
+    const int   question = number("question"), each = shared ? number("critiques") : 1;
+    const auto  some = [&](const char *name) { return std::max(number(name) / 2 + int(p.bits() % uint32_t(number(name) + 1)), 2); };
+    int         next = some("critique");
+    const auto  put_critiques = [&](int at) {
+        for (int i = 0; i < each && p.left() >= next; i++, p.made.n_rows++, next = some("critique")) {
+            p.put(next, at, next);
+        }
+    };
+    const auto put_answers = [&] {
+        for (int answer = some("answer"); p.left() >= (shared ? 0 : question) + answer + next; answer = some("answer")) {
+            const auto put_answer = [&] { p.put(answer, question, 0, [&] { put_critiques(question + answer); }); };
+            shared ? put_answer() : p.put(question, 0, 0, put_answer);
+        }
+    };
+    shared ? p.put(question, 0, 0, put_answers) : put_answers();
+    if (p.made.n_rows == 0) {
+        fail("no row has room in --tokens");
+    }
+    return p.made;
+}
+
+pack make_pack(int n_tokens, int n_vocab) { return number("critiques") > 0 ? critiques(n_tokens, n_vocab) : segments(n_tokens, n_vocab); }
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -390,10 +451,10 @@ void measure(const shape &s, const std::string &path, double written) {
     char remark[512]; // has neither quotes nor line ends
     cft_trainer_remark(trainer, remark, sizeof remark);
     std::printf("{\"tool\":\"cftune\",\"shape\":\"%s\",\"type\":\"%s\",\"device\":\"%s\",\"tokens\":%zu,\"segment\":%d,\"mixed\":%d,\"targets\":%zu,"
-                "\"accumulate\":%d,\"rank\":%d,\"layers\":%d,\"tokens_per_s\":%.1f,\"tokens_per_s_best\":%.1f,\"loss_first\":%.5f,\"loss_last\":%.5f,"
+                "\"rows\":%zu,\"rows_per_s\":%.3f,\"accumulate\":%d,\"rank\":%d,\"layers\":%d,\"tokens_per_s\":%.1f,\"tokens_per_s_best\":%.1f,\"loss_first\":%.5f,\"loss_last\":%.5f,"
                 "\"planned_mib\":%.0f,\"taken_mib\":%.0f,\"weights_mib\":%.0f,\"activations_mib\":%.0f,\"keep\":%d,\"computed_again\":%.4f,\"streamed_mib\":%.1f,\"offloaded_mib\":%.1f,\"load_s\":%.2f,\"write_s\":%.2f,\"remark\":\"%s\"}\n",
-                options.at("shape").c_str(), options.at("type").c_str(), device.c_str(), p.tokens.size(), number("segment"), number("mixed"), p.n_targets,
-                number("accumulate"), number("rank"), s.n_layer, tokens / middle, tokens / sorted.front(), first, last, double(e.total) / 1048576,
+                options.at("shape").c_str(), options.at("type").c_str(), device.c_str(), p.tokens.size(), number("segment"), number("mixed"), p.n_targets, p.n_rows,
+                double(p.n_rows) * number("accumulate") / middle, number("accumulate"), number("rank"), s.n_layer, tokens / middle, tokens / sorted.front(), first, last, double(e.total) / 1048576,
                 double(free_before - free_after) / 1048576, double(e.weights) / 1048576, double(e.activations) / 1048576, int(e.keep_activations),
                 double(e.computed_again), double(e.streamed) / 1048576, double(e.offloaded) / 1048576, loaded, written, remark);
     cft_trainer_free(trainer);
@@ -410,10 +471,13 @@ int main(int argc, char **argv) {
         fail(wrong);
     }
     if (!shapes.count(options.at("shape"))) {
-        fail("--shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b, qwen3-30b-a3b, tiny or tiny-moe");
+        fail("--shape is qwen3-0.6b, qwen3-1.7b, qwen3-8b, qwen3-30b-a3b, qwen2.5-7b, tiny, tiny-moe or tiny-qwen2");
     }
     if (number("tokens") < 2 || number("segment") < 16 || number("steps") < 1 || number("accumulate") < 1) {
         fail("--tokens, --segment, --steps and --accumulate are too small");
+    }
+    if (number("critiques") < 0 || number("question") < 1 || number("answer") < 1 || number("critique") < 1) {
+        fail("--critiques, --question, --answer and --critique are too small");
     }
     shape s = shapes.at(options.at("shape"));
     s.n_layer = number("layers") > 0 ? number("layers") : s.n_layer;
