@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -46,6 +47,9 @@ func newInitCommand() *cobra.Command {
 			if path == "-" {
 				_, err := fmt.Fprint(cmd.OutOrStdout(), text)
 				return err
+			}
+			if s.output != "" && filepath.Clean(path) == filepath.Clean(s.output) {
+				return codedError{fmt.Errorf("init: --output %s is the run directory, and the configuration would have that name", spell.Word(s.output)), codeUsage}
 			}
 			if err := writable(path); err != nil {
 				return fmt.Errorf("init: %w", err)

@@ -19,6 +19,7 @@ import (
 	"cftune/bindings/engine"
 	"cftune/internal/spell"
 	"cftune/trainer"
+	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
@@ -345,6 +346,9 @@ func (s session) dryRun(ctx context.Context, run config.Run, asJSON bool) error 
 	plan := t.Plan()
 	s.noteWarmup(run, plan.Steps)
 	takes := s.memoryOf(local)
+	if err := checkpoint.Vacant(run.Output); err != nil {
+		s.note("note: it would not begin here: %v", err)
+	}
 	if asJSON {
 		return json.NewEncoder(s.out).Encode(struct {
 			trainer.Plan

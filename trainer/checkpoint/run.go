@@ -90,6 +90,20 @@ func (r *Run) holdsNone() error {
 	return nil
 }
 
+// Vacant says why Create would not take a folder, as far as can be told without making one: something of a run is there, or what is no folder.
+func Vacant(dir string) error {
+	r := &Run{dir: dir}
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err == nil && !info.IsDir() {
+			return &OutputError{dir, fmt.Errorf("%s is no folder", at)}
+		}
+		if err == nil || at == filepath.Dir(at) {
+			return r.holdsNone()
+		}
+	}
+}
+
 // OutputError says that a folder cannot be made or written to.
 type OutputError struct {
 	Dir string
