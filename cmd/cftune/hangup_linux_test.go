@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"cftune/internal/spell"
 )
@@ -37,5 +38,33 @@ func TestAHangupSaves(t *testing.T) {
 		require.Error(t, cmd.Wait())
 		assert.Equal(t, codeInterrupted, cmd.ProcessState.ExitCode(), name)
 		p.must("check", output)
+	}
+}
+
+// Who reads a run's messages may stop reading, or go. The run goes on, and saves when it is told to.
+func TestARunWhoseMessagesNobodyReads(t *testing.T) {
+	p := newPlace(t)
+	p.config("run", 3000)
+	for _, name := range []string{"stops", "goes"} {
+		output := filepath.Join(p.dir, "runs", name)
+		reader, writer, err := os.Pipe()
+		require.NoError(t, err)
+		_, err = unix.FcntlInt(writer.Fd(), unix.F_SETPIPE_SZ, 4096) // less than a hundred steps say
+		require.NoError(t, err)
+		cmd := exec.Command(p.program, "train", "--config", "run.yaml", "--output", output)
+		cmd.Dir, cmd.Env, cmd.Stderr = p.dir, p.env, writer
+		require.NoError(t, cmd.Start())
+		require.NoError(t, writer.Close())
+		if name == "goes" {
+			require.NoError(t, reader.Close())
+		}
+		assert.NoError(t, awaitLines(filepath.Join(output, "metrics.jsonl"), 400, nil), "it goes on")
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		require.Error(t, cmd.Wait())
+		assert.Equal(t, codeInterrupted, cmd.ProcessState.ExitCode(), name)
+		assert.Contains(t, p.must("check", output).out, "whole", name)
+		if name == "stops" {
+			require.NoError(t, reader.Close())
+		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"cftune/trainer/launch"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], os.Stdout, messages())) }
 
 // run executes a command line and returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
@@ -34,6 +34,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	if p, ok := stderr.(*patient); ok {
+		defer p.flush(ctx)
+	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0

@@ -2,7 +2,14 @@
 
 package main
 
-import "cftune/trainer/launch"
+import (
+	"os"
+
+	"cftune/trainer/launch"
+)
+
+// ownStderr: other systems do not end who writes to a pipe without a reader.
+func ownStderr() *os.File { return os.Stderr }
 
 // askForCheckpoints: there is no signal for it here.
 func askForCheckpoints() (<-chan struct{}, func()) { return nil, func() {} }

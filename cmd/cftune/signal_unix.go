@@ -7,8 +7,20 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"cftune/trainer/launch"
 )
+
+// ownStderr is standard error under another number: Go ends a process that writes to a standard error without a reader, and says so of no other
+// file.
+func ownStderr() *os.File {
+	fd, err := unix.FcntlInt(uintptr(syscall.Stderr), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return os.Stderr // it is closed
+	}
+	return os.NewFile(uintptr(fd), os.Stderr.Name())
+}
 
 // askForCheckpoints returns a channel that gets SIGUSR1, at most one at a time, and a function that ends it.
 func askForCheckpoints() (<-chan struct{}, func()) {

@@ -31,7 +31,7 @@ func startTogether(cmd *cobra.Command, words []string) error {
 		close(kill)
 		<-ended // within a bounded time
 	})
-	code, err := launch.Together(words, cmd.Context().Done(), kill, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+	code, err := launch.Together(words, cmd.Context().Done(), kill, cmd.InOrStdin(), cmd.OutOrStdout(), inherited(cmd.ErrOrStderr()))
 	select {
 	case <-kill:
 		code = codeInterrupted // whatever the launcher makes of it
