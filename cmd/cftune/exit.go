@@ -192,8 +192,14 @@ func hintFor(err error) string {
 	if e, ok := errors.AsType[*launch.RunError](err); ok && launch.Over(e.State.Phase) {
 		return fmt.Sprintf("cftune launch resume %s starts it again, from its newest checkpoint; cftune launch fetch %s brings what there is", e.Name, e.Name)
 	}
-	if as[*checkpoint.SpaceError](err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return "make room; what was there before is whole: cftune resume goes on with a training run from its newest checkpoint, other commands go on when they are given again"
+	const goesOn = "cftune resume goes on with a training run from its newest checkpoint, other commands go on when they are given again"
+	switch {
+	case as[*checkpoint.SpaceError](err) || is(syscall.ENOSPC, syscall.EDQUOT)(err):
+		return "make room; what was there before is whole: " + goesOn
+	case is(syscall.EROFS)(err):
+		return "the file system takes no writes: it is mounted so, or has turned to it after an error of its disk, of which dmesg tells; once it takes them again, " + goesOn
+	case is(syscall.EIO, syscall.ESTALE)(err):
+		return "the disk has failed, or the way to it, and dmesg tells more; where it is well again, or the folder was copied to another, cftune check shows what is whole, and " + goesOn
 	}
 	if r := ruleFor(err); r != nil {
 		return r.hint

@@ -86,10 +86,23 @@ func TestEngineErrorsSayNonFiniteInTheLoopsWords(t *testing.T) {
 	assert.NotErrorIs(t, engineError(engine.ErrNoMemory), trainer.ErrNonFinite)
 }
 
-// A disk that is full says how to go on, whoever noticed.
-func TestFullDisksHaveAHint(t *testing.T) {
-	for _, err := range []error{&checkpoint.SpaceError{Path: "disk"}, &os.PathError{Op: "write", Path: "run", Err: syscall.ENOSPC}} {
-		assert.Contains(t, hintFor(fmt.Errorf("checkpoint: %w", err)), "make room; ")
+// A disk that takes no more says how to go on, whoever noticed.
+func TestDisksThatFailHaveAHint(t *testing.T) {
+	of := func(err error) error { return &os.PathError{Op: "write", Path: "run", Err: err} }
+	for _, tt := range []struct {
+		err  error
+		hint string
+	}{
+		{&checkpoint.SpaceError{Path: "disk"}, "make room; "},
+		{of(syscall.ENOSPC), "make room; "},
+		{of(syscall.EROFS), "the file system takes no writes"},
+		{&checkpoint.OutputError{Dir: "run", Err: of(syscall.EROFS)}, "the file system takes no writes"},
+		{of(syscall.EIO), "the disk has failed, or the way to it"},
+		{of(syscall.ESTALE), "the disk has failed, or the way to it"},
+	} {
+		hint := hintFor(fmt.Errorf("checkpoint: %w", tt.err))
+		assert.Contains(t, hint, tt.hint, "%v", tt.err)
+		assert.Contains(t, hint, "cftune resume goes on", "%v", tt.err)
 	}
 }
 
