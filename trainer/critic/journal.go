@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,11 +78,16 @@ type journal struct {
 	stopped chan struct{}
 	tally   Tally
 	batches []batchStep
+
+	// Of the writer alone: what is kept of the disk for answers that are on their way, of each request, and beyond the file's end.
+	rooms    map[int]int64
+	reserved int64
 }
 
 type pending struct {
 	line  []byte
 	entry Entry
+	room  int64 // of an intent: bytes that its answer may take
 	done  chan error
 }
 
@@ -132,7 +138,7 @@ func (t *Tally) add(e Entry) {
 // openJournal reads the journal in dir, or begins it, for so many requests. What was on its way when the last process
 // died is entered as unknown.
 func openJournal(fs durable.FS, dir string, jobs int) (*journal, error) {
-	j := &journal{fs: fs, path: filepath.Join(dir, JournalName), states: make([]state, jobs), wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	j := &journal{fs: fs, path: filepath.Join(dir, JournalName), states: make([]state, jobs), rooms: map[int]int64{}, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	for i := range j.states {
 		j.states[i].answer = -1
 	}
@@ -206,7 +212,10 @@ func (j *journal) apply(at int64, e Entry) {
 }
 
 // append adds an entry and returns when it is on disk.
-func (j *journal) append(e Entry) error {
+func (j *journal) append(e Entry) error { return j.appendWithRoom(e, 0) }
+
+// appendWithRoom adds an intent, and keeps room on the disk for its answer, which is paid when it comes.
+func (j *journal) appendWithRoom(e Entry, room int64) error {
 	e.Time = time.Now().UTC()
 	line, err := json.Marshal(e)
 	if err != nil {
@@ -215,7 +224,7 @@ func (j *journal) append(e Entry) error {
 	if e.Kind == kindTorn {
 		line = append([]byte("\n"), line...)
 	}
-	p := pending{line: append(line, '\n'), entry: e, done: make(chan error, 1)}
+	p := pending{line: append(line, '\n'), entry: e, room: room, done: make(chan error, 1)}
 	j.mu.Lock()
 	j.waiting = append(j.waiting, p)
 	j.mu.Unlock()
@@ -234,6 +243,9 @@ func (j *journal) write() {
 		group, err := j.waiting, j.err
 		j.waiting = nil
 		j.mu.Unlock()
+		if err == nil {
+			group = j.keepRoom(group)
+		}
 		if err == nil && len(group) > 0 {
 			var text []byte
 			for _, p := range group {
@@ -261,11 +273,56 @@ func (j *journal) write() {
 	}
 }
 
+// leastReserved is how much of the disk is kept at a time, where there is so much.
+const leastReserved = 1 << 20
+
+// keepRoom has the disk keep what the group takes, and the answers that are on their way. Intents for which there is no room get an
+// error, and are not among those that it returns: what has left already can still be written down.
+func (j *journal) keepRoom(group []pending) []pending {
+	need := int64(0)
+	for _, p := range group {
+		if p.entry.Kind != kindIntent {
+			delete(j.rooms, p.entry.Job)
+		}
+		need += int64(len(p.line)) + p.room
+	}
+	for _, room := range j.rooms {
+		need += room
+	}
+	if need > j.reserved {
+		if err := j.reserve(need); err != nil {
+			group = slices.DeleteFunc(group, func(p pending) bool {
+				if p.entry.Kind == kindIntent {
+					p.done <- fmt.Errorf("journal %s: no room for an answer: %w", j.path, err)
+				}
+				return p.entry.Kind == kindIntent
+			})
+		}
+	}
+	for _, p := range group {
+		if p.entry.Kind == kindIntent {
+			j.rooms[p.entry.Job] = p.room
+		}
+		j.reserved -= int64(len(p.line))
+	}
+	return group
+}
+
+func (j *journal) reserve(need int64) (err error) {
+	for _, bytes := range []int64{max(need, leastReserved), need} {
+		if err = durable.Reserve(j.file, bytes); err == nil {
+			j.reserved = bytes
+			return nil
+		}
+	}
+	return err
+}
+
 // close ends the writer; nothing may be appended any more.
 func (j *journal) close() error {
 	close(j.wake)
 	<-j.stopped
-	return j.file.Close()
+	return errors.Join(durable.Unreserve(j.file), j.file.Close())
 }
 
 func (j *journal) state(job int) state {

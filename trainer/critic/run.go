@@ -246,6 +246,12 @@ func (w *worker) ask(job int) error {
 	}
 }
 
+// An answer may take so many bytes in the journal. Tokens are some four; more are line breaks, as JSON has them, and other languages.
+const (
+	roomPerAnswer = 1 << 10
+	roomPerToken  = 8
+)
+
 // attempt sends a request once. fault: it failed in a way that is in the journal.
 func (w *worker) attempt(job, attempt int, request Request) (*Fault, error) {
 	in := worstTokens(request.Messages)
@@ -273,7 +279,8 @@ func (w *worker) attempt(job, attempt int, request Request) (*Fault, error) {
 			return &Fault{Kind: FaultInterrupt, Err: err}, nil
 		}
 	}
-	if err := w.journal.append(Entry{Kind: kindIntent, Job: job, Attempt: attempt, Worst: worst}); err != nil {
+	intent := Entry{Kind: kindIntent, Job: job, Attempt: attempt, Worst: worst}
+	if err := w.journal.appendWithRoom(intent, roomPerAnswer+roomPerToken*int64(request.MaxTokens)); err != nil {
 		return nil, err
 	}
 	w.flying.Add(1)

@@ -69,6 +69,39 @@ func stillThere(f File, path string) error {
 	return nil
 }
 
+// Reserve has so many bytes kept for what is appended to an open file, so that it can be written though the disk is full by then. Where the file
+// system cannot, nothing is kept, and that is no error.
+func Reserve(f File, bytes int64) error {
+	if own, ok := f.(interface{ Reserve(bytes int64) error }); ok {
+		return own.Reserve(bytes)
+	}
+	file, ok := f.(*os.File)
+	if !ok {
+		return nil // not of this machine
+	}
+	info, err := file.Stat()
+	if err == nil {
+		err = reserve(file, info.Size(), bytes)
+	}
+	if err != nil {
+		return fmt.Errorf("reserve %d bytes for %s: %w", bytes, file.Name(), err)
+	}
+	return nil
+}
+
+// Unreserve gives back what is kept for a file.
+func Unreserve(f File) error {
+	file, ok := f.(*os.File)
+	if !ok {
+		return nil
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	return file.Truncate(info.Size())
+}
+
 type counter int64
 
 func (c *counter) Write(p []byte) (int, error) {
