@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -19,7 +20,10 @@ import (
 	"cftune/trainer/pack"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	roomPatience, roomLook = 20*time.Millisecond, time.Millisecond // where a test does not say otherwise
+	goleak.VerifyTestMain(m)
+}
 
 // fakeEngine pulls four weights towards the targets' numbers, with Adam's moments and noise from the micro-batches'
 // counter: all that a checkpoint must hold shows in its weights.

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ func (t *Trainer) spike(step int, loss float64) error {
 
 // skip leaves the examples of a group out: the next step is made of those after them. It is counted, told and recorded,
 // and the same again after a resume. Where no more may be skipped, the group is saved for inspection and the run ends.
-func (t *Trainer) skip(g group, why *StepError) error {
+func (t *Trainer) skip(ctx context.Context, g group, why *StepError) error {
 	stop := errors.Is(why, ErrSpike) && t.run.Health.OnSpike == "stop"
 	if most := int64(t.run.Health.MaxSkips); stop || t.counters.Skipped >= most {
 		path, err := t.saveGroup(g, why)
@@ -52,7 +53,7 @@ func (t *Trainer) skip(g group, why *StepError) error {
 	t.counters.MicroBatches += uint64(why.counted)
 	t.cursor = g.end
 	t.progress.Note(fmt.Sprintf("warning: skipped %d examples (%d of %d): %v", g.examples, t.counters.Skipped, t.run.Health.MaxSkips, why))
-	return t.keep(metrics.Skip{
+	return t.keep(ctx, metrics.Skip{
 		Step: g.step, Skipped: t.counters.Skipped, Reason: why.Error(), Examples: slices.Concat(g.ids...), Time: time.Now().UTC(),
 	})
 }

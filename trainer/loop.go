@@ -184,25 +184,25 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 	defer switches.stop()
 	for {
 		if err := t.betweenSteps(ctx, engine, result, ends); err != nil {
-			return t.interrupted(engine, err)
+			return t.interrupted(ctx, engine, err)
 		}
 		t.mirror.tell(t.progress.Note)
 		if ends || t.done >= t.last() {
 			break
 		}
 		if result.Stopped = stop(); result.Stopped != "" {
-			return t.save(engine)
+			return t.save(ctx, engine)
 		}
 		if err := switches.serve(ctx); err != nil {
 			return err
 		}
-		if err := t.saveIfAsked(engine); err != nil {
+		if err := t.saveIfAsked(ctx, engine); err != nil {
 			return err
 		}
 		g, err := t.next(ctx, feed)
 		switch {
 		case err != nil:
-			return t.interrupted(engine, err)
+			return t.interrupted(ctx, engine, err)
 		case g.batches == nil:
 			if !t.dynamic() && t.counters.Skipped == 0 {
 				return fmt.Errorf("the records end before step %d, though they were planned to last longer", g.step)
@@ -212,7 +212,7 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 		}
 		step, err := t.step(ctx, engine, g, rate(g.step))
 		if bad := (*StepError)(nil); errors.As(err, &bad) && bad.skippable() {
-			if err := t.skip(g, bad); err != nil {
+			if err := t.skip(ctx, g, bad); err != nil {
 				return err
 			}
 			// The groups that were made ahead have later numbers than theirs.
@@ -221,10 +221,10 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 			continue
 		}
 		if err != nil {
-			return t.interrupted(engine, err)
+			return t.interrupted(ctx, engine, err)
 		}
 		result.Loss = &step.Loss
-		if err := t.keep(step); err != nil {
+		if err := t.keep(ctx, step); err != nil {
 			return err
 		}
 	}
@@ -234,7 +234,7 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 	if !ends && t.options.StopAfter > 0 && t.done == t.from+t.options.StopAfter && !t.Finished() {
 		result.Stopped = EndStopAfter
 	}
-	return t.save(engine)
+	return t.save(ctx, engine)
 }
 
 // last is the step after which this call ends at the latest.
@@ -312,7 +312,7 @@ func (t *Trainer) betweenSteps(ctx context.Context, engine Engine, result *Resul
 	}
 	best := t.run.Checkpoint.KeepBest && t.best != nil && t.best.Step == t.done
 	if t.done > 0 && (t.done%t.run.Checkpoint.EverySteps == 0 || best) {
-		return t.save(engine)
+		return t.save(ctx, engine)
 	}
 	return nil
 }
@@ -399,7 +399,7 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 	}
 	for _, r := range append(records, total) {
 		r.Time, r.Seconds = time.Now().UTC(), time.Since(began).Seconds()
-		if err := t.keep(r); err != nil {
+		if err := t.keep(ctx, r); err != nil {
 			return 0, err
 		}
 	}
@@ -424,20 +424,20 @@ func (t *Trainer) courseState() *objective.State {
 }
 
 // interrupted saves the last completed step where ctx ended, and passes other errors on.
-func (t *Trainer) interrupted(engine Engine, err error) error {
+func (t *Trainer) interrupted(ctx context.Context, engine Engine, err error) error {
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	engine.Discard()
 	t.progress.Note(fmt.Sprintf("interrupted: saving step %d", t.done))
-	if saveErr := t.save(engine); saveErr != nil {
+	if saveErr := t.save(context.WithoutCancel(ctx), engine); saveErr != nil {
 		return saveErr
 	}
 	return &Interrupted{Run: t.dir.Dir(), Step: t.done, Checkpoint: t.savedDir, Err: err}
 }
 
 // save commits a checkpoint of the last completed step, unless there is one, and removes old ones.
-func (t *Trainer) save(engine Engine) error {
+func (t *Trainer) save(ctx context.Context, engine Engine) error {
 	if t.saved == t.done {
 		return t.amend()
 	}
@@ -454,8 +454,14 @@ func (t *Trainer) save(engine Engine) error {
 	if err := t.log.Sync(); err != nil {
 		return err
 	}
-	t.savedDir, err = t.dir.Write(t.manifest(), contents(t.adapterHead(state.Steps), state))
-	if err != nil {
+	write := func() error {
+		dir, err := t.dir.Write(t.manifest(), contents(t.adapterHead(state.Steps), state))
+		if err == nil {
+			t.savedDir = dir
+		}
+		return err
+	}
+	if err := t.withRoom(ctx, write(), write); err != nil {
 		return err
 	}
 	t.saved, t.savedValidated = t.done, t.validated
@@ -502,7 +508,7 @@ func (t *Trainer) retention() checkpoint.Retention {
 }
 
 // saveIfAsked commits a checkpoint between two steps where one was asked for.
-func (t *Trainer) saveIfAsked(engine Engine) error {
+func (t *Trainer) saveIfAsked(ctx context.Context, engine Engine) error {
 	select {
 	case <-t.options.SaveNow:
 	default:
@@ -512,7 +518,7 @@ func (t *Trainer) saveIfAsked(engine Engine) error {
 		t.progress.Note(fmt.Sprintf("checkpoint asked for: there is nothing new to save at step %d", t.done))
 		return nil
 	}
-	if err := t.save(engine); err != nil {
+	if err := t.save(ctx, engine); err != nil {
 		return err
 	}
 	t.progress.Note(fmt.Sprintf("checkpoint asked for: step %d is saved in %s", t.done, t.savedDir))

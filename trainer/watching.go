@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -83,8 +84,8 @@ func (t *Trainer) openSinks(log string, config []byte) error {
 }
 
 // keep records what happened, and shows it. Only where it cannot be recorded the run has failed.
-func (t *Trainer) keep(r metrics.Record) error {
-	if err := t.log.Write(r); err != nil {
+func (t *Trainer) keep(ctx context.Context, r metrics.Record) error {
+	if err := t.withRoom(ctx, t.log.Write(r), t.log.Flush); err != nil {
 		return err
 	}
 	for _, s := range t.sinks {

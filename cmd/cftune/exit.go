@@ -194,7 +194,7 @@ func hintFor(err error) string {
 	}
 	const goesOn = "cftune resume goes on with a training run from its newest checkpoint, other commands go on when they are given again"
 	switch {
-	case as[*checkpoint.SpaceError](err) || is(syscall.ENOSPC, syscall.EDQUOT)(err):
+	case checkpoint.IsFull(err):
 		return "make room; what was there before is whole: " + goesOn
 	case is(syscall.EROFS)(err):
 		return "the file system takes no writes: it is mounted so, or has turned to it after an error of its disk, of which dmesg tells; once it takes them again, " + goesOn

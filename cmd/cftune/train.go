@@ -65,7 +65,8 @@ written to standard output.
 
 An interrupt (Ctrl-C, SIGTERM, SIGHUP, SIGUSR2) throws the current step away, saves the one before it and exits with 130; a second one
 ends at once. cftune resume goes on, and ends with the very numbers of an unbroken run. SIGUSR1 asks for a checkpoint after
-the current step, and the run goes on.
+the current step, and the run goes on. A disk that is full is waited for, 10 minutes long: what the run has made since its newest checkpoint
+is in memory alone.
 
 With checkpoint.mirror each checkpoint is also copied to a second place while the run goes on, and read back. The end of the
 run, also by an interrupt, waits for the last copy (checkpoint.mirror_wait, 5m). A mirror that fails does not end a run: it is

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"cftune/internal/regular"
 	"cftune/trainer/internal/durable"
@@ -29,6 +30,12 @@ type HeldError = durable.HeldError
 
 // SpaceError says that a disk is too full for a checkpoint.
 type SpaceError = durable.SpaceError
+
+// IsFull reports whether an error is of a disk, or of a share of one, that is full.
+func IsFull(err error) bool {
+	_, short := errors.AsType[*SpaceError](err)
+	return short || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
 
 // Run is a run directory that this process may write to.
 type Run struct {

@@ -65,6 +65,7 @@ type Skip struct {
 type Log struct {
 	path string
 	f    durable.File
+	rest []byte // that is not written yet: a disk was full
 }
 
 // OpenLog opens the file at path, making it if needed.
@@ -76,12 +77,20 @@ func OpenLog(fs durable.FS, path string) (*Log, error) {
 	return &Log{path: path, f: f}, nil
 }
 
-// Write appends one record.
+// Write appends one record. Where it fails, Flush tries again.
 func (l *Log) Write(record Record) error {
 	line, err := json.Marshal(record)
-	if err == nil {
-		_, err = l.f.Write(append(line, '\n'))
+	if err != nil {
+		return fmt.Errorf("write metrics %s: %w", l.path, err)
 	}
+	l.rest = append(append(l.rest, line...), '\n')
+	return l.Flush()
+}
+
+// Flush writes what a Write that failed has left: a full disk may have taken a part of a line.
+func (l *Log) Flush() error {
+	n, err := l.f.Write(l.rest)
+	l.rest = l.rest[n:]
 	if err != nil {
 		return fmt.Errorf("write metrics %s: %w", l.path, err)
 	}
