@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/gguf"
@@ -40,7 +41,7 @@ type Record struct {
 type ModelFile struct {
 	Path     string    `json:"path"` // absolute; the first one of a model in shards
 	Bytes    int64     `json:"bytes"`
-	Modified time.Time `json:"modified"`
+	Modified time.Time `json:"modified"` // or changed otherwise, the later of both
 	SHA256   string    `json:"sha256"`
 }
 
@@ -67,8 +68,10 @@ func identify(base *gguf.File, known ModelFile) (ModelFile, error) {
 			return ModelFile{}, fmt.Errorf("base model: %w", err)
 		}
 		m.Bytes += info.Size()
-		if t := info.ModTime().UTC(); t.After(m.Modified) {
-			m.Modified = t // of the newest
+		for _, t := range []time.Time{info.ModTime().UTC(), regular.Changed(info).UTC()} { // an image, or a copy, may give all files one time of modification
+			if t.After(m.Modified) {
+				m.Modified = t // of the newest
+			}
 		}
 	}
 	if m.Path == known.Path && m.Bytes == known.Bytes && m.Modified.Equal(known.Modified) && known.SHA256 != "" {

@@ -4,19 +4,22 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/regular"
 	"cftune/internal/testlimit"
+	"cftune/internal/testmodel"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/gguf"
 	"cftune/trainer/metrics"
-	"fmt"
 )
 
 func optimizerBytes(t testing.TB, s State) []byte {
@@ -226,4 +229,29 @@ func TestRunsOfEveryFormatAreReadable(t *testing.T) {
 		require.NoError(t, err)
 		assert.Len(t, losses, 4)
 	}
+}
+
+// Another model of the same size, with the time of the one before: an image or a copy may leave it so.
+func TestAModelThatWasReplacedIsNoticed(t *testing.T) {
+	s := newSite(t)
+	s.train(t, "run", stopAfter(4))
+	was, err := ReadRecord(s.run.Output)
+	require.NoError(t, err)
+	info, err := os.Stat(s.run.Model)
+	require.NoError(t, err)
+	for changed := was.Model.Modified; changed.Equal(was.Model.Modified); { // the system's clock of files ticks some hundred times a second
+		require.NoError(t, testmodel.Write(s.run.Model, testmodel.Options{Layers: 1, Embd: 32, FF: 32, Heads: 2, KVHeads: 1, Seed: 5}))
+		require.NoError(t, os.Chtimes(s.run.Model, time.Time{}, info.ModTime()))
+		now, err := os.Stat(s.run.Model)
+		require.NoError(t, err)
+		changed = regular.Changed(now)
+	}
+	now, err := os.Stat(s.run.Model)
+	require.NoError(t, err)
+	require.Equal(t, info.Size(), now.Size())
+	require.True(t, now.ModTime().Equal(info.ModTime()))
+	_, err = Resume(t.Context(), s.run.Output, s.options())
+	var mismatch *MismatchError
+	require.ErrorAs(t, err, &mismatch)
+	assert.Equal(t, keyModelDigest, mismatch.Fields[0].Key)
 }

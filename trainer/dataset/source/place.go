@@ -54,7 +54,7 @@ func (l localFile) stamp(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d bytes of %d", info.Size(), info.ModTime().UnixNano()), nil
+	return fmt.Sprintf("%d bytes of %d, changed %d", info.Size(), info.ModTime().UnixNano(), regular.Changed(info).UnixNano()), nil
 }
 
 func (l localFile) size() int64  { return l.bytes }
