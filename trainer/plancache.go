@@ -76,10 +76,26 @@ func (t *Trainer) keptPlan() (plan Plan, path string, found bool, err error) {
 	}
 	path = filepath.Join(t.options.Cache, "plans", key+".json")
 	text, err := regular.ReadFile(path)
-	if err == nil && json.Unmarshal(text, &plan) == nil && plan.Steps > 0 {
-		return plan, path, true, nil
+	var kept planFile
+	if err == nil && json.Unmarshal(text, &kept) == nil && kept.SHA256 == kept.Plan.digest() {
+		return kept.Plan, path, true, nil
 	}
 	return Plan{}, path, false, nil
+}
+
+// planFile is a plan as it is kept. A digit that a disk has turned over would make a run of another length.
+type planFile struct {
+	Plan   Plan   `json:"plan"`
+	SHA256 string `json:"sha256"` // see digest
+}
+
+func (p Plan) digest() string {
+	text, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // plain values only
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // keepPlan keeps a plan. That it cannot is no reason not to train.
@@ -89,7 +105,7 @@ func (t *Trainer) keepPlan(path string, plan Plan) {
 	}
 	err := durable.MkdirAll(durable.OS, filepath.Dir(path))
 	if err == nil {
-		err = writeJSON(durable.OS, path, plan)
+		err = writeJSON(durable.OS, path, planFile{plan, plan.digest()})
 	}
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		t.notes = append(t.notes, fmt.Sprintf("the plan was not kept, and will be made again the next time: %v", err))
