@@ -104,7 +104,7 @@ func (t *Trainer) saveGroup(g group, why error) (string, error) {
 
 // watchdog calls stalled once whenever no beat came for so long.
 type watchdog struct {
-	last atomic.Int64
+	last atomic.Pointer[time.Time] // with the clock that is never set
 	step atomic.Int64 // the one that is being made
 	done chan struct{}
 	gone chan struct{}
@@ -120,7 +120,7 @@ func startWatchdog(timeout time.Duration, stalled func(idle time.Duration, step 
 	}
 	go func() {
 		defer close(w.gone)
-		told := int64(0)
+		var told *time.Time
 		tick := time.NewTicker(max(timeout/10, time.Millisecond))
 		defer tick.Stop()
 		for {
@@ -130,7 +130,7 @@ func startWatchdog(timeout time.Duration, stalled func(idle time.Duration, step 
 			case <-tick.C:
 			}
 			last := w.last.Load()
-			if idle := time.Since(time.Unix(0, last)); idle >= timeout && told != last {
+			if idle := time.Since(*last); idle >= timeout && told != last {
 				told = last
 				stalled(idle, w.step.Load())
 			}
@@ -140,7 +140,10 @@ func startWatchdog(timeout time.Duration, stalled func(idle time.Duration, step 
 }
 
 // beat says that there was progress.
-func (w *watchdog) beat() { w.last.Store(time.Now().UnixNano()) }
+func (w *watchdog) beat() {
+	now := time.Now()
+	w.last.Store(&now)
+}
 
 func (w *watchdog) stop() {
 	close(w.done)

@@ -143,6 +143,15 @@ step 3: validation loss of cft 1.5000 over 20 targets
 `, out.String())
 }
 
+// A clock that is set back on the way takes no time off.
+func TestTimeLeftWithAClockThatIsSetBack(t *testing.T) {
+	p := pace{total: 13}
+	s := sample
+	require.Equal(t, 20*time.Second, p.left(s))
+	s.Time = s.Time.Add(-time.Hour)
+	assert.Equal(t, 20*time.Second, p.left(s))
+}
+
 func TestBarShowsWhatALineDoes(t *testing.T) {
 	for name, total := range map[string]int{"in the middle": 13, "at the end": 3} {
 		t.Run(name, func(t *testing.T) {

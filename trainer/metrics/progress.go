@@ -36,7 +36,7 @@ const smoothing = 0.1
 func (p *pace) left(s Step) time.Duration {
 	taken := s.Seconds
 	if !p.last.IsZero() {
-		taken = s.Time.Sub(p.last).Seconds()
+		taken = max(taken, s.Time.Sub(p.last).Seconds()) // the clock may have been set back
 	}
 	p.last = s.Time
 	if p.perStep == 0 {
