@@ -105,7 +105,7 @@ func (t *Trainer) saveGroup(g group, why error) (string, error) {
 // watchdog calls stalled once whenever no beat came for so long.
 type watchdog struct {
 	last atomic.Pointer[time.Time] // with the clock that is never set
-	step atomic.Int64 // the one that is being made
+	step atomic.Int64              // the one that is being made
 	done chan struct{}
 	gone chan struct{}
 }

@@ -46,7 +46,7 @@ func ReadJournal(dir string) (changes []objective.Change, torn bool, err error) 
 		}
 		entry, err := parseEntry(line)
 		if err != nil {
-			return nil, false, fmt.Errorf("read journal: %s:%d: %w: %w", path, number, checkpoint.ErrCorrupt, err)
+			return nil, false, fmt.Errorf("read journal: %s:%d: %w", path, number, checkpoint.Undecodable(err))
 		}
 		changes = append(changes, entry.Change)
 	}

@@ -172,6 +172,17 @@ func checkWhole(dir string) error {
 	if err != nil {
 		return err
 	}
+	if len(report.Problems) == 0 {
+		return nil
+	}
+	// What a newer version wrote is no damage, for which an older copy would be taken.
+	_, recordErr := ReadRecord(dir)
+	_, _, journalErr := ReadJournal(dir)
+	for _, err := range []error{recordErr, journalErr} {
+		if errors.Is(err, checkpoint.ErrIncompatible) {
+			return err
+		}
+	}
 	var problems []error
 	for _, p := range report.Problems {
 		problems = append(problems, errors.New(p))

@@ -107,7 +107,7 @@ func ReadRecord(dir string) (Record, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return fail(fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, err))
+		return fail(checkpoint.Undecodable(err))
 	}
 	if err := r.Config.Validate(); err != nil {
 		return fail(fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, err))

@@ -191,9 +191,13 @@ func TestJournalAppendsAfterATornLine(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, torn)
 	assert.Equal(t, []objective.Change{first, second}, changes)
-	for _, bad := range []string{"{}", "no JSON", `{"step":1,"stages":[]}`, `{"step":1,"stages":[{"mix":{"rl":1}}]}`, `{"step":1,"stages":[{"mix":{"sft":1}}],"more":1}`} {
+	for _, bad := range []string{"{}", "no JSON", `{"step":1,"stages":[]}`, `{"step":1,"stages":[{"mix":{"rl":1}}]}`} {
 		require.NoError(t, os.WriteFile(path, []byte(bad+"\n"), 0o600))
 		_, _, err := ReadJournal(dir)
 		assert.ErrorIs(t, err, checkpoint.ErrCorrupt, bad)
 	}
+	require.NoError(t, os.WriteFile(path, []byte(`{"step":1,"stages":[{"mix":{"sft":1}}],"more":1}`+"\n"), 0o600))
+	_, _, err = ReadJournal(dir)
+	assert.ErrorIs(t, err, checkpoint.ErrIncompatible)
+	assert.ErrorContains(t, err, `unknown field "more", which a newer version of cftune may have written`)
 }

@@ -319,7 +319,8 @@ func (c *Checkpoint) verifyFile(f File) error {
 }
 
 // Latest opens the newest checkpoint that is visible. If that is damaged, it fails, or, with older set, takes the newest
-// one that is not and returns why it passed the others over.
+// one that is not and returns why it passed the others over. One that cannot be read, or is of another version, may be whole: it is not passed
+// over, since what is passed over is removed when the run goes on.
 func Latest(dir string, older bool) (latest *Checkpoint, passed []error, err error) {
 	steps, err := List(dir)
 	if err != nil {
@@ -330,7 +331,7 @@ func Latest(dir string, older bool) (latest *Checkpoint, passed []error, err err
 		if err == nil {
 			return c, passed, nil
 		}
-		if !older {
+		if !older || !errors.Is(err, ErrCorrupt) {
 			return nil, nil, err
 		}
 		passed = append(passed, err)

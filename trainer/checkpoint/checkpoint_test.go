@@ -1,11 +1,15 @@
 package checkpoint
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,6 +138,18 @@ func TestDamageIsFound(t *testing.T) {
 		{"the manifest cut off", edit("manifest.json", func(b []byte) []byte { return b[:len(b)/2] }), "manifest", ErrCorrupt},
 		{"a counter changed", edit("manifest.json", replace(`"targets": 3`, `"targets": 4`)), "digest differs", ErrCorrupt},
 		{"an unknown key", edit("manifest.json", replace(`"seed"`, `"sead": 1, "seed"`)), "unknown field", ErrCorrupt},
+		{"of a newer version", edit("manifest.json", func(b []byte) []byte {
+			more := replace(`"seed"`, `"sead": 1, "seed"`)(b)
+			at := bytes.Index(more, []byte(`"digest": "`)) + len(`"digest": "`)
+			more = slices.Delete(more, at, at+64)
+			sum := sha256.Sum256(bytes.TrimSuffix(more, []byte("\n")))
+			return slices.Insert(more, at, []byte(hex.EncodeToString(sum[:]))...)
+		}), `another version of cftune wrote it: manifest: json: unknown field "sead"`, ErrIncompatible},
+		{"a file that cannot be read", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "optimizer.bin")
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, os.Symlink(path, path))
+		}, "optimizer.bin", syscall.ELOOP},
 		{"another format", edit("manifest.json", replace(`"format": 1`, `"format": 2`)), "format 2", ErrIncompatible},
 		{"a file more", func(t *testing.T, dir string) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "x"), nil, 0o600))
@@ -162,6 +178,10 @@ func TestDamageIsFound(t *testing.T) {
 			_, _, err = Latest(r.Dir(), false)
 			require.ErrorIs(t, err, tt.is, "an older checkpoint was taken silently")
 			older, passed, err := Latest(r.Dir(), true)
+			if tt.is != ErrCorrupt {
+				require.ErrorIs(t, err, tt.is, "it may be whole, and would be removed by who goes on from an older one")
+				return
+			}
 			require.NoError(t, err)
 			assert.Len(t, passed, 1)
 			assert.Less(t, older.Step, 3)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // FormatVersion is the version of the run directory that is written. Readers take this one only.
@@ -85,6 +86,15 @@ var (
 	ErrExists       = errors.New("already holds a run")
 )
 
+// Undecodable says what is wrong with a file that cannot be decoded strictly and has no digest. A field that is not known is a newer version's,
+// as far as anyone can tell, and nothing may be removed on its account.
+func Undecodable(err error) error {
+	if strings.HasPrefix(err.Error(), "json: unknown field ") { // package json has no type for it
+		return fmt.Errorf("%w: %w, which a newer version of cftune may have written", ErrIncompatible, err)
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+}
+
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
 }
@@ -107,10 +117,18 @@ func (m Manifest) encode() ([]byte, error) {
 // ParseManifest reads a manifest strictly and checks its digest.
 func ParseManifest(text []byte) (Manifest, error) {
 	var version struct {
-		Format int `json:"format"`
+		Format int    `json:"format"`
+		Digest string `json:"digest"`
 	}
 	if err := json.Unmarshal(text, &version); err != nil {
 		return Manifest{}, corrupt("manifest: %v", err)
+	}
+	// What is not as this version writes it, though it is as it was written, is another version's.
+	bad := corrupt
+	if isDigest(version.Digest, text) {
+		bad = func(format string, args ...any) error {
+			return fmt.Errorf("%w: another version of cftune wrote it: %s", ErrIncompatible, fmt.Sprintf(format, args...))
+		}
 	}
 	if version.Format != FormatVersion {
 		return Manifest{}, fmt.Errorf("%w: manifest: format %d is not %d, the one this version reads", ErrIncompatible, version.Format, FormatVersion)
@@ -119,7 +137,7 @@ func ParseManifest(text []byte) (Manifest, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
-		return Manifest{}, corrupt("manifest: %v", err)
+		return Manifest{}, bad("manifest: %v", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return Manifest{}, corrupt("manifest: more text after the object")
@@ -129,7 +147,14 @@ func ParseManifest(text []byte) (Manifest, error) {
 		return Manifest{}, corrupt("%v", err)
 	}
 	if !bytes.Equal(again, text) {
-		return Manifest{}, corrupt("manifest: its digest differs from its content")
+		return Manifest{}, bad("manifest: its digest differs from its content")
 	}
 	return m, nil
+}
+
+// isDigest reports whether a manifest's text has its own digest, whatever else is in it.
+func isDigest(digest string, text []byte) bool {
+	const key = `"digest": "`
+	sum := sha256.Sum256(bytes.Replace(bytes.TrimSuffix(text, []byte("\n")), []byte(key+digest), []byte(key), 1))
+	return digest == hex.EncodeToString(sum[:])
 }

@@ -26,7 +26,7 @@ type Restored struct {
 type RestoreOptions struct {
 	// Dir is the new run directory.
 	Dir string
-	// Check looks at a run directory as a whole, before it is put in place. Its error is damage.
+	// Check looks at a run directory as a whole, before it is put in place. Its error is damage, unless it wraps checkpoint.ErrIncompatible.
 	Check func(dir string) error
 	// Say tells people what was passed over.
 	Say func(text string)
@@ -94,7 +94,10 @@ func (s *Store) restoreStep(ctx context.Context, step int, o RestoreOptions) (Re
 	if err := d.fetchEnd(ctx, o.Say); err != nil {
 		return Restored{}, err
 	}
-	if err := o.Check(d.temp); err != nil {
+	switch err := o.Check(d.temp); {
+	case errors.Is(err, checkpoint.ErrIncompatible):
+		return Restored{}, err
+	case err != nil:
 		return Restored{}, corrupt("%v", err)
 	}
 	return r, d.commit(o.Dir)

@@ -323,6 +323,18 @@ func TestAnotherFormatIsNoDamage(t *testing.T) {
 	assert.Len(t, state.Problems, 1)
 }
 
+// The same of what is in a copy.
+func TestARunOfANewerVersionIsNoDamage(t *testing.T) {
+	s, _ := inMemory(t)
+	newRun(t, firstRun).mirrored(t, s, 2, 3)
+	_, err := s.Restore(t.Context(), RestoreOptions{
+		Dir: filepath.Join(t.TempDir(), "run"), Say: func(text string) { t.Error(text) },
+		Check: func(string) error { return fmt.Errorf("config.json: %w", checkpoint.ErrIncompatible) },
+	})
+	assert.ErrorIs(t, err, checkpoint.ErrIncompatible)
+	assert.ErrorContains(t, err, "step 3: ")
+}
+
 func FuzzEntry(f *testing.F) {
 	e := entry{Format: FormatVersion, Run: firstRun, Step: 7}
 	for _, name := range []string{"adapter.gguf", checkpoint.ConfigName, checkpoint.ManifestName, checkpoint.MetricsName} {
