@@ -2,14 +2,17 @@ package export
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"cftune/internal/testmodel"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/gguf"
 	"cftune/trainer/internal/crashpoint"
@@ -81,4 +84,28 @@ func TestAFailedExportLeavesTheOldFile(t *testing.T) {
 			return
 		}
 	}
+}
+
+// brokenOff is an engine whose library cannot write, and does not say why.
+type brokenOff struct{ Engine }
+
+var errNoReason = errors.New("iostream error")
+
+func (brokenOff) Quantize(string, string, FileType, map[string][]float32) error { return errNoReason }
+
+// A disk that is full or failing is what quantize tells, where that is the reason; and else what the library said.
+func TestQuantizeTellsOfTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	from := filepath.Join(dir, "model.gguf")
+	require.NoError(t, testmodel.Write(from, testmodel.Options{}))
+	for _, cause := range []error{syscall.ENOSPC, syscall.EIO, errNoReason} {
+		o := Options{}
+		if cause != errNoReason {
+			o.fs = &crashpoint.FS{At: 3, Err: cause} // the write, after removing and opening
+		}
+		_, err := Quantize(brokenOff{}, from, filepath.Join(dir, "to.gguf"), fileTypes[3], nil, o)
+		require.ErrorIs(t, err, cause)
+		require.Equal(t, cause == errNoReason, errors.Is(err, errNoReason))
+	}
+	assert.NoFileExists(t, filepath.Join(dir, "to.gguf"))
 }

@@ -2,6 +2,7 @@ package export
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -111,6 +112,9 @@ func quantize(engine Engine, from, to string, t FileType, importance map[string]
 	}
 	defer fs.RemoveAll(temp)
 	if err := engine.Quantize(from, temp, t, importance); err != nil {
+		if cause := diskError(fs, temp); cause != nil {
+			err = cause
+		}
 		return Merged{}, err
 	}
 	f, err := fs.Append(temp)
@@ -140,6 +144,20 @@ func quantize(engine Engine, from, to string, t FileType, importance map[string]
 		return Merged{}, err
 	}
 	return result, fs.SyncDir(filepath.Dir(to))
+}
+
+// diskError is why an unfinished file cannot be written to, if it cannot. The library that writes it says of a full disk and of a failing one
+// only that it could not write.
+func diskError(fs durable.FS, temp string) error {
+	f, err := fs.Append(temp)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, 1<<16))
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // fallbackNotes tells which widths did not fit and what their tensors were stored as, a line for each.
