@@ -11,17 +11,19 @@ import (
 
 // Equal reports whether two answers mean the same, in plain or LaTeX notation.
 //
-// Numbers are compared exactly: separators, currency, a unit that only one of the two has, and trailing zeros do not
-// count. 50 % is 0.5 and is 50, since both are meant; a decimal with four digits or more stands for what it is the
-// rounding of. Formulas are equal if they have the same value at several points, some of them complex: exact for
-// rational ones, to ten digits otherwise. Equations may differ by a factor. Lists without brackets and sets have no
-// order; tuples and intervals have, and keep their brackets; matrices are compared by their cells. All else is text.
+// Numbers are compared exactly, in digits or in English words: separators, currency, a unit that only one of the two has, and trailing
+// zeros do not count. 50 % is 0.5 and is 50, since both are meant, but no dollars; a decimal with four digits or more stands for what
+// it is the rounding of. Formulas are equal if they have the same value at several points, some of them complex: exact for
+// rational ones, to ten digits otherwise. Equations may differ by a factor, ratios too. Lists without brackets and sets have no
+// order; tuples and intervals have, and keep their brackets; matrices are compared by their cells. An inequality of a variable between
+// numbers is an interval. Dates and times of day are compared as such. All else is text.
 //
 // Letters behind a number are a unit if they are a known one ("5cm"), stand apart or are more than three ("5 men", "5apples"), and
-// variables otherwise ("6xy"); "1 hour 30 minutes" and "3 to 4" are text, not 1 and 3. Sums with their result ("2 + 3 = 5") stand for that.
+// variables otherwise ("6xy"); "6 ft" is 6 feet, and "1 hour 30 minutes" and "3 to 4" are not 1 and 3. Sums with their result
+// ("2 + 3 = 5") stand for that.
 //
-// Its limits: a formula's domain is not looked at, so x/x is 1; units are names and are never converted; inequalities,
-// and numbers of another base than ten, are text.
+// Its limits: a formula's domain is not looked at, so x/x is 1; units are names and are never converted; other inequalities,
+// and numbers of another base than ten, are text. 3/4/2020 is in March.
 func Equal(a, b string) bool {
 	a, b = clean(a), clean(b)
 	if a == "" || b == "" {
@@ -38,256 +40,22 @@ func Equal(a, b string) bool {
 	if equalShapes(shapeOf(a, 0), shapeOf(b, 0)) {
 		return true
 	}
-	// "58, 500" is a list, but may stand for one number.
-	narrowA, narrowB := wideThousands.ReplaceAllString(a, ",$1"), wideThousands.ReplaceAllString(b, ",$1")
+	// "58, 500" and "1,00,000" are lists, but may stand for one number.
+	narrowA, narrowB := narrow(a), narrow(b)
 	return (narrowA != a || narrowB != b) && equalShapes(shapeOf(narrowA, 0), shapeOf(narrowB, 0))
+}
+
+func narrow(text string) string {
+	if indian.MatchString(text) {
+		return strings.ReplaceAll(text, ",", "")
+	}
+	return wideThousands.ReplaceAllString(text, ",$1")
 }
 
 var wideThousands = regexp.MustCompile(`,\s(\d{3})\b`)
 
 // maxAnswer bounds what is taken apart, in bytes: a longer answer is equal to itself only.
 const maxAnswer = 5000
-
-// shape is an answer taken apart.
-type shape struct {
-	kind  byte // see below
-	open  byte // of a tuple or an interval: its brackets
-	close byte
-	items []shape
-	// Of a kindPlain:
-	amount
-	text    string
-	formula *expression
-	left    *expression // of an equation: the side before the sign
-	product *expression // the whole text, where what looks like a unit or a word may be variables side by side: "2 xy", "ab"
-}
-
-const (
-	kindPlain = 'p' // a formula, an equation or text
-	kindList  = 'l' // no order: a list without brackets, a set, a union
-	kindTuple = 't' // ordered, with brackets: tuples and intervals
-	kindRows  = 'm' // matrix
-)
-
-const maxNesting = 8
-
-func shapeOf(text string, depth int) shape {
-	text = strings.TrimSpace(text)
-	if depth > maxNesting {
-		return shape{kind: kindPlain, text: text}
-	}
-	if rows := matrix(text); rows != nil {
-		s := shape{kind: kindRows}
-		for _, row := range rows {
-			s.items = append(s.items, tuple(row, '[', ']', depth))
-		}
-		return s
-	}
-	if parts := splitTop(text, `\cup`); len(parts) > 1 {
-		return list(parts, depth)
-	}
-	if thousands.FindString(text) == "" {
-		if parts := splitTop(text, ","); len(parts) > 1 {
-			return list(parts, depth)
-		}
-	}
-	if parts := conjunction(text); len(parts) > 1 {
-		return list(parts, depth)
-	}
-	if text == `\emptyset` || text == setOpen+setClose {
-		return shape{kind: kindList}
-	}
-	if text == `\mathbb{R}` {
-		return tuple([]string{`-\infty`, `\infty`}, '(', ')', depth)
-	}
-	if inner, ok := within(text, setOpen, setClose); ok {
-		return list(splitTop(inner, ","), depth)
-	}
-	if inner, ok := within(text, "{", "}"); ok {
-		if parts := splitTop(inner, ","); len(parts) > 1 {
-			return list(parts, depth)
-		}
-	}
-	for _, open := range []string{"(", "["} {
-		for _, end := range []string{")", "]"} {
-			if inner, ok := within(text, open, end); ok {
-				if parts := splitTop(inner, ","); len(parts) > 1 {
-					return tuple(parts, open[0], end[0], depth)
-				}
-			}
-		}
-	}
-	if strings.Contains(text, `\pm`) || strings.Contains(text, `\mp`) {
-		up := strings.NewReplacer(`\pm`, "+", `\mp`, "-").Replace(text)
-		down := strings.NewReplacer(`\pm`, "-", `\mp`, "+").Replace(text)
-		return list([]string{up, down}, depth)
-	}
-	return plain(text)
-}
-
-func list(parts []string, depth int) shape {
-	s := shape{kind: kindList}
-	for _, p := range parts {
-		item := shapeOf(p, depth+1)
-		if item.kind == kindList {
-			s.items = append(s.items, item.items...)
-			continue
-		}
-		s.items = append(s.items, item)
-	}
-	return s
-}
-
-func tuple(parts []string, open, end byte, depth int) shape {
-	s := shape{kind: kindTuple, open: open, close: end}
-	for _, p := range parts {
-		s.items = append(s.items, shapeOf(p, depth+1))
-	}
-	return s
-}
-
-func plain(text string) shape {
-	text = withoutSum(text)
-	s := shape{kind: kindPlain, text: text, amount: amountOf(text)}
-	if left, right, ok := strings.Cut(text, "="); ok && !strings.Contains(right, "=") {
-		l, errL := parseExpression(strings.TrimSpace(left))
-		r := amountOf(strings.TrimSpace(right))
-		e, errR := parseExpression(r.formula)
-		if errL == nil && errR == nil {
-			s.left, s.formula, s.amount = l, e, r
-			return s
-		}
-		// A name before the sign: "number of apples = 3".
-		if errR == nil && errL != nil && hasLetters(left) {
-			s.formula, s.amount = e, r
-		}
-		return s
-	}
-	if e, err := parseExpression(s.amount.formula); err == nil {
-		s.formula = e
-	}
-	if s.formula == nil || s.short {
-		s.product, _ = parseProduct(text)
-	}
-	return s
-}
-
-// withoutSum leaves of "2 + 3 = 5" and "x = 2 + 3 = 5" the 5, and the name before it.
-func withoutSum(text string) string {
-	sides := strings.Split(text, "=")
-	if len(sides) == 1 || slices.Contains([]string{"<", ">", `\`, "!"}, lastOf(sides[0])) {
-		return text
-	}
-	first := len(sides) // of the sides that are numbers, up to the end
-	for first > 0 && isNumber(sides[first-1]) {
-		first--
-	}
-	switch last := strings.TrimSpace(sides[len(sides)-1]); {
-	case first == 0 && isRoundingOf(last, sides[0]):
-		return strings.TrimSpace(sides[0])
-	case first == 0:
-		return last
-	case first == 1 && len(sides) > 2:
-		return sides[0] + "= " + last
-	}
-	return text
-}
-
-// isRoundingOf reports whether a decimal is what another number rounds to: "0.33" of "1/3".
-func isRoundingOf(decimal, number string) bool {
-	_, decimals, ok := strings.Cut(decimal, ".")
-	exact, err := parseExpression(amountOf(clean(number)).formula)
-	rounded, okRounded := new(big.Rat).SetString(decimal)
-	if !ok || !okRounded || err != nil || len(exact.variables) > 0 || !isDecimal(strings.TrimPrefix(decimal, "-")) {
-		return false
-	}
-	y := exact.at(nil)
-	r, okY := new(big.Rat).SetString(strconv.FormatFloat(real(y.c), 'f', len(decimals), 64))
-	return y.isDefined() && math.Abs(imag(y.c)) <= near && okY && r.Cmp(rounded) == 0
-}
-
-func lastOf(text string) string {
-	if text = strings.TrimSpace(text); text == "" {
-		return ""
-	}
-	return text[len(text)-1:]
-}
-
-func hasLetters(text string) bool {
-	return strings.ContainsFunc(text, func(r rune) bool { return isLetter(byte(r)) })
-}
-
-// matrix returns the cells of a matrix, nil if the text is none.
-func matrix(text string) [][]string {
-	m := matrixEnd.FindStringSubmatch(text)
-	if m == nil {
-		return nil
-	}
-	var rows [][]string
-	for _, row := range strings.Split(m[1], `\\`) {
-		if strings.TrimSpace(row) != "" {
-			rows = append(rows, strings.Split(row, "&"))
-		}
-	}
-	return rows
-}
-
-var matrixEnd = regexp.MustCompile(`(?s)^\\begin\{(?:[pbvB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{(?:[pbvB]?matrix|array)\}$`)
-
-// conjunction splits "3 and 5", "x = 3 or x = 5" where each part has a digit.
-func conjunction(text string) []string {
-	parts := strings.FieldsFunc(conjunctions.ReplaceAllString(text, "\x00"), func(r rune) bool { return r == 0 })
-	for _, p := range parts {
-		if !strings.ContainsAny(p, "0123456789") {
-			return nil
-		}
-	}
-	if mixed.MatchString(text) {
-		return nil
-	}
-	return parts
-}
-
-var conjunctions = regexp.MustCompile(`\s+(?:and|or)\s+|\s*⟦\s*,?\s*(?:and|or)\s*⟧\s*`)
-
-// splitTop splits at a separator outside all brackets.
-func splitTop(text, separator string) []string {
-	var parts []string
-	depth, from := 0, 0
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case strings.IndexByte("([{", c) >= 0 || strings.HasPrefix(text[i:], setOpen):
-			depth++
-		case strings.IndexByte(")]}", c) >= 0 || strings.HasPrefix(text[i:], setClose):
-			depth--
-		case depth == 0 && strings.HasPrefix(text[i:], separator):
-			parts = append(parts, text[from:i])
-			from = i + len(separator)
-			i = from - 1
-		}
-	}
-	return append(parts, text[from:])
-}
-
-// within returns what brackets hold that are around all of a text.
-func within(text, open, end string) (string, bool) {
-	if len(text) < len(open)+len(end) || !strings.HasPrefix(text, open) || !strings.HasSuffix(text, end) {
-		return "", false
-	}
-	inner := text[len(open) : len(text)-len(end)]
-	depth := 0
-	for i := range len(inner) {
-		switch {
-		case strings.IndexByte("([{", inner[i]) >= 0:
-			depth++
-		case strings.IndexByte(")]}", inner[i]) >= 0:
-			if depth--; depth < 0 {
-				return "", false
-			}
-		}
-	}
-	return inner, depth == 0
-}
 
 func equalShapes(a, b shape) bool {
 	if a.kind == kindList && len(a.items) == 1 && b.kind != kindList {
@@ -296,11 +64,20 @@ func equalShapes(a, b shape) bool {
 	if b.kind == kindList && len(b.items) == 1 && a.kind != kindList {
 		b = b.items[0]
 	}
+	if a.kind == kindList && b.kind == kindTuple {
+		a = pointOf(a)
+	}
+	if b.kind == kindList && a.kind == kindTuple {
+		b = pointOf(b)
+	}
 	if a.kind != b.kind {
 		return false
 	}
 	switch a.kind {
 	case kindTuple, kindRows:
+		if a.text != "" && b.text != "" && a.text != b.text {
+			return false // inequalities of different variables
+		}
 		return a.open == b.open && a.close == b.close && slices.EqualFunc(a.items, b.items, equalShapes)
 	case kindList:
 		return equalLists(a.items, b.items)
@@ -325,7 +102,10 @@ func equalLists(a, b []shape) bool {
 }
 
 func equalPlain(a, b shape) bool {
-	if a.unit != "" && b.unit != "" && a.unit != b.unit {
+	if a.clock != nil && b.clock != nil {
+		return a.clock.same(b.clock)
+	}
+	if a.unit != "" && b.unit != "" && differ(a.unit, b.unit) || a.percent && !b.percent && b.unit != "" || b.percent && !a.percent && a.unit != "" {
 		return false
 	}
 	if a.formula == nil || b.formula == nil || a.short != b.short {

@@ -180,6 +180,9 @@ func (p *parser) raised() node {
 	for p.take("!") {
 		base = unary(factorial, base)
 	}
+	if p.take("°") {
+		base = binary(multiply, base, constant(inexactly(complex(math.Pi/180, 0))))
+	}
 	if p.take("**") || p.take("^") {
 		if p.depth++; p.depth > maxDepth {
 			return p.fail()
