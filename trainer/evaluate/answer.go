@@ -21,7 +21,7 @@ var (
 	words = regexp.MustCompile(form)
 	first = regexp.MustCompile(`(?i)^` + quote + `(?:(?:the )?answer(?: is)?:?` + quote + `)?` + form)
 	// either is behind a form that another stands beside: "True or false: false".
-	either = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b)`)
+	either = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b|and\s+(?:no|yes|true|false)\b)`)
 	// The statement must be in the answer's first sentence: nothing that ends one may stand before the "is".
 	states = regexp.MustCompile(`(?i)^[^.!?:\n]*?\b(?:is|are):?` + quote + form)
 )

@@ -70,7 +70,8 @@ const (
 
 var (
 	// inText is text within LaTeX; its content is marked, so that units can be told from formulas.
-	inText = regexp.MustCompile(`\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|operatorname|hbox|mathit)\s*\{([^{}]*)\}`)
+	inText       = regexp.MustCompile(`\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|operatorname|hbox|mathit)\s*\{([^{}]*)\}`)
+	numberInText = regexp.MustCompile(`⟦\s*([-\d.,]+)\s*⟧`)
 	// decorated is a letter with a mark that says what kind of thing it is, or letters under a line.
 	decorated = regexp.MustCompile(`\\(?:mathbf|boldsymbol|vec|overrightarrow|hat)\s*\{\s*([A-Za-z])\s*\}|\\(?:vec|hat)\s+([A-Za-z])\b|\\overline\s*\{\s*([A-Z]{2})\s*\}`)
 	// allOf is a set of numbers by its letter.
@@ -113,7 +114,7 @@ var (
 	mixed          = regexp.MustCompile(`^([-+]?)(\d+)(?:\s+|-|\s+and\s+)(\d+)/(\d+)$`)
 	boundTo        = regexp.MustCompile(`^[A-Za-z](?:_\w)?(?:\([a-z]\))?\s*\\in\b\s*`)
 	// namedTuple is before a tuple whose parts it names.
-	namedTuple = regexp.MustCompile(`^\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)+\s*\)\s*=\s*\(`)
+	namedTuple = regexp.MustCompile(`^\(\s*\\?[A-Za-z]+(?:_\w)?(?:\s*,\s*\\?[A-Za-z]+(?:_\w)?)+\s*\)\s*=\s*\(`)
 	ofDegrees  = regexp.MustCompile(`^(.*[\d})])\s*°\s*([CF]?)$`)
 	ofAngles   = regexp.MustCompile(`sin|cos|tan|cot|sec|csc`)
 	spaces     = regexp.MustCompile(`\s+`)
@@ -151,6 +152,7 @@ func clean(text string) string {
 	for range 3 { // \text within \text
 		text = inText.ReplaceAllString(text, textOpen+"$1"+textClose)
 	}
+	text = numberInText.ReplaceAllString(text, "$1")
 	text = rate.ReplaceAllString(text, "⟦$1/$2⟧")
 	text = strings.Trim(spaces.ReplaceAllString(text, " "), " *`")
 	for {

@@ -237,14 +237,34 @@ func TestGradeAnswer(t *testing.T) {
 	for text, gold := range map[string]string{
 		"The answer is certainly not 18": "18", "The answer is that she has less than 18 left": "18", "The answer is 1 hour 30 minutes": "1", "The answer is 5 lb 3 oz": "5",
 		"The answer is 5 to 7 hours": "5", "The answer is 2 - 1/2": "5/2", "Answer: I don't know": "I", "The answer is I think C": "I", "Yes or no? No.": "yes",
-		"True or false: false": "true", "The answer is yes or no": "yes",
+		"True or false: false": "true", "The answer is yes or no": "yes", "Yes and no.": "yes",
+		"The answer is at least 18.": "18", "The answer is at most 18 books": "18", "The answer is no more than 18 books": "18", "The answer is up to 18": "18",
+		"The answer is anything but 18": "18", "The answer is the square root of 18": "18", "The answer is 18 thousand dollars": "18", "The answer is 18 times 2": "18",
+		"The answer isn't 18.": "18", "The answer cannot be 18.": "18", "The answer is not 18. It is 7.": "18", "The answer is neither 18 nor 7.": "18", "答案不是18。": "18",
+		"<think>maybe 18": "18", "\\boxed{7} (not \\boxed{18})": "18", "Answer: 7\n\nCheck: 18 - 11 = 7, 7 + 11 = 18": "18", "答案：7，因为 18 - 11 = 7，不是 18。": "18",
+		"Réponse : 7\nVérification : 7 + 11 = 18": "18", "The ratio is 3:4": "4", "It ends at 3:30": "30", "It is 1.2e3": "3", "She ate 1 1/2": "1/2", "Christmas is on 2020-12-25": "25",
+		"18 eggs cost 9 dollars": "18", "The total is 18 dollars (9 × 2).": "2", "It is 9 × 2 = 19 dollars, not 18.": "18", "18 is the answer, but 5 is odd": "5", "The answer is 1/2 or 1/3.": "1/2",
+		"C. Paris\n\nExplanation: Option A is wrong.": "A", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
 	} {
 		assert.False(t, GradeAnswer(text, gold).Right, text)
 	}
 	for text, gold := range map[string]string{
-		"The answer is no more than 18 books": "18", "The answer is that she can't buy more than 18": "18", "The answer is 1 hour 30 minutes": "1 hour 30 minutes",
+		"The answer is that she can't buy more than 18": "18", "The answer is 1 hour 30 minutes": "1 hour 30 minutes",
 		"The answer is 5 apples in 3 bags": "5", "The answer is I Paris": "I", "The answer is I because A is wrong": "I", "The answer is 2-1/2": "5/2", "Yes, or so it seems": "yes",
 		"The answer is 3 million dollars": "3000000",
+		"The answer is not 5 but 7.":      "7", "The answer isn't 5, it's 7.": "7", "The answer is not 5. It is 7.": "7", "The answer is 7 rather than 5.": "7",
+		"Final answer: 7. This answer is correct.": "7", "Final answer: 7\nThe answer is in dollars.": "7", "The answer is correct.": "correct",
+		"#### Step 1\n3 + 4 = 7\n\n#### Final answer\n7\n\nCheck: 7 - 4 = 3": "7", "#### Step 2: add, and 3 + 4 = 7\nThe answer is 7.": "7", "#### The answer is 7.": "7",
+		"**Final answer:**\n\n\\text{seven}\n\nCheck: 7 - 4 = 3": "7", "Answer:\n3 + 4 = 7\n7 + 5 = 12": "12", "**Final Answer**\n\nB": "B",
+		"She has **7** apples after 3 days.": "7", "She ate 1 1/2": "3/2", "It is 1.2 × 10^3": "1200", "x^2+1": "x^2 + 1", "New York": "New York", "\\frac{14}{3}": "14/3", "1, -2": "-2, 1",
+		"答案是7。检查：7 - 4 = 3": "7", "答えは7です。": "7", "Antwort: 7\nProbe: 7 - 4 = 3": "7", "La réponse est 7. On a 7 - 4 = 3.": "7", "Respuesta: 7 manzanas": "7", "Ответ: 7\n7 - 4 = 3": "7",
+		"The answer is (B) 12.": "12", "The answer is 12 (B).": "B", "The answer is 12, which is 3*4.": "12", "The answer is 12 with 90% confidence.": "12", "Answer: 3,5": "3.5",
+		"B) 12": "B", "**B**": "B", "(b)": "B", "The answer is still 18.": "18", "The answer is, therefore, 18.": "18", "The answer comes out to 18": "18",
+		"The probability is $\\frac{3}{6} = \\frac{1}{2}$.": "1/2", "Thus the polynomial is $x^2+1$.": "x^2 + 1", "The total is 18 dollars (9 × 2).": "18", "It is 9 × 2 = 18 dollars, not 19.": "18",
+		"18 is the answer, since 9 * 2 = 18 and 5 is odd.": "18", `{"answer": "18 eggs", "steps": 3}`: "18", "The answer is **$18** per day, because 9*2 = 18.": "18", "The answer is $3, 5,$ and $7$.": "3, 5, 7",
+		"The answer is 1/2 (50%).": "1/2", "The answer is 1/2 or 50%.": "1/2", "The required answer is $7+11=\\mathbf{18}$.": "18", "The answer is $(r, \\theta) = (3, \\pi)$.": `(3, \pi)`,
+		"The answer is 18.\n\nNote: the answer must be positive.": "18", "The answer is 18. Let me know if this answer is clear.": "18",
+		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
 	} {
 		assert.True(t, GradeAnswer(text, gold).Right, text)
 	}

@@ -2,6 +2,7 @@ package evaluate
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -24,56 +25,185 @@ type Extracted struct {
 
 var (
 	// minerva is the ending that Minerva's prompts ask for; its dollar signs are LaTeX's.
-	minerva  = regexp.MustCompile(`(?i)final answer is:?\s*\$(.*?)\$\.? i hope`)
-	boxed    = regexp.MustCompile(`\\f?boxed\s*(\{|[^\s{])`)
-	hash     = regexp.MustCompile(`(?m)####[ \t]*(.+)$`)
-	stated   = regexp.MustCompile(`(?i)\banswers?(?:[ \t]+(?:is|are))?[*_]*:?[*_]*[ \t]*(?:[:=]|(?:is|are|equals|(?:should|would|must)[ \t]+be)\b)[*_]*[ \t]*:?[ \t]*`)
+	minerva = regexp.MustCompile(`(?i)final answer is:?\s*\$(.*?)\$\.? i hope`)
+	boxed   = regexp.MustCompile(`\\f?boxed\s*(\{|[^\s{])`)
+	hash    = regexp.MustCompile(`(?m)####[ \t]*(.+)$`)
+	// stated is how an answer is said to be one, or not to be; where it is "Final answer" on a line of its own, the answer is below. It is
+	// known in some other languages.
+	stated = regexp.MustCompile(`(?i)(?:\bans(?:wers?)?\b|(?:^|[^\p{L}])(?:antwort|r[ée]ponse|respuesta|resposta|risposta|ответ)|答案|答え|정답)` +
+		`(?:[ \t]+(?:is|are|final[ae]?)\b)?[*_]*[ \t]*:?[*_]*[ \t]*` +
+		`(?:[:=]|(?:is|are|equals|(?:should|would|must|could|may|might)[ \t]+be|est|es|ist|lautet)\b|(?:comes|works|turns)[ \t]+(?:out[ \t]+)?to(?:[ \t]+be)?\b|(?:是|为|為|は|은|는|é|è)|(不是|(?:ist|n['’]est)[ \t]+(?:nicht|pas)\b|no[ \t]+es\b|(?:is|are)n['’]t\b|(?:can(?:not|['’]t)|(?:could|would|should|must)(?:n['’]t|[ \t]+not))[ \t]+be\b))` +
+		`[*_]*[ \t]*:?[ \t]*|(?m:^[ \t#*_]*final answer[ \t*_]*$)`)
+	// notStated is how it begins where it is said what it is not, and corrected is before what it is instead.
+	notStated = regexp.MustCompile(`(?i)^[*_]*(?:\w+ly[ \t]+)?(?:not|never|neither|unlikely|no[ \t]+longer|nicht|pas)\b`)
+	corrected = regexp.MustCompile(`(?i)^[^\n]*?[\s,;.](?:but(?:[ \t]+rather)?|rather|(?:it|that)(?:[ \t]+is|['’]s))[ \t]+([^\n]*)`)
+	// assessed is a statement that says of the answer what it is like.
+	assessed = regexp.MustCompile(`(?i)^(?:\w+ly[ \t]+|also[ \t]+|indeed[ \t]+)*(?:(?:in)?correct|right|wrong|reasonable|(?:in)?valid|verified|confirmed|helpful|useful|(?:un)?clear|an[ \t]+integer|as[ \t]+follows|in[ \t]+\p{L}+)(?:(?:,|[ \t]+(?:because|since|as|and|to|by))[ \t].*)?$`)
+	// demanded is how it begins where it says what an answer should be like; without a number, it is not one.
+	demanded = regexp.MustCompile(`(?i)\b(?:must|should)\b`)
+	// below is the line under a heading, where nothing stands under it.
+	below = regexp.MustCompile(`^[ \t]*\n\s*([^\n]+?)[ \t]*(?:\n[ \t]*(?:\n|$)|$)`)
+	// inverted is a statement that begins with the answer.
+	inverted = regexp.MustCompile(`(?i)(\$?[-\d][^\s]*|\([A-J]\))(?:[ \t]+\p{L}+)?[ \t]+is[ \t]+(?:the|my|our)[ \t]+(?:(?:final|correct|right)[ \t]+)?answer\b`)
+	// aside is at the end of a sentence, and not what it says.
+	aside    = regexp.MustCompile(`(?:[ \t]+\([^()\n]*\)|,[ \t]*(?:and[ \t]+)?not\b[^.\n]*)[.\s]*$`)
 	lettered = regexp.MustCompile(`(?m)^[ \t]*A:[ \t]*(.+)$`)
-	tagged   = regexp.MustCompile(`(?s)<answer>(.*?)</answer>`)
-	number   = regexp.MustCompile(`[-−]?\$?(?:\d{1,3}(?:,\d{3})+\b(?:\.\d+)?|\d*\.\d+|\d+)(?:\s*/\s*\d+)?%?`)
+	tagged   = regexp.MustCompile(`(?s)<answer>(.*?)</answer>|"(?:final_)?answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",}]+))`)
+	number   = regexp.MustCompile(`\b\d{4}-\d\d-\d\d\b|[-−]?\$?(?:\d{1,3}(?:,\d{3})+\b(?:\.\d+)?|\d*\.\d+|\d+)(?:[eE][-+]?\d{1,3}\b|(?:\s*(?:[×x*]|\\times|\\cdot)\s*10\^\{?-?\d+\}?)|(?::\d+)+|\s\d+/\d+|(?:\s*/\s*\d+)+)?%?`)
 	// sentenceEnd is where a stated answer is over: a full stop, question or exclamation mark before a space.
 	sentenceEnd = regexp.MustCompile(`[.!?]["'”’)*_]*(?:\s|$)`)
 )
 
 // ExtractAnswer finds the final answer of a text. The marks are tried in this order, the last of each kind counting:
 // Minerva's ending, \boxed with balanced braces, GSM8K's ####, <answer>, "answer is" and "Answer:", a line that begins with "A:",
-// and otherwise the last number. What stands behind the first end mark ([END] and the like) does not count, since a
-// model that learned critiques goes on into one; nor does a thought before </think>.
+// "18 is the answer". Of a text without a mark it is all, if that is a formula, or else the last number: in the formula that it ends with,
+// in bold in the last line, or anywhere but in a last remark in parentheses. What is said not to be the answer is none. What stands
+// behind the first end mark ([END] and the like) does not count, since a model that learned critiques goes on into one; nor does a
+// thought before </think>, or one that does not end.
 func ExtractAnswer(text string) Extracted {
-	text = said(text)
+	text = alike(said(text))
 	if m := lastMatch(minerva, text); m != "" {
 		return Extracted{m, MarkStatement}
 	}
 	if content, ok := lastBoxed(text); ok {
 		return Extracted{content, MarkBoxed}
 	}
-	if m := lastMatch(hash, text); m != "" {
+	if m := lastHash(text); m != "" {
 		return Extracted{m, MarkHash}
 	}
-	if m := lastMatch(tagged, text); m != "" {
-		return Extracted{m, MarkStatement}
-	}
-	if at := stated.FindAllStringIndex(text, -1); at != nil {
-		rest := text[at[len(at)-1][1]:]
-		line, _, _ := strings.Cut(rest, "\n")
-		if m := displayed.FindStringSubmatch(rest); m != nil && strings.TrimSpace(line) == "" {
-			return Extracted{strings.TrimSpace(m[1] + m[2] + m[3] + m[4]), MarkStatement}
-		}
-		if m := firstSentence(strings.ReplaceAll(line, `\!`, "")); m != "" {
+	if all := tagged.FindAllStringSubmatch(text, -1); all != nil {
+		if m := strings.TrimSpace(strings.Join(all[len(all)-1][1:], "")); m != "" {
 			return Extracted{m, MarkStatement}
 		}
 	}
-	if m := lastMatch(lettered, text); m != "" {
-		return Extracted{m, MarkStatement}
+	statement, text := lastStatement(text)
+	if statement != "" {
+		return Extracted{statement, MarkStatement}
 	}
-	if all := numbers(text); len(all) > 0 {
-		return Extracted{all[len(all)-1], MarkNumber}
+	for _, pattern := range []*regexp.Regexp{lettered, inverted} {
+		if m := lastMatch(pattern, text); m != "" {
+			return Extracted{m, MarkStatement}
+		}
+	}
+	if line := strings.Trim(strings.TrimSpace(text), "$*"); !wordWithin.MatchString(line) && isFormula(shapeOf(clean(line), 0)) {
+		return Extracted{line, MarkNumber}
+	}
+	if formula := lastFormula(text); formula != "" {
+		return Extracted{formula, MarkNumber}
+	}
+	for _, part := range []string{inBold(text), aside.ReplaceAllString(text, ""), text} {
+		if all := numbers(part); len(all) > 0 {
+			return Extracted{all[len(all)-1], MarkNumber}
+		}
 	}
 	return Extracted{}
 }
 
+// lastFormula returns the formula between LaTeX's signs that the last number is in.
+func lastFormula(text string) string {
+	all := dollars.FindAllStringSubmatchIndex(text, -1)
+	if all == nil {
+		return ""
+	}
+	m := all[len(all)-1]
+	inner := text[max(m[2], m[4]):max(m[3], m[5])]
+	if len(numbers(inner)) == 0 || len(numbers(text[m[1]:])) > 0 || !isFormula(shapeOf(clean(inner), 0)) {
+		return ""
+	}
+	return inner
+}
+
+// inBold returns what the last line has in bold.
+func inBold(text string) string {
+	text = strings.TrimSpace(text)
+	var parts []string
+	for _, m := range bold.FindAllStringSubmatch(text[strings.LastIndex(text, "\n")+1:], -1) {
+		parts = append(parts, m[1])
+	}
+	return strings.Join(parts, " ; ")
+}
+
+var bold = regexp.MustCompile(`\*\*([^*]+)\*\*`)
+
+// wordWithin is a word between others, or a line's end: what is around it is a sentence.
+var wordWithin = regexp.MustCompile(`\s[a-z]{2,}\s|\n`)
+
+// isFormula reports whether an answer is a formula, or consists of formulas.
+func isFormula(s shape) bool {
+	if s.kind == kindPlain {
+		return s.formula != nil
+	}
+	return len(s.items) > 0 && !slices.ContainsFunc(s.items, func(item shape) bool { return !isFormula(item) })
+}
+
+// lastHash returns what stands behind the last ####, unless that is a heading, which is words with something below.
+func lastHash(text string) string {
+	all := hash.FindAllStringSubmatchIndex(text, -1)
+	for i := len(all) - 1; i >= 0; i-- {
+		content := strings.Trim(text[all[i][2]:all[i][3]], " \t*_")
+		if at := stated.FindStringIndex(content); at != nil && strings.TrimSpace(content[at[1]:]) != "" {
+			return firstSentence(content[at[1]:])
+		}
+		if !headingWord.MatchString(content) || strings.TrimSpace(text[all[i][1]:]) == "" {
+			return content
+		}
+	}
+	return ""
+}
+
+// headingWord is how a heading begins.
+var headingWord = regexp.MustCompile(`^\p{L}{2}`)
+
+// lastStatement returns the last answer that a text states. Without one, rest is where else to look: behind what is said not to be it.
+func lastStatement(text string) (statement, rest string) {
+	rest = text
+	all := stated.FindAllStringSubmatchIndex(text, -1)
+	opinion := ""
+	for i := len(all) - 1; i >= 0; i-- {
+		behind := text[all[i][1]:]
+		if all[i][2] >= 0 || notStated.MatchString(behind) {
+			if m := corrected.FindStringSubmatch(behind); m != nil {
+				return firstSentence(m[1]), text
+			}
+			if i == len(all)-1 {
+				_, rest, _ = strings.Cut(behind, "\n")
+			}
+			continue
+		}
+		found := statedIn(behind)
+		if assessed.MatchString(found) || demanded.MatchString(text[all[i][0]:all[i][1]]) && !strings.ContainsAny(inDigits(found), `0123456789\`) {
+			if opinion == "" {
+				opinion = found
+			}
+			continue
+		}
+		if found != "" {
+			return found, text
+		}
+	}
+	return opinion, rest
+}
+
+// statedIn returns what stands behind the words that state an answer: a formula on lines of its own, the rest of the sentence, or a short line below.
+func statedIn(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	if strings.TrimSpace(line) != "" {
+		return firstSentence(line)
+	}
+	if m := displayed.FindStringSubmatch(text); m != nil {
+		return strings.TrimSpace(m[1] + m[2] + m[3] + m[4])
+	}
+	if m := below.FindStringSubmatch(text); m != nil && !hasWords(commands.ReplaceAllString(m[1], "")) {
+		return firstSentence(m[1])
+	}
+	return ""
+}
+
 // said returns what a text says after its thought and before its end mark. Where that is nothing, what there is counts.
 func said(text string) string {
+	if endless(text) {
+		return ""
+	}
 	if at := strings.LastIndex(text, endOfThought); at >= 0 {
 		thought, rest := text[:at], text[at+len(endOfThought):]
 		if text = rest; strings.TrimSpace(rest) == "" {
@@ -138,7 +268,7 @@ func lastBoxed(text string) (string, bool) {
 	all := boxed.FindAllStringSubmatchIndex(text, -1)
 	for i := len(all) - 1; i >= 0; i-- {
 		content, _ := inBox(text, all[i][2])
-		if content == "" {
+		if content == "" || notBefore.MatchString(text[:all[i][0]]) {
 			continue
 		}
 		for i--; i >= 0; i-- {
@@ -152,6 +282,9 @@ func lastBoxed(text string) (string, bool) {
 	}
 	return "", false
 }
+
+// notBefore ends what is before a box that is said not to be the answer.
+var notBefore = regexp.MustCompile(`(?i)\bnot\s+[$\\(\[]*$`)
 
 // displayed is a formula on lines of its own.
 var displayed = regexp.MustCompile(`(?s)^\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]+)\$)[ \t.]*(?:\n|$)`)
@@ -196,6 +329,7 @@ func closing(text string) int {
 // firstSentence cuts a stated answer off where its sentence ends; a formula between LaTeX's signs stands for all of it, and so do
 // several that are listed.
 func firstSentence(text string) string {
+	text = boldEnd.ReplaceAllString(strings.ReplaceAll(text, `\!`, ""), "$1")
 	end := sentenceEnd.FindStringIndex(text)
 	formulas := dollars.FindAllStringSubmatchIndex(text, -1)
 	for k, m := range formulas {
@@ -206,20 +340,29 @@ func firstSentence(text string) string {
 		if m[4] < 0 && hasWords(inner) && !strings.Contains(inner, `\`) {
 			break
 		}
-		listed := strings.TrimSpace(inner)
+		listed := strings.Trim(inner, " ,")
 		for _, next := range formulas[k+1:] {
 			if !together.MatchString(text[m[1] : next[0]+strings.IndexAny(text[next[0]:], `$\`)]) {
 				break
 			}
-			m, listed = next, listed+", "+strings.TrimSpace(text[max(next[2], next[4]):max(next[3], next[5])])
+			m, listed = next, listed+", "+strings.Trim(text[max(next[2], next[4]):max(next[3], next[5])], " ,")
 		}
 		return listed
 	}
 	if end != nil {
 		text = text[:end[0]]
 	}
-	return strings.Trim(strings.TrimSpace(text), "*_\"'` ")
+	return strings.Trim(copula.ReplaceAllString(strings.TrimSpace(text), ""), "*_\"'`, ")
 }
+
+var (
+	// copula ends a statement where the verb comes last.
+	copula = regexp.MustCompile(`(?:です|である|だ|입니다|이다)$`)
+	// boldEnd is the end of bold type.
+	boldEnd = regexp.MustCompile(`\*\*(\s|[.,;]|$)`)
+	// commands are LaTeX's, and what they begin and end.
+	commands = regexp.MustCompile(`\\(?:begin|end)\{\w+\}|\\[A-Za-z]+`)
+)
 
 // dollars is LaTeX between dollar signs, within which escaped ones are currency, or between \( and \) or \[ and \].
 var dollars = regexp.MustCompile(`(?:^|[^\\])\$((?:\\.|[^$\\])+)\$|\\[(\[](.+?)\\[)\]]`)

@@ -23,47 +23,110 @@ func GradeAnswer(text, gold string) Grade {
 	}
 	if choice := choiceOf(gold); choice != "" {
 		if g.Mark == MarkNumber || !g.Found() {
-			if m := lastMatch(optionIs, said(text)); m != "" {
+			if m := lastOption(said(text)); m != "" {
 				g.Extracted = Extracted{m, MarkStatement}
+			} else if line := firstLine(text); chosenIn(line) != "" {
+				g.Extracted = Extracted{line, MarkStatement}
 			}
 		}
 		answer := unexplained(g.Text)
 		g.Right = chosenIn(answer) == choice || Equal(answer, gold) && !anotherChoice.MatchString(answer)
 		return g
 	}
+	if g.Mark == MarkNumber || !g.Found() {
+		if line := oneLine(text); (!hasWords(line) || len(numbers(line)) == 0) && Equal(line, gold) {
+			return Grade{Extracted{line, MarkWord}, true}
+		}
+	}
 	if !g.Found() {
 		return g
 	}
-	if g.Right = Equal(g.Text, gold); g.Right || g.Mark != MarkStatement {
+	if g.Right = Equal(g.Text, gold); g.Right || g.Mark == MarkNumber {
 		return g
 	}
-	if before := unexplained(g.Text); before != "" && before != g.Text && Equal(before, gold) {
+	if m := restated.FindStringSubmatch(g.Text); m != nil && Equal(m[1], m[2]) && Equal(m[1], gold) {
 		g.Right = true
 		return g
 	}
-	if all := numbers(g.Text); len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) && !denied(g.Text, all[0]) {
+	for _, answer := range []string{unexplained(g.Text), besideChoice.ReplaceAllString(g.Text, ""), decimalComma.ReplaceAllString(g.Text, "$1.$2")} {
+		if answer != "" && answer != g.Text && Equal(answer, gold) {
+			g.Right = true
+			return g
+		}
+	}
+	if isFormula(shapeOf(clean(g.Text), 0)) {
+		return g // another one
+	}
+	if m := lastMatch(result, g.Text); g.Mark == MarkStatement && m != "" && Equal(m, gold) {
+		g.Right = true
+		return g
+	}
+	if all := numbers(g.Text); g.Mark == MarkStatement && len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) && !denied(g.Text, all[0]) {
 		g.Right = Equal(all[0], gold)
 	}
 	return g
 }
 
+// lastOption is the last choice that a text names without refusing it.
+func lastOption(text string) string {
+	named := ""
+	for _, at := range optionIs.FindAllStringSubmatchIndex(text, -1) {
+		if !refused.MatchString(text[at[3]:]) {
+			named = text[at[2]:at[3]]
+		}
+	}
+	return named
+}
+
+// firstLine is the line that a text begins with, if nothing or an empty line is below.
+func firstLine(text string) string {
+	line, rest, _ := strings.Cut(strings.TrimSpace(said(text)), "\n")
+	if below, _, _ := strings.Cut(rest, "\n"); strings.TrimSpace(below) != "" {
+		return ""
+	}
+	return line
+}
+
+// oneLine is all that a text says, if that is a line.
+func oneLine(text string) string {
+	if text = strings.TrimSpace(said(text)); strings.Contains(text, "\n") {
+		return ""
+	}
+	return text
+}
+
 var (
 	// adverb is before a number that is meant.
-	adverb = regexp.MustCompile(`(?i)^(?:therefore|thus|hence|so|then|about|approximately|around|roughly|exactly|simply|just|only|now)[,:]?\s`)
+	adverb = regexp.MustCompile(`(?i)^(?:(?:therefore|thus|hence|so|then|about|around|just|still|indeed|now|\w+ly)[,:]?\s|an?\s+\d)`)
 	// notNumber and thanNumber end what is before a number that is not meant, where thanNumber's is not itself denied: "no more than 18".
-	notNumber  = regexp.MustCompile(`(?i)(?:\bnot|n['’]t)\s+$`)
+	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|close\s+to))|\b(?:half|third|quarter|double|root)\s+(?:that\s+)?of)\s+$`)
+	// notAll is behind a number that something is done with.
+	notAll     = regexp.MustCompile(`(?i)^\s*(?:\^|!|(?:hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial|choose|mod|modulo|times|plus|minus|divided|over)\b)`)
 	thanNumber = regexp.MustCompile(`(?i)\b(?:less|more|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+$`)
 	negation   = regexp.MustCompile(`(?i)\b(?:no|not|cannot|never)\b|n['’]t\b`)
+	// bound is how a statement begins that gives no number but a limit.
+	bound = regexp.MustCompile(`(?i)^\W*(?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less|fewer)\s+than|over|under|above|below|almost|nearly)\s`)
 	// explained is what a stated answer is followed by that is none of it.
-	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|[,(]?\s*\b(?:because|since)\b).*$`)
+	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|[,(]?\s*\b(?:because|since|as|which|with|weil|denn|car|parce|porque|perché)\b|[,(]?\s*(?:因为|因為|由于)|,\s*(?:so|i\.?e|that\s+is|I\s+[a-z]+)\b|\s-\s+[a-z]{2}|\s\((?:i\.?e\b|[a-z]{3,}[\s)])).*$`)
+	// restated is an answer in parentheses behind another form of it, and result what a calculation comes to.
+	restated = regexp.MustCompile(`^(.*\S)\s+\(([^()]+)\)$`)
+	result   = regexp.MustCompile(`=\s*([^=]+)$`)
+	// besideChoice is the letter of a choice beside its value.
+	besideChoice = regexp.MustCompile(`^\W*(?:\([A-J]\)|[A-J][.):])\s+|\s*\([A-J]\)\W*$`)
+	// decimalComma is a decimal as it is written elsewhere, unless it may be thousands.
+	decimalComma = regexp.MustCompile(`^\W*(-?\d+),(\d{1,2}|\d{4,})\b`)
 
 	// A right answer that is one of the choices: a letter, in parentheses or not.
 	choice = regexp.MustCompile(`^(?:\(([A-J])\)|([A-J]))$`)
 	// chosen is how a text that has been extracted begins with one: "(B) 12", "option B", "B. 12", "B because ..."; an A without a mark may be
 	// an article, and an I who speaks.
-	chosen = regexp.MustCompile(`^(?:(?i:option|choice)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,]|$)|([B-HJ])\s|([AI])\s+(?:because|since|as|is)\b|(I)\s+[^a-z\s]|([a-j])$)`)
+	chosen = regexp.MustCompile(`^(?:(?i:option|choice)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,]|$)|([B-HJ])\s|([AI])\s+(?:because|since|as|is)\b|(I)\s+[^a-z\s]|([a-j])\)?$)`)
 	// optionIs is how one is named that no answer is said to be.
-	optionIs = regexp.MustCompile(`(?:(?i)\b(?:option|choice)(?:\s+is)?:?)\s*[*_]*(\(?[A-J]\)?)[*_]*(?:[).:,\s]|$)`)
+	optionIs = regexp.MustCompile(`(?:(?i)\b(?:option|choice|choose|pick|select)(?:\s+is)?:?)\s*[*_]*(\(?[A-J]\)?)[*_]*(?:[).:,\s]|$)`)
+	// choiceBehind is one behind its value.
+	choiceBehind = regexp.MustCompile(`^[^A-Za-z]+\(([A-J])\)$`)
+	// refused is behind a choice that is said to be wrong.
+	refused = regexp.MustCompile(`(?i)^(?:\W*(?:(?:option|choice)\s+)?\(?[A-J]\b)?\W*(?:is|was|can)(?:(?:n['’]t|not)\b|['’]t\b|\s+(?:not|never|incorrect|wrong|false)\b)`)
 	// anotherChoice is one that stands beside the first.
 	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)`)
 )
@@ -72,8 +135,8 @@ func unexplained(text string) string { return strings.TrimSpace(explained.Replac
 
 // denied reports whether a sentence says of its number that it is not the one: "certainly not 18", "she has less than 18".
 func denied(text, number string) bool {
-	before, _, _ := strings.Cut(text, number)
-	return notNumber.MatchString(before) || thanNumber.MatchString(before) && !negation.MatchString(before)
+	before, after, _ := strings.Cut(text, number)
+	return notAll.MatchString(after) || bound.MatchString(text) || notNumber.MatchString(before) || thanNumber.MatchString(before) && !negation.MatchString(before)
 }
 
 // choiceOf is the letter of a right answer that is a choice, or empty.
@@ -89,7 +152,10 @@ func choiceOf(gold string) string {
 func chosenIn(text string) string {
 	text = letters(text)
 	m := chosen.FindStringSubmatch(text)
-	if m == nil || anotherChoice.MatchString(text) {
+	if m == nil {
+		m = choiceBehind.FindStringSubmatch(text)
+	}
+	if m == nil || refused.MatchString(text) || anotherChoice.MatchString(text) {
 		return ""
 	}
 	return strings.ToUpper(strings.Join(m[1:], ""))

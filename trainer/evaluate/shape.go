@@ -64,7 +64,11 @@ func shapeOf(text string, depth int) shape {
 		}
 	}
 	if parts := conjunction(text); len(parts) > 1 {
-		return list(parts, depth)
+		s := list(parts, depth)
+		if orElse.MatchString(text) && !slices.ContainsFunc(s.items, func(item shape) bool { return !equalShapes(item, s.items[0]) }) {
+			return s.items[0] // said twice: "1/2 or 50%"
+		}
+		return s
 	}
 	if text == `\emptyset` || text == setOpen+setClose {
 		return shape{kind: kindList}
@@ -255,6 +259,8 @@ func conjunction(text string) []string {
 
 // mixedUnit is a mixed number with its unit.
 var mixedUnit = regexp.MustCompile(`^[-+]?\d+\s+and\s+\d+/\d+\b`)
+
+var orElse = regexp.MustCompile(`\bor\b`)
 
 var conjunctions = regexp.MustCompile(`\s+(?:and|or)\s+|\s*⟦\s*,?\s*(?:and|or)\s*⟧\s*`)
 
