@@ -49,14 +49,16 @@ type Thresholds struct {
 func DefaultThresholds() Thresholds { return Thresholds{Right: 4, Wrong: 2} }
 
 const (
-	marks = "[\\s*_\"'`#$(\\[{\\\\✅❌✔✓✗✘✖☑\uFE0F]*" // around words: markdown, quotes, brackets, LaTeX, ticks and crosses
+	marks = "[\\s*_\"'`#$(\\[{\\\\<•✅❌✔✓✗✘✖☑\uFE0F-]*" // around words: markdown, quotes, brackets, LaTeX, ticks and crosses
 	// A heading, as an own word; the names with underscores are MR-GSM8K's fields.
 	heading = `(?:conclu(?:sion|ded?)|(?:final|overall)\s+(?:judge?ment|verdict|assessment|evaluation|decision)|judge?ment|verdict|(?:\w+_)?correctness(?:_pred)?)`
 	// Who is said to be right or wrong, before the word.
-	subject = `((?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed)\b[^.:!?\n]{0,80}?\b(?:is|are|was|were)(?:n['’]t)?\s+|it(?:\s+is(?:n['’]t)?|['’]s)\s+)?`
-	manner  = `(?:(?:therefore|thus|hence|overall|so)\b,?\s+)?`
-	degree  = `(?:(?:completely|entirely|clearly|definitely|fully|totally|indeed|therefore|thus|also)\s+)?`
-	limits  = `(?:(not\s+only|not|partially|partly|mostly|nearly|almost|largely|somewhat|neither)\s+(?:\w+ly\s+)?)?`
+	subject = `((?:that\s+)?(?:the|this|his|her|their|its|student's|given|proposed|all|every|both|you|they|everything|steps?)\b(?:[^.:!?\n]|\.\d){0,80}?\b(?:(?:is|are|was|were)(?:n['’]t)?|can(?:not|['’]t|\s+not)\s+be)\s+|(?:it|that)(?:\s+is(?:n['’]t)?|['’]s)\s+)?`
+	// What may be granted first: "although the method is right, ...".
+	granted = `((?:although|though|while|even\s+though)\b(?:[^.:!?\n]|\.\d){0,80}?,\s+)?`
+	manner  = `(?:(?:therefore|thus|hence|overall|so|unfortunately|yes|no|I\s+agree)\b[,;]?\s+)?`
+	degree  = `(?:(?:completely|entirely|clearly|definitely|fully|totally|absolutely|perfectly|simply|obviously|mathematically|logically|indeed|therefore|thus|also)\s+)?`
+	limits  = `(?:(not\s+only|not(?:\s+(?:\w+ly|quite))?|never|hardly|far\s+from|anything\s+but|half|partially|partly|mostly|nearly|almost|largely|somewhat|neither|probably|likely|possibly|apparently|seemingly)[*_]*\s+)?(?:(?:the|an?)\s+)?`
 	judged  = `(right|wrong|correct|incorrect)`
 )
 
@@ -64,19 +66,30 @@ var (
 	// conclusion is a heading with its word. A colon, a dash or a line break must stand between, or the heading must open
 	// with "in"; so "its conclusion is incorrect", which
 	// judges a part, is none.
-	conclusion = regexp.MustCompile(`(?i)(?:\b` + heading + `\b` + marks + `(?:[:：=–—-]|\n)|\bin\s+conclusion\b,?)` + marks +
-		`(?:text` + marks + `|boxed` + marks + `)*` + manner + subject + `[*_"'` + "`" + `]*` + limits + degree + `[*_"'` + "`" + `]*` + judged +
-		`\b([*_"'` + "`" + `]*\s*(?:/|\||\bor\b|\?)|-[a-z]|\s+(?:triangles?|angles?|hand|side)\b|\s+(?:answer|solution|result|value)\s*(?:[:=]|(?:is|was|would|should)\b))?`)
+	conclusion = regexp.MustCompile(`(?i)(?:\b` + heading + `\b` + marks + `(?:[:：=–—>|-]|\n|is\s*:)|\bin\s+conclusion\b,?|\b(?:I|we)\s+(?:therefore\s+|thus\s+)?conclude\b,?(?:\s+that\b)?)` + marks +
+		`(?:text` + marks + `|boxed` + marks + `)*` + granted + manner + subject + `[*_"'` + "`" + `]*` + degree + limits + degree + `[*_"'` + "`" + `]*` + judged +
+		`(?:\b|_)([*_"'` + "`" + `]*\s*(?:/|\||\b(?:or|and)\s+` + judged + `\b|\bor\b|\?)|-[a-z]|\s+(?:triangles?|angles?|hand|side)\b|[ \t]+(?:steps?|parts?|units?|number|sum|total)\s*:|\s+(?:answer|solution|result|value)\s*(?:[:=]|(?:is|was|would|should)\b))?`)
 
 	// negated ends what is said to be otherwise than the word behind it: "the answer isn't correct".
-	negated = regexp.MustCompile(`(?i)(is|are|was|were)n['’]t\s+$`)
+	negated = regexp.MustCompile(`(?i)(?:(is|are|was|were)n['’]t|can(?:not|['’]t|\s+not)\s+be)\s+$`)
 
-	// turned is within what is said before the word where the word is about something else: "the answer says 5 but 6 is correct".
-	turned = regexp.MustCompile(`(?i)\b(?:but|where|whereas|while|when|although|though|instead|rather|not|never|nor)\b|n['’]t\b`)
+	// denial is a limit that turns the word around, and doubt one that only says less: "not entirely correct" is wrong, but "not entirely
+	// wrong" is nothing, as is "not necessarily correct".
+	denial = regexp.MustCompile(`^(?:not|never|hardly|far\s+from|anything\s+but)$`)
+	less   = regexp.MustCompile(`^not\s+(?:completely|entirely|fully|totally|quite|strictly|exactly|actually|really)$`)
+
+	// turned is within what is said before the word where the word is about something else: "the answer says 5 but 6 is correct", "the question is wrong".
+	turned = regexp.MustCompile(`(?i)\b(?:but|where|whereas|while|when|although|though|instead|rather|not|never|nor|whether|if|unless)\b|n['’]t\b|\b(?:(?:claim|think|believe|assume|suppose|say|argue|conclude)s|check|see|verify|ensure)\s+(?:that|the|this|his|her|its|it)\b|^\W*(?:the|this)\s+(?:question|problem|task)\s+(?:itself\s+)?(?:is|was)\b`)
 
 	// clause is one more judgement in the same sentence, of something that is named: "but the reasoning is incorrect".
-	clause = regexp.MustCompile(`(?i)\b((?:the|this|his|her|their|its|student's)\b[^.:;!?\n]{0,60}?)\b(?:is|are|was|were)\s+` + limits + degree +
+	clause = regexp.MustCompile(`(?i)\b((?:the|this|his|her|their|its|student's|steps?)\b[^.:;!?\n]{0,60}?)\b(?:is|are|was|were)(n['’]t)?\s+` + limits + degree +
 		`[*_"'` + "`" + `]*(?:(right|correct|sound|valid)|(wrong|incorrect|flawed|faulty|invalid))\b`)
+
+	// unsaid is one that leaves the word out: "but the reasoning is not".
+	unsaid = regexp.MustCompile(`(?i)\b((?:the|this|his|her|their|its|student's)\b[^.:;!?\n]{0,60}?)\b(?:is|are|was|were)(?:\s+not|n['’]t)\s*(?:[,;\[]|$)`)
+
+	// besides is the other word for the same thing: "right for the first part and wrong for the second".
+	besides = regexp.MustCompile(`(?i)\b(?:and|but|yet)\s+(?:\w+ly\s+)?` + judged + `\b`)
 
 	// part is what a solution has beside its answer.
 	part = regexp.MustCompile(`(?i)\b(?:reasoning|logic|methods?|approach|steps?|explanations?|calculations?|workings?|derivations?|formulas?|arguments?|justifications?|process|analysis|setup)\b`)
@@ -146,26 +159,21 @@ func concludes(text string) (Verdict, string) {
 			}
 			return text[at[2*n]:at[2*n+1]]
 		}
-		subject, limit, word := group(1), strings.ToLower(group(2)), strings.ToLower(group(3))
+		concession, subject, limit, word := group(1), group(2), strings.ToLower(group(3)), strings.ToLower(group(4))
 		if negated.MatchString(subject) && limit == "" {
 			subject, limit = negated.ReplaceAllString(subject, "$1 "), "not"
 		}
-		if group(4) != "" || turned.MatchString(subject) {
+		if group(5) != "" || turned.MatchString(subject) {
 			continue
 		}
-		verdict := Of(word == "right" || word == "correct")
-		switch {
-		case limit == "not":
-			verdict = Of(verdict == Wrong)
-		case limit != "":
+		verdict, sure := limited(limit, word == "right" || word == "correct")
+		if !sure {
 			reason = fmt.Sprintf("hedged: %s %s", limit, word)
 			continue
 		}
-		if subject != "" {
-			if verdict = inSentence(subject, verdict, text[at[1]:]); verdict == NoVerdict {
-				reason = "mixed: it calls one thing right and another wrong"
-				continue
-			}
+		if verdict = inSentence(concession, subject, verdict, text[at[1]:]); verdict == NoVerdict {
+			reason = "mixed: it calls one thing right and another wrong"
+			continue
 		}
 		if found != NoVerdict && found != verdict {
 			return NoVerdict, "contradictory: it concludes both right and wrong"
@@ -178,31 +186,59 @@ func concludes(text string) (Verdict, string) {
 	return found, reason
 }
 
-// inSentence returns what a conclusion about a named thing comes to with the rest of its sentence. A wrong answer is wrong whatever else is said
-// to be right; whether a right one with wrong reasoning passes is for others to decide, and so no verdict.
-func inSentence(subject string, verdict Verdict, rest string) Verdict {
+// limited returns what is left of a word by what stands before it, and whether that is a verdict.
+func limited(limit string, right bool) (v Verdict, sure bool) {
+	switch {
+	case limit == "":
+		return Of(right), true
+	case denial.MatchString(limit), right && less.MatchString(limit):
+		return Of(!right), true
+	}
+	return NoVerdict, false
+}
+
+// inSentence returns what a conclusion comes to with the rest of its sentence, and with what was granted before it. A wrong answer is wrong whatever
+// else is said to be right; whether a right one with wrong reasoning passes is for others to decide, and so no verdict. Of a conclusion that
+// names nothing, only the word counts.
+func inSentence(concession, subject string, verdict Verdict, rest string) Verdict {
 	for _, end := range judgedEnd.FindAllStringSubmatchIndex(rest, -1) {
 		if end[2] < 0 {
 			rest = rest[:end[0]]
 			break
 		}
 	}
-	for _, m := range clause.FindAllStringSubmatch(rest, -1) {
-		other := Of(m[3] != "")
-		switch limit := strings.ToLower(m[2]); {
-		case limit == "not":
-			other = Of(other == Wrong)
-		case limit != "":
-			continue
+	if m := besides.FindStringSubmatch(rest); m != nil && Of(m[1] == "right" || m[1] == "correct") != verdict {
+		return NoVerdict
+	}
+	if subject == "" {
+		return verdict
+	}
+	type claim struct {
+		about string
+		is    Verdict
+	}
+	var others []claim
+	for _, m := range clause.FindAllStringSubmatch(concession+rest, -1) {
+		limit := strings.ToLower(m[3])
+		if m[2] != "" {
+			limit = "not"
 		}
-		if other == verdict {
+		if v, sure := limited(limit, m[4] != ""); sure {
+			others = append(others, claim{m[1], v})
+		}
+	}
+	for _, m := range unsaid.FindAllStringSubmatch(rest, -1) {
+		others = append(others, claim{m[1], Of(verdict == Wrong)})
+	}
+	for _, other := range others {
+		if other.is == verdict {
 			continue
 		}
 		aboutPart := part.MatchString(subject)
 		switch {
-		case aboutPart == part.MatchString(m[1]):
+		case aboutPart == part.MatchString(other.about):
 			return NoVerdict
-		case aboutPart && other == Wrong, !aboutPart && verdict == Wrong:
+		case aboutPart && other.is == Wrong, !aboutPart && verdict == Wrong:
 			return Wrong
 		}
 		return NoVerdict
