@@ -39,6 +39,12 @@ func alike(text string) string {
 			return '-'
 		case r == '⁄' || r == '∕':
 			return '/'
+		case r >= '٠' && r <= '٩':
+			return r - '٠' + '0'
+		case r >= '۰' && r <= '۹':
+			return r - '۰' + '0'
+		case r >= '०' && r <= '९':
+			return r - '०' + '0'
 		case unicode.Is(unicode.Cf, r), unicode.Is(unicode.Mn, r) && r >= '\uFE00': // and what selects a picture's style
 			return -1
 		}

@@ -125,6 +125,7 @@ func TestEqual(t *testing.T) {
 		"signs in words":       `-5 ‖ minus 5 ‖ negative five ‖ －5 ‖ −5`,
 		"parts in words":       `2/3 ‖ two thirds ‖ two-thirds ‖ ⅔`,
 		"halves in words":      `3/2 ‖ one and a half ‖ 1 and a half ‖ 1½ ‖ 1 1/2 cups`,
+		"prices":               `$3 ‖ $3 per pound ‖ 3 dollars an hour`,
 		"dozens":               `12 ‖ a dozen ‖ one dozen ‖ 1 dozen eggs`,
 		"half of many":         `500000 ‖ half a million ‖ 0.5 million`,
 		"feet":                 `6 ft ‖ 6 feet ‖ 6 foot ‖ 6`,
@@ -138,7 +139,7 @@ func TestEqual(t *testing.T) {
 		"dollars":              `$5 ‖ 5$ ‖ US$5 ‖ 5 USD ‖ 5 dollars`,
 		"units of pi":          `9\pi ‖ 9π cm² ‖ 9 pi square inches ‖ 9\pi \text{ cm}`,
 		"Celsius in words":     `20°C ‖ 20 ℃ ‖ 20 degrees Celsius ‖ 20 degrees`,
-		"other scripts":        `12 ‖ １２ ‖ 12 个 ‖ 12元 ‖ 12 яблок`,
+		"other scripts":        `12 ‖ １２ ‖ ١٢ ‖ 12 个 ‖ 12元 ‖ 12 яблок`,
 		"separators abroad":    `1234567.5 ‖ 1.234.567,5 ‖ 1'234'567.5 ‖ 1 234 567.5`,
 		"lakhs":                `100000 ‖ 1,00,000`,
 		"powers of ten":        `1200 ‖ 1.2e3 ‖ 1.2 x 10^3 ‖ 1.2×10³ ‖ 1.2 \times 10^{3}`,
@@ -147,6 +148,7 @@ func TestEqual(t *testing.T) {
 		"ratios of three":      `1:2:3 ‖ 2:4:6`,
 		"times of day":         `3:30 pm ‖ 3:30 PM ‖ 3:30 p.m. ‖ 15:30`,
 		"whole hours":          `3 pm ‖ 3:00 p.m. ‖ 15:00`,
+		"o'clock":              `3 ‖ 3:00 ‖ 3 o'clock ‖ 3 am`,
 		"noon":                 `12:00 pm ‖ noon ‖ 12 p.m.`,
 		"dates":                `March 4, 2020 ‖ 4 March 2020 ‖ Mar 4th, 2020 ‖ 2020-03-04 ‖ 3/4/2020 ‖ 03/04/2020`,
 		"days":                 `March 4 ‖ march 4th ‖ 4 March`,
@@ -156,6 +158,8 @@ func TestEqual(t *testing.T) {
 		"a point by names":     `(1,2) ‖ x=1, y=2 ‖ y=2, x=1 ‖ x = 1 and y = 2`,
 		"lists in words":       `1,2,3 ‖ 1, 2, and 3 ‖ 1; 2; 3`,
 		"lists of choices":     `B, D ‖ B and D`,
+		"lists of names":       `red, blue ‖ blue and red`,
+		"what holds":           `[1,3) ‖ \{x : 1 \le x < 3\} ‖ \{x \mid 1 \leq x < 3\}`,
 		"spaced rows":          `\begin{pmatrix}1\\2\end{pmatrix} ‖ \left(\begin{matrix}1\\[4pt]2\end{matrix}\right)`,
 		"TeX's fractions":      `3/4 ‖ {3 \over 4} ‖ ¾ ‖ 3⁄4`,
 		"TeX's binomials":      `10 ‖ {5 \choose 2}`,
@@ -244,7 +248,8 @@ func TestGradeAnswer(t *testing.T) {
 		"<think>maybe 18": "18", "\\boxed{7} (not \\boxed{18})": "18", "Answer: 7\n\nCheck: 18 - 11 = 7, 7 + 11 = 18": "18", "答案：7，因为 18 - 11 = 7，不是 18。": "18",
 		"Réponse : 7\nVérification : 7 + 11 = 18": "18", "The ratio is 3:4": "4", "It ends at 3:30": "30", "It is 1.2e3": "3", "She ate 1 1/2": "1/2", "Christmas is on 2020-12-25": "25",
 		"18 eggs cost 9 dollars": "18", "The total is 18 dollars (9 × 2).": "2", "It is 9 × 2 = 19 dollars, not 18.": "18", "18 is the answer, but 5 is odd": "5", "The answer is 1/2 or 1/3.": "1/2",
-		"C. Paris\n\nExplanation: Option A is wrong.": "A", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
+		"C. Paris\n\nExplanation: Option A is wrong.": "A", "100 degrees Fahrenheit": "100°C", "$75": "75 cents", "It's either 8 or 9.": "9", "The answer is a number bigger than 9": "9",
+		"The answer lies between 8 and 9.": "9", "The answer is the 9th number.": "9", "The triangle is not isosceles.": `\text{isosceles}`, "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
 	} {
 		assert.False(t, GradeAnswer(text, gold).Right, text)
 	}
@@ -264,7 +269,7 @@ func TestGradeAnswer(t *testing.T) {
 		"18 is the answer, since 9 * 2 = 18 and 5 is odd.": "18", `{"answer": "18 eggs", "steps": 3}`: "18", "The answer is **$18** per day, because 9*2 = 18.": "18", "The answer is $3, 5,$ and $7$.": "3, 5, 7",
 		"The answer is 1/2 (50%).": "1/2", "The answer is 1/2 or 50%.": "1/2", "The required answer is $7+11=\\mathbf{18}$.": "18", "The answer is $(r, \\theta) = (3, \\pi)$.": `(3, \pi)`,
 		"The answer is 18.\n\nNote: the answer must be positive.": "18", "The answer is 18. Let me know if this answer is clear.": "18",
-		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
+		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
 	} {
 		assert.True(t, GradeAnswer(text, gold).Right, text)
 	}
@@ -276,14 +281,16 @@ func TestGradeAnswer(t *testing.T) {
 
 // FuzzEqual looks for panics and for endless work; an answer is always equal to itself, and equality has no direction.
 func FuzzEqual(f *testing.F) {
-	for _, s := range []string{`\frac{1}{2}`, `1\pm\sqrt[3]{x}`, "((((((", `\boxed{`, "5!!!!!!", "9^9^9^9", `\{1,2\}`, "1e999", "|x|", `\sin^2 x`, "⦃", `\log_2 8`} {
+	for _, s := range []string{`\frac{1}{2}`, `1\pm\sqrt[3]{x}`, "((((((", `\boxed{`, "5!!!!!!", "9^9^9^9", `\{1,2\}`, "1e999", "|x|", `\sin^2 x`, "⦃", `\log_2 8`, "three hundred and forty-two",
+		"3:30 pm", "2020-03-04", `5 > x \ge 2`, "6'2", "Conclusion: although the answer is right, it is not", "The answer is not 5 but 7", "0.333...", "答案：12个", "1:2:3", "6 sq. ft/h"} {
 		f.Add(s, `\dfrac{2}{4}`)
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
 		if len(a)+len(b) > 500 {
 			return
 		}
-		ExtractAnswer(a)
+		GradeAnswer(a, b)
+		Judge(a, DefaultThresholds())
 		if Equal(a, b) != Equal(b, a) {
 			t.Errorf("%q and %q: equal one way only", a, b)
 		}

@@ -46,10 +46,12 @@ var (
 	// inverted is a statement that begins with the answer.
 	inverted = regexp.MustCompile(`(?i)(\$?[-\d][^\s]*|\([A-J]\))(?:[ \t]+\p{L}+)?[ \t]+is[ \t]+(?:the|my|our)[ \t]+(?:(?:final|correct|right)[ \t]+)?answer\b`)
 	// aside is at the end of a sentence, and not what it says.
-	aside    = regexp.MustCompile(`(?:[ \t]+\([^()\n]*\)|,[ \t]*(?:and[ \t]+)?not\b[^.\n]*)[.\s]*$`)
+	aside    = regexp.MustCompile(`(?:[ \t]+\([^()\n=]*\)|,[ \t]*(?:and[ \t]+)?not\b[^.\n]*)[.\s]*$`)
 	lettered = regexp.MustCompile(`(?m)^[ \t]*A:[ \t]*(.+)$`)
 	tagged   = regexp.MustCompile(`(?s)<answer>(.*?)</answer>|"(?:final_)?answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",}]+))`)
-	number   = regexp.MustCompile(`\b\d{4}-\d\d-\d\d\b|[-−]?\$?(?:\d{1,3}(?:,\d{3})+\b(?:\.\d+)?|\d*\.\d+|\d+)(?:[eE][-+]?\d{1,3}\b|(?:\s*(?:[×x*]|\\times|\\cdot)\s*10\^\{?-?\d+\}?)|(?::\d+)+|\s\d+/\d+|(?:\s*/\s*\d+)+)?%?`)
+	number   = regexp.MustCompile(`\b\d{4}-\d\d-\d\d\b|[-−]?\$?(?:\d{1,3}(?:,\d{3})+\b(?:\.\d+)?|\d*\.\d+|\d+)(?:[eE][-+]?\d{1,3}\b|(?:\s*(?:[×x*]|\\times|\\cdot)\s*10\^\{?-?\d+\}?)|(?::\d{1,2}\b)+|\s\d+/\d+|(?:\s*/\s*\d+)+)?%?`)
+	// alternatives are two numbers at the end of a text of which neither is said to be it.
+	alternatives = regexp.MustCompile(`(?i)(?:\p{L},?\s+\$?\d+\s+or|\bbetween\s+\$?\d+\s+and)\s+\$?\d+(?:\s+\p{L}+)?[.\s]*$`)
 	// sentenceEnd is where a stated answer is over: a full stop, question or exclamation mark before a space.
 	sentenceEnd = regexp.MustCompile(`[.!?]["'”’)*_]*(?:\s|$)`)
 )
@@ -85,13 +87,18 @@ func ExtractAnswer(text string) Extracted {
 			return Extracted{m, MarkStatement}
 		}
 	}
-	if line := strings.Trim(strings.TrimSpace(text), "$*"); !wordWithin.MatchString(line) && isFormula(shapeOf(clean(line), 0)) {
-		return Extracted{line, MarkNumber}
+	if line := strings.Trim(oneLine(text), "*"); len(line) <= maxFormula && isFormula(shapeOf(clean(line), 0)) {
+		if all := numbers(line); !wordWithin.MatchString(line) || len(all) == 1 && strings.HasPrefix(line, all[0]) {
+			return Extracted{line, MarkNumber}
+		}
 	}
 	if formula := lastFormula(text); formula != "" {
 		return Extracted{formula, MarkNumber}
 	}
 	for _, part := range []string{inBold(text), aside.ReplaceAllString(text, ""), text} {
+		if m := alternatives.FindString(part); m != "" {
+			return Extracted{m, MarkNumber}
+		}
 		if all := numbers(part); len(all) > 0 {
 			return Extracted{all[len(all)-1], MarkNumber}
 		}
@@ -99,7 +106,7 @@ func ExtractAnswer(text string) Extracted {
 	return Extracted{}
 }
 
-// lastFormula returns the formula between LaTeX's signs that the last number is in.
+// lastFormula returns the formula between LaTeX's signs that the last number is in, or what it comes to.
 func lastFormula(text string) string {
 	all := dollars.FindAllStringSubmatchIndex(text, -1)
 	if all == nil {
@@ -107,6 +114,7 @@ func lastFormula(text string) string {
 	}
 	m := all[len(all)-1]
 	inner := text[max(m[2], m[4]):max(m[3], m[5])]
+	inner = strings.Trim(inner[strings.LastIndex(inner, "=")+1:], " .\n")
 	if len(numbers(inner)) == 0 || len(numbers(text[m[1]:])) > 0 || !isFormula(shapeOf(clean(inner), 0)) {
 		return ""
 	}
@@ -125,8 +133,8 @@ func inBold(text string) string {
 
 var bold = regexp.MustCompile(`\*\*([^*]+)\*\*`)
 
-// wordWithin is a word between others, or a line's end: what is around it is a sentence.
-var wordWithin = regexp.MustCompile(`\s[a-z]{2,}\s|\n`)
+// wordWithin is a word between others: what is around it is a sentence.
+var wordWithin = regexp.MustCompile(`\s[a-z]{2,}\s`)
 
 // isFormula reports whether an answer is a formula, or consists of formulas.
 func isFormula(s shape) bool {
@@ -160,13 +168,13 @@ func lastStatement(text string) (statement, rest string) {
 	all := stated.FindAllStringSubmatchIndex(text, -1)
 	opinion := ""
 	for i := len(all) - 1; i >= 0; i-- {
-		behind := text[all[i][1]:]
+		behind := text[all[i][1]:min(all[i][1]+maxAnswer, len(text))]
 		if all[i][2] >= 0 || notStated.MatchString(behind) {
 			if m := corrected.FindStringSubmatch(behind); m != nil {
 				return firstSentence(m[1]), text
 			}
 			if i == len(all)-1 {
-				_, rest, _ = strings.Cut(behind, "\n")
+				_, rest, _ = strings.Cut(text[all[i][1]:], "\n")
 			}
 			continue
 		}
@@ -268,7 +276,7 @@ func lastBoxed(text string) (string, bool) {
 	all := boxed.FindAllStringSubmatchIndex(text, -1)
 	for i := len(all) - 1; i >= 0; i-- {
 		content, _ := inBox(text, all[i][2])
-		if content == "" || notBefore.MatchString(text[:all[i][0]]) {
+		if content == "" || notBefore.MatchString(text[max(0, all[i][0]-len("not $\\( ")):all[i][0]]) {
 			continue
 		}
 		for i--; i >= 0; i-- {
@@ -284,7 +292,7 @@ func lastBoxed(text string) (string, bool) {
 }
 
 // notBefore ends what is before a box that is said not to be the answer.
-var notBefore = regexp.MustCompile(`(?i)\bnot\s+[$\\(\[]*$`)
+var notBefore = regexp.MustCompile(`(?i)\bnot\s{1,2}[$\\(\[]*$`)
 
 // displayed is a formula on lines of its own.
 var displayed = regexp.MustCompile(`(?s)^\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]+)\$)[ \t.]*(?:\n|$)`)

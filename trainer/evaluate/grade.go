@@ -18,8 +18,8 @@ type Grade struct {
 // Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
 func GradeAnswer(text, gold string) Grade {
 	g := Grade{Extracted: ExtractAnswer(text)}
-	if oneWord.MatchString(gold) && MatchAnswer(strings.TrimSpace(said(text)), gold).Leading {
-		return Grade{Extracted{gold, MarkWord}, true}
+	if word := letters(gold); oneWord.MatchString(word) && MatchAnswer(strings.TrimSpace(said(text)), word).Leading {
+		return Grade{Extracted{word, MarkWord}, true}
 	}
 	if choice := choiceOf(gold); choice != "" {
 		if g.Mark == MarkNumber || !g.Found() {
@@ -34,7 +34,7 @@ func GradeAnswer(text, gold string) Grade {
 		return g
 	}
 	if g.Mark == MarkNumber || !g.Found() {
-		if line := oneLine(text); (!hasWords(line) || len(numbers(line)) == 0) && Equal(line, gold) {
+		if line := oneLine(said(text)); (!hasWords(line) || len(numbers(line)) == 0 || dateOf(clean(line)) != "") && Equal(line, gold) {
 			return Grade{Extracted{line, MarkWord}, true}
 		}
 	}
@@ -87,9 +87,9 @@ func firstLine(text string) string {
 	return line
 }
 
-// oneLine is all that a text says, if that is a line.
+// oneLine is all of a text, if that is a line.
 func oneLine(text string) string {
-	if text = strings.TrimSpace(said(text)); strings.Contains(text, "\n") {
+	if text = strings.TrimSpace(text); strings.Contains(text, "\n") {
 		return ""
 	}
 	return text
@@ -97,12 +97,12 @@ func oneLine(text string) string {
 
 var (
 	// adverb is before a number that is meant.
-	adverb = regexp.MustCompile(`(?i)^(?:(?:therefore|thus|hence|so|then|about|around|just|still|indeed|now|\w+ly)[,:]?\s|an?\s+\d)`)
+	adverb = regexp.MustCompile(`(?i)^(?:(?:therefore|thus|hence|so|then|about|around|just|still|indeed|now|number|\w+ly)[,:]?\s|an?\s+\d)`)
 	// notNumber and thanNumber end what is before a number that is not meant, where thanNumber's is not itself denied: "no more than 18".
 	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|close\s+to))|\b(?:half|third|quarter|double|root)\s+(?:that\s+)?of)\s+$`)
 	// notAll is behind a number that something is done with.
-	notAll     = regexp.MustCompile(`(?i)^\s*(?:\^|!|(?:hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial|choose|mod|modulo|times|plus|minus|divided|over)\b)`)
-	thanNumber = regexp.MustCompile(`(?i)\b(?:less|more|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+$`)
+	notAll     = regexp.MustCompile(`(?i)^\s*(?:\^|!|(?:st|nd|rd|th|hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial|choose|mod|modulo|times|plus|minus|divided|over)\b)`)
+	thanNumber = regexp.MustCompile(`(?i)\b(?:less|more|\w+er)\s+than(?:\s+or\s+equal(?:\s+to)?)?\s+$`)
 	negation   = regexp.MustCompile(`(?i)\b(?:no|not|cannot|never)\b|n['’]t\b`)
 	// bound is how a statement begins that gives no number but a limit.
 	bound = regexp.MustCompile(`(?i)^\W*(?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less|fewer)\s+than|over|under|above|below|almost|nearly)\s`)

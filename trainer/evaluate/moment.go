@@ -61,7 +61,7 @@ var (
 	yearLast  = regexp.MustCompile(`^(\d{1,2})([-/.])(\d{1,2})[-/.](\d{4})$`)
 	monthName = `(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?`
 	monthDay  = regexp.MustCompile(`(?i)^` + monthName + `\s+(\d{1,2})(?:st|nd|rd|th)?(?:,?\s+(\d{4}))?$`)
-	dayMonth  = regexp.MustCompile(`(?i)^(\d{1,2})(?:st|nd|rd|th|\.)?\s+(?:of\s+)?` + monthName + `(?:,?\s+(\d{4}))?$`)
+	dayMonth  = regexp.MustCompile(`(?i)^(?:the\s+)?(\d{1,2})(?:st|nd|rd|th|\.)?\s+(?:of\s+)?` + monthName + `(?:,?\s+(\d{4}))?$`)
 )
 
 // dateOf brings a date to one spelling, and returns nothing if the text is none. "3/4/2020" is in March, as where that is written.

@@ -76,6 +76,9 @@ func shapeOf(text string, depth int) shape {
 	if text == `\mathbb{R}` {
 		return tuple([]string{`-\infty`, `\infty`}, '(', ')', depth)
 	}
+	if m := suchThat.FindStringSubmatch(text); m != nil {
+		return shapeOf(m[1], depth+1)
+	}
 	if inner, ok := within(text, setOpen, setClose); ok {
 		return list(splitTop(inner, ","), depth)
 	}
@@ -109,18 +112,23 @@ func shapeOf(text string, depth int) shape {
 	if parts := feetInches.FindStringSubmatch(text); parts != nil {
 		return list([]string{parts[1] + " ft", parts[2] + " in"}, depth)
 	}
-	if s, ok := ratio(text); ok {
-		s.clock = clockOf(text)
-		return s
+	c := clockOf(text)
+	s, ok := ratio(text)
+	switch {
+	case c != nil && c.minute%60 == 0 && c.second == 0 && leading.MatchString(text):
+		s = plain(leading.FindString(text)) // 3:00 is 3
+	case !ok:
+		s = plain(text)
 	}
-	s := plain(text)
-	s.clock = clockOf(text)
+	s.clock = c
 	return s
 }
 
 var (
 	// french is an interval whose open ends have brackets turned outwards.
 	french = regexp.MustCompile(`^([\[\]])([^\[\]]+),([^\[\]]+)([\[\]])$`)
+	// suchThat is a set by what holds for its members.
+	suchThat = regexp.MustCompile(`^` + setOpen + `\s*[A-Za-z]\s*(?:\\mid\b|:|\|)(.*)` + setClose + `$`)
 	// compound is an amount in two units.
 	compound   = regexp.MustCompile(`^(\d+\s*[A-Za-z]+\.?)\s+(\d+(?:\.\d+)?\s*[A-Za-z]+)$`)
 	feetInches = regexp.MustCompile(`^(\d+)['’]\s*(\d+(?:\.\d+)?)(?:"|''|”)?$`)
@@ -243,11 +251,11 @@ func matrix(text string) [][]string {
 
 var matrixEnd = regexp.MustCompile(`(?s)^\\begin\{(?:[pbB]?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{(?:[pbB]?matrix|array)\}$`)
 
-// conjunction splits "3 and 5", "x = 3 or x = 5", "B and D" where each part has a digit or is a choice.
+// conjunction splits "3 and 5", "x = 3 or x = 5", "B and D" where each part has a digit or is a choice, and "red and blue".
 func conjunction(text string) []string {
 	parts := strings.FieldsFunc(conjunctions.ReplaceAllString(text, "\x00"), func(r rune) bool { return r == 0 })
 	for _, p := range parts {
-		if !strings.ContainsAny(p, "0123456789") && !choice.MatchString(p) {
+		if !strings.ContainsAny(p, "0123456789") && !choice.MatchString(p) && (orElse.MatchString(text) || !fewWords.MatchString(p)) {
 			return nil
 		}
 	}
@@ -259,6 +267,9 @@ func conjunction(text string) []string {
 
 // mixedUnit is a mixed number with its unit.
 var mixedUnit = regexp.MustCompile(`^[-+]?\d+\s+and\s+\d+/\d+\b`)
+
+// fewWords are a name.
+var fewWords = regexp.MustCompile(`^\s*[A-Za-z]{2,}(?:\s+[A-Za-z]+)?\s*$`)
 
 var orElse = regexp.MustCompile(`\bor\b`)
 

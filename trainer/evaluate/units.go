@@ -2,6 +2,7 @@ package evaluate
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -15,6 +16,8 @@ var units = named(
 	"dollar $ us$ usd buck", "euro € eur", "yen ¥ jpy", "rupee ₹ rs inr", "cent ct ¢", "people person", "child children", "man men", "woman women",
 	"degree deg °", "radian rad", "celsius c", "fahrenheit f", "kph kmh", "dozen doz", "piece pc",
 )
+
+var currencies = []string{"dollar", "euro", "pound", "yen", "rupee", "cent"}
 
 // expansions are abbreviations of several units.
 var expansions = strings.NewReplacer("mph", "mile / hour", "kph", "kilometer / hour", "kmh", "kilometer / hour")
@@ -50,7 +53,7 @@ func unitName(text string) string {
 		case "cubic", "cu":
 			power = "^3"
 			continue
-		case "unit", "units":
+		case "unit", "units", "more":
 			power = ""
 			continue
 		}
@@ -84,11 +87,12 @@ func singular(word string) string {
 	return word
 }
 
-// differ reports whether two units exclude each other. One that says more does not ("degree", "degree celsius"), unless it is a rate.
+// differ reports whether two units exclude each other. One that says more does not ("degree", "degree celsius"), unless it is a rate, which
+// a price may be without saying so.
 func differ(a, b string) bool {
 	if len(a) > len(b) {
 		a, b = b, a
 	}
 	more, begins := strings.CutPrefix(b, a)
-	return !begins || more != "" && (more[0] != ' ' || strings.HasPrefix(more, " /"))
+	return !begins || more != "" && (more[0] != ' ' || strings.HasPrefix(more, " /") && !slices.Contains(currencies, a))
 }
