@@ -31,7 +31,7 @@ var written = strings.NewReplacer(
 
 // alike brings characters to one that only look different: full-width ones, spaces, dashes. What shows nothing goes.
 func alike(text string) string {
-	return wide.Replace(strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		switch {
 		case unicode.Is(unicode.Zs, r), unicode.Is(unicode.So, r) && r != '°': // ticks, pictures
 			return ' '
@@ -49,7 +49,7 @@ func alike(text string) string {
 			return -1
 		}
 		return r
-	}, text))
+	}, wide.Replace(text))
 }
 
 // wide are characters of East Asian width. Their commas and full stops hold the space that follows others.

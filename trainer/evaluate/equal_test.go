@@ -126,6 +126,7 @@ func TestEqual(t *testing.T) {
 		"parts in words":       `2/3 ‖ two thirds ‖ two-thirds ‖ ⅔`,
 		"halves in words":      `3/2 ‖ one and a half ‖ 1 and a half ‖ 1½ ‖ 1 1/2 cups`,
 		"prices":               `$3 ‖ $3 per pound ‖ 3 dollars an hour`,
+		"marbles in March":     `5 ‖ 5 marbles ‖ 5 novels ‖ 5 decks`,
 		"dozens":               `12 ‖ a dozen ‖ one dozen ‖ 1 dozen eggs`,
 		"half of many":         `500000 ‖ half a million ‖ 0.5 million`,
 		"feet":                 `6 ft ‖ 6 feet ‖ 6 foot ‖ 6`,
@@ -191,7 +192,7 @@ func TestNotEqual(t *testing.T) {
 		`\mathbb{R} ‖ \mathbb{Z}`, `ab ‖ a+b`, `5°C ‖ 5°F`, `(x,y)=(1,2) ‖ (2,1)`, `2+3=6 ‖ 2+3`, `1/3 = 0.34 ‖ 1/3`, `\approx 3 ‖ 4`, `\approx ‖ 3`, `is ‖ it`,
 		`3/4/2020 ‖ 3/8/4040`, `3/4/2020 ‖ 4/3/2020`, `2020-03-04 ‖ 2013`, `2020-03-04 ‖ 2020-04-03`, `March 4, 2020 ‖ March 4, 2021`, `March 4 ‖ May 4`,
 		`3:30 pm ‖ 3:30 am`, `15:30 ‖ 3:30 am`, `3:30 ‖ 1:10`, `3:30 ‖ 3`, `12:00 am ‖ 12:00 pm`, `12:30 pm ‖ 0:30`, `3:4 ‖ 4:3`, `1:2:3 ‖ 1:2`, `3 ‖ 3 to 4`,
-		`$5 ‖ 5%`, `€5 ‖ $5`, `20% ‖ 20 dollars`, `60 degrees ‖ 60 radians`, `20°C ‖ 20°F`, `6 mph ‖ 6 miles`, `6 ft^2 ‖ 6 ft`, `6 kg ‖ 6 grams`, `6 feet ‖ 6 feet 2 inches`,
+		`$5 ‖ 5%`, `€5 ‖ $5`, `20% ‖ 20 dollars`, `60 degrees ‖ 60 radians`, `20°C ‖ 20°F`, `20℃ ‖ 20°F`, `6 mph ‖ 6 miles`, `6 ft^2 ‖ 6 ft`, `6 kg ‖ 6 grams`, `6 feet ‖ 6 feet 2 inches`,
 		`6 ‖ 6h`, `6 x ‖ 6`, `5 ‖ 5 of 10`, `12 ‖ 12 squared`, `12 ‖ 12 choose 2`, `$5 ‖ 5 million dollars`, `5 boys ‖ 5 girls`,
 		`2 ‖ two-thirds`, `2 ‖ two and a half`, `1 ‖ one of them`, `3 ‖ three or four`, `100 ‖ one hundred one`, `5 ‖ twenty-five`, `11 ‖ five six`, `5 ‖ minus five`,
 		`3.5 ‖ 3, 5`, `1.234 ‖ 1,234`, `1.23456 ‖ 1.234,56`, `x > 2 ‖ x \ge 2`, `x > 2 ‖ y > 2`, `x > 2 ‖ 2`, `[2, \infty) ‖ x > 2`, `2 < x < 5 ‖ x < 5`,
@@ -249,7 +250,8 @@ func TestGradeAnswer(t *testing.T) {
 		"Réponse : 7\nVérification : 7 + 11 = 18": "18", "The ratio is 3:4": "4", "It ends at 3:30": "30", "It is 1.2e3": "3", "She ate 1 1/2": "1/2", "Christmas is on 2020-12-25": "25",
 		"18 eggs cost 9 dollars": "18", "The total is 18 dollars (9 × 2).": "2", "It is 9 × 2 = 19 dollars, not 18.": "18", "18 is the answer, but 5 is odd": "5", "The answer is 1/2 or 1/3.": "1/2",
 		"C. Paris\n\nExplanation: Option A is wrong.": "A", "100 degrees Fahrenheit": "100°C", "$75": "75 cents", "It's either 8 or 9.": "9", "The answer is a number bigger than 9": "9",
-		"The answer lies between 8 and 9.": "9", "The answer is the 9th number.": "9", "The triangle is not isosceles.": `\text{isosceles}`, "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
+		"The answer lies between 8 and 9.": "9", "The answer is the 9th number.": "9", "The triangle is not isosceles.": `\text{isosceles}`,
+		"Even though it looks so, it is \\boxed{\\text{odd}}.": `\text{even}`, "Evelyn is slower. The answer is Carla.": "Evelyn", "The answer is x^2 for all real numbers": "2", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
 	} {
 		assert.False(t, GradeAnswer(text, gold).Right, text)
 	}

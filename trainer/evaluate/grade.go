@@ -18,7 +18,7 @@ type Grade struct {
 // Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
 func GradeAnswer(text, gold string) Grade {
 	g := Grade{Extracted: ExtractAnswer(text)}
-	if word := letters(gold); oneWord.MatchString(word) && MatchAnswer(strings.TrimSpace(said(text)), word).Leading {
+	if word := letters(gold); oneWord.MatchString(word) && MatchAnswer(g.inWords(text), word).Leading {
 		return Grade{Extracted{word, MarkWord}, true}
 	}
 	if choice := choiceOf(gold); choice != "" {
@@ -38,33 +38,36 @@ func GradeAnswer(text, gold string) Grade {
 			return Grade{Extracted{line, MarkWord}, true}
 		}
 	}
-	if !g.Found() {
-		return g
+	g.Right = Equal(g.Text, gold) || g.Mark != MarkNumber && g.means(gold)
+	return g
+}
+
+// inWords is where an answer of one word is looked for: what is marked as the answer, unless that is a sentence, or all that a text says.
+func (e Extracted) inWords(text string) string {
+	if given := letters(e.Text); e.Mark == MarkBoxed || e.Mark == MarkHash || e.Mark == MarkStatement && oneWord.MatchString(given) {
+		return given
 	}
-	if g.Right = Equal(g.Text, gold); g.Right || g.Mark == MarkNumber {
-		return g
+	return strings.TrimSpace(said(text))
+}
+
+// means reports whether a marked answer that is not itself the right one is so with its explanation, or in a sentence.
+func (e Extracted) means(gold string) bool {
+	if m := restated.FindStringSubmatch(e.Text); m != nil && Equal(m[1], m[2]) && Equal(m[1], gold) {
+		return true
 	}
-	if m := restated.FindStringSubmatch(g.Text); m != nil && Equal(m[1], m[2]) && Equal(m[1], gold) {
-		g.Right = true
-		return g
-	}
-	for _, answer := range []string{unexplained(g.Text), besideChoice.ReplaceAllString(g.Text, ""), decimalComma.ReplaceAllString(g.Text, "$1.$2")} {
-		if answer != "" && answer != g.Text && Equal(answer, gold) {
-			g.Right = true
-			return g
+	for _, answer := range []string{unexplained(e.Text), besideChoice.ReplaceAllString(e.Text, ""), decimalComma.ReplaceAllString(e.Text, "$1.$2")} {
+		if answer != e.Text && Equal(answer, gold) {
+			return true
 		}
 	}
-	if isFormula(shapeOf(clean(g.Text), 0)) {
-		return g // another one
+	if e.Mark != MarkStatement || isFormula(shapeOf(clean(e.Text), 0)) {
+		return false
 	}
-	if m := lastMatch(result, g.Text); g.Mark == MarkStatement && m != "" && Equal(m, gold) {
-		g.Right = true
-		return g
+	if Equal(lastMatch(result, e.Text), gold) {
+		return true
 	}
-	if all := numbers(g.Text); g.Mark == MarkStatement && len(all) == 1 && isNumber(gold) && (hasWords(g.Text) || adverb.MatchString(g.Text)) && !denied(g.Text, all[0]) {
-		g.Right = Equal(all[0], gold)
-	}
-	return g
+	all := numbers(e.Text)
+	return len(all) == 1 && isNumber(gold) && (hasWords(e.Text) || adverb.MatchString(e.Text)) && !denied(e.Text, all[0]) && Equal(all[0], gold)
 }
 
 // lastOption is the last choice that a text names without refusing it.
@@ -100,6 +103,8 @@ var (
 	adverb = regexp.MustCompile(`(?i)^(?:(?:therefore|thus|hence|so|then|about|around|just|still|indeed|now|number|\w+ly)[,:]?\s|an?\s+\d)`)
 	// notNumber and thanNumber end what is before a number that is not meant, where thanNumber's is not itself denied: "no more than 18".
 	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|close\s+to))|\b(?:half|third|quarter|double|root)\s+(?:that\s+)?of)\s+$`)
+	// ofFormula ends what is before a number that is part of something else.
+	ofFormula = regexp.MustCompile(`[\w^√\\{/*+-]$`)
 	// notAll is behind a number that something is done with.
 	notAll     = regexp.MustCompile(`(?i)^\s*(?:\^|!|(?:st|nd|rd|th|hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial|choose|mod|modulo|times|plus|minus|divided|over)\b)`)
 	thanNumber = regexp.MustCompile(`(?i)\b(?:less|more|\w+er)\s+than(?:\s+or\s+equal(?:\s+to)?)?\s+$`)
@@ -136,7 +141,7 @@ func unexplained(text string) string { return strings.TrimSpace(explained.Replac
 // denied reports whether a sentence says of its number that it is not the one: "certainly not 18", "she has less than 18".
 func denied(text, number string) bool {
 	before, after, _ := strings.Cut(text, number)
-	return notAll.MatchString(after) || bound.MatchString(text) || notNumber.MatchString(before) || thanNumber.MatchString(before) && !negation.MatchString(before)
+	return ofFormula.MatchString(before) || notAll.MatchString(after) || bound.MatchString(text) || notNumber.MatchString(before) || thanNumber.MatchString(before) && !negation.MatchString(before)
 }
 
 // choiceOf is the letter of a right answer that is a choice, or empty.
