@@ -23,7 +23,7 @@ var (
 	// either is behind a form that another stands beside: "True or false: false".
 	either = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b|and\s+(?:no|yes|true|false)\b)`)
 	// The statement must be in the answer's first sentence: nothing that ends one may stand before the "is".
-	states = regexp.MustCompile(`(?i)^[^.!?:\n]*?\b(?:is|are):?` + quote + form)
+	states = regexp.MustCompile(`(?i)^[^.!?:\n]*?\b(?:is|are|was|were|will be):?` + quote + form)
 )
 
 // MatchAnswer compares an answer with the right form, letter case aside.

@@ -19,7 +19,7 @@ var written = strings.NewReplacer(
 	`\cdot`, "*", `\times`, "*", "×", "*", "·", "*", "⋅", "*", `\div`, "/", "÷", "/",
 	"√", " sqrt ", "π", `\pi `, "∞", `\infty `, "½", `\frac{1}{2}`, "⅓", `\frac{1}{3}`, "⅔", `\frac{2}{3}`, "¼", `\frac{1}{4}`, "¾", `\frac{3}{4}`,
 	"⅕", `\frac{1}{5}`, "⅖", `\frac{2}{5}`, "⅗", `\frac{3}{5}`, "⅘", `\frac{4}{5}`, "⅙", `\frac{1}{6}`, "⅚", `\frac{5}{6}`,
-	"⅛", `\frac{1}{8}`, "⅜", `\frac{3}{8}`, "⅝", `\frac{5}{8}`, "⅞", `\frac{7}{8}`, `\colon`, ":", `\lbrack`, "[", `\rbrack`, "]",
+	"⅛", `\frac{1}{8}`, "⅜", `\frac{3}{8}`, "⅝", `\frac{5}{8}`, "⅞", `\frac{7}{8}`, `\colon`, ":", `\langle`, "(", `\rangle`, ")", "⟨", "(", "⟩", ")", `\pmod`, " mod ", `\bmod`, " mod ", `\mod`, " mod ", "≡", `\equiv `, `\lbrack`, "[", `\rbrack`, "]",
 	`^\circ`, "°", `^{\circ}`, "°", `\circ`, "°", `\degree`, "°",
 	`\{`, setOpen, `\}`, setClose, `\lbrace`, setOpen, `\rbrace`, setClose,
 	`\%`, "%", `\$`, "$", `\&`, "&", "±", `\pm `, `\lvert`, "|", `\rvert`, "|", `\vert`, "|",
@@ -92,6 +92,7 @@ var (
 	spaced = regexp.MustCompile(`^[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?$`)
 	// bareRoot is a root of a number without braces where it is no LaTeX, which would take one digit.
 	bareRoot = regexp.MustCompile(`(^|[^\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?|[a-z]\b)`)
+	modulo   = regexp.MustCompile(`\(\s*mod\s+([^()]*)\)|\bmod\s+\{([^{}]*)\}`)
 	piWord   = regexp.MustCompile(`(^|[\d\s])pi(\s|$)`)
 	// thousands is a number with separators, whole. With spaces behind the commas it is a list.
 	thousands = regexp.MustCompile(`^(?:[A-Za-z][\w ]*=\s*)?[-+]?\s*(\$|€|£|¥)?\s*[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\b`)
@@ -187,6 +188,7 @@ func clean(text string) string {
 		}
 	}
 	text = bareRoot.ReplaceAllString(inDigits(text), `$1\sqrt{$2}`)
+	text = modulo.ReplaceAllString(text, "mod $1$2")
 	text = piWord.ReplaceAllString(text, `$1\pi $2`)
 	return namedTuple.ReplaceAllString(boundTo.ReplaceAllString(text, ""), "(")
 }

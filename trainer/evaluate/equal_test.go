@@ -127,6 +127,8 @@ func TestEqual(t *testing.T) {
 		"halves in words":      `3/2 ‖ one and a half ‖ 1 and a half ‖ 1½ ‖ 1 1/2 cups`,
 		"prices":               `$3 ‖ $3 per pound ‖ 3 dollars an hour`,
 		"marbles in March":     `5 ‖ 5 marbles ‖ 5 novels ‖ 5 decks`,
+		"modulo":               `x \equiv 5 \pmod{7} ‖ x ≡ 5 (mod 7) ‖ x \equiv 5 \pmod 7`,
+		"vectors by name":      `\langle 1, 2\rangle ‖ \vec{v} = (1,2) ‖ ⟨1, 2⟩`,
 		"dozens":               `12 ‖ a dozen ‖ one dozen ‖ 1 dozen eggs`,
 		"half of many":         `500000 ‖ half a million ‖ 0.5 million`,
 		"feet":                 `6 ft ‖ 6 feet ‖ 6 foot ‖ 6`,
@@ -192,7 +194,7 @@ func TestNotEqual(t *testing.T) {
 		`\mathbb{R} ‖ \mathbb{Z}`, `ab ‖ a+b`, `5°C ‖ 5°F`, `(x,y)=(1,2) ‖ (2,1)`, `2+3=6 ‖ 2+3`, `1/3 = 0.34 ‖ 1/3`, `\approx 3 ‖ 4`, `\approx ‖ 3`, `is ‖ it`,
 		`3/4/2020 ‖ 3/8/4040`, `3/4/2020 ‖ 4/3/2020`, `2020-03-04 ‖ 2013`, `2020-03-04 ‖ 2020-04-03`, `March 4, 2020 ‖ March 4, 2021`, `March 4 ‖ May 4`,
 		`3:30 pm ‖ 3:30 am`, `15:30 ‖ 3:30 am`, `3:30 ‖ 1:10`, `3:30 ‖ 3`, `12:00 am ‖ 12:00 pm`, `12:30 pm ‖ 0:30`, `3:4 ‖ 4:3`, `1:2:3 ‖ 1:2`, `3 ‖ 3 to 4`,
-		`$5 ‖ 5%`, `€5 ‖ $5`, `20% ‖ 20 dollars`, `60 degrees ‖ 60 radians`, `20°C ‖ 20°F`, `20℃ ‖ 20°F`, `6 mph ‖ 6 miles`, `6 ft^2 ‖ 6 ft`, `6 kg ‖ 6 grams`, `6 feet ‖ 6 feet 2 inches`,
+		`$5 ‖ 5%`, `€5 ‖ $5`, `20% ‖ 20 dollars`, `60 degrees ‖ 60 radians`, `20°C ‖ 20°F`, `x \equiv 5 \pmod 7 ‖ x \equiv 4 \pmod 7`, `5 \pmod 7 ‖ 4 \pmod 7`, `v = (1,2) ‖ (2,1)`, `20℃ ‖ 20°F`, `6 mph ‖ 6 miles`, `6 ft^2 ‖ 6 ft`, `6 kg ‖ 6 grams`, `6 feet ‖ 6 feet 2 inches`,
 		`6 ‖ 6h`, `6 x ‖ 6`, `5 ‖ 5 of 10`, `12 ‖ 12 squared`, `12 ‖ 12 choose 2`, `$5 ‖ 5 million dollars`, `5 boys ‖ 5 girls`,
 		`2 ‖ two-thirds`, `2 ‖ two and a half`, `1 ‖ one of them`, `3 ‖ three or four`, `100 ‖ one hundred one`, `5 ‖ twenty-five`, `11 ‖ five six`, `5 ‖ minus five`,
 		`3.5 ‖ 3, 5`, `1.234 ‖ 1,234`, `1.23456 ‖ 1.234,56`, `x > 2 ‖ x \ge 2`, `x > 2 ‖ y > 2`, `x > 2 ‖ 2`, `[2, \infty) ‖ x > 2`, `2 < x < 5 ‖ x < 5`,
@@ -271,7 +273,7 @@ func TestGradeAnswer(t *testing.T) {
 		"18 is the answer, since 9 * 2 = 18 and 5 is odd.": "18", `{"answer": "18 eggs", "steps": 3}`: "18", "The answer is **$18** per day, because 9*2 = 18.": "18", "The answer is $3, 5,$ and $7$.": "3, 5, 7",
 		"The answer is 1/2 (50%).": "1/2", "The answer is 1/2 or 50%.": "1/2", "The required answer is $7+11=\\mathbf{18}$.": "18", "The answer is $(r, \\theta) = (3, \\pi)$.": `(3, \pi)`,
 		"The answer is 18.\n\nNote: the answer must be positive.": "18", "The answer is 18. Let me know if this answer is clear.": "18",
-		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
+		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "It will be Friday.": `\text{Friday}`, "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
 	} {
 		assert.True(t, GradeAnswer(text, gold).Right, text)
 	}

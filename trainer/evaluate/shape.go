@@ -45,6 +45,9 @@ func shapeOf(text string, depth int) shape {
 	if s, ok := solutions(text); ok {
 		return s
 	}
+	if m := namedItems.FindStringSubmatch(text); m != nil {
+		return shapeOf(m[1], depth+1)
+	}
 	if rows := matrix(text); rows != nil {
 		s := shape{kind: kindRows}
 		for _, row := range rows {
@@ -129,6 +132,8 @@ var (
 	french = regexp.MustCompile(`^([\[\]])([^\[\]]+),([^\[\]]+)([\[\]])$`)
 	// suchThat is a set by what holds for its members.
 	suchThat = regexp.MustCompile(`^` + setOpen + `\s*[A-Za-z]\s*(?:\\mid\b|:|\|)(.*)` + setClose + `$`)
+	// namedItems are a point, a set or a matrix with its name: "v = (1,2)".
+	namedItems = regexp.MustCompile(`^[A-Za-z](?:_\w)?\s*=\s*((?:[(\[]|` + setOpen + `).*,.*(?:[)\]]|` + setClose + `)|\\begin\b.*)$`)
 	// compound is an amount in two units.
 	compound   = regexp.MustCompile(`^(\d+\s*[A-Za-z]+\.?)\s+(\d+(?:\.\d+)?\s*[A-Za-z]+)$`)
 	feetInches = regexp.MustCompile(`^(\d+)['’]\s*(\d+(?:\.\d+)?)(?:"|''|”)?$`)
