@@ -287,7 +287,7 @@ func (a *amount) takeUnit() {
 	unit := ""
 	if m := textUnit.FindStringSubmatch(a.formula); m != nil && (strings.ContainsAny(m[1], "0123456789") || strings.HasSuffix(m[1], `\pi`)) {
 		a.formula, unit = m[1], m[2]+strings.Trim(m[3], "{}")
-	} else if m := unitWords.FindStringSubmatch(a.formula); m != nil && !isFormulaWord(m[2]) && !noUnit.MatchString(m[2]) {
+	} else if m := unitWords.FindStringSubmatch(a.formula); m != nil && !isFormulaWord(m[2]) && !noUnit.MatchString(m[2]) && !countsOn(m[2]) {
 		apart := a.formula[len(m[1])] == ' '
 		if short := areVariables(m[2]); short && !apart {
 			return
@@ -308,6 +308,17 @@ func (a *amount) takeUnit() {
 	if unit, a.percent = cutPercent(unit, a.percent); unit != "" {
 		a.unit = strings.TrimSpace(a.unit + " " + unit)
 	}
+}
+
+var (
+	exponent = regexp.MustCompile(`\^-?\d\b|[A-Za-z][23]\b`)
+	// placed is what may follow that has a number: "5 apples in 3 bags".
+	placed = regexp.MustCompile(`^\p{L}+(?:\s+\p{L}+)?\s+(?:in|after|for|on|within|per|each|every)\s`)
+)
+
+// countsOn reports whether what stands behind a number has another one, and so is not its unit: "12 fewer than 34".
+func countsOn(unit string) bool {
+	return strings.ContainsAny(exponent.ReplaceAllString(unit, ""), "0123456789") && !placed.MatchString(unit)
 }
 
 // cutPercent takes the word off a unit: "percent of students".

@@ -251,7 +251,9 @@ func TestGradeAnswer(t *testing.T) {
 		"<think>maybe 18": "18", "\\boxed{7} (not \\boxed{18})": "18", "Answer: 7\n\nCheck: 18 - 11 = 7, 7 + 11 = 18": "18", "答案：7，因为 18 - 11 = 7，不是 18。": "18",
 		"Réponse : 7\nVérification : 7 + 11 = 18": "18", "The ratio is 3:4": "4", "It ends at 3:30": "30", "It is 1.2e3": "3", "She ate 1 1/2": "1/2", "Christmas is on 2020-12-25": "25",
 		"18 eggs cost 9 dollars": "18", "The total is 18 dollars (9 × 2).": "2", "It is 9 × 2 = 19 dollars, not 18.": "18", "18 is the answer, but 5 is odd": "5", "The answer is 1/2 or 1/3.": "1/2",
-		"C. Paris\n\nExplanation: Option A is wrong.": "A", "100 degrees Fahrenheit": "100°C", "$75": "75 cents", "It's either 8 or 9.": "9", "The answer is a number bigger than 9": "9",
+		"C. Paris\n\nExplanation: Option A is wrong.": "A", "The answer is 18 apples fewer than 34": "18", `\boxed{18 but maybe 34}`: "18", "The answer is $18 and $34": "18",
+		"The answer is 18 of 34 apples": "18", "The answer is 18 apples plus 34 apples": "18", "The answer is a divisor of 18": "18", "The answer is different from 18": "18",
+		"The answer is that it is minus 18 degrees": "18", "100 degrees Fahrenheit": "100°C", "$75": "75 cents", "It's either 8 or 9.": "9", "The answer is a number bigger than 9": "9",
 		"The answer lies between 8 and 9.": "9", "The answer is the 9th number.": "9", "The triangle is not isosceles.": `\text{isosceles}`,
 		"Even though it looks so, it is \\boxed{\\text{odd}}.": `\text{even}`, "Evelyn is slower. The answer is Carla.": "Evelyn", "The answer is x^2 for all real numbers": "2", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
 	} {

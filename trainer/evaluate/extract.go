@@ -115,7 +115,7 @@ func lastFormula(text string) string {
 	m := all[len(all)-1]
 	inner := text[max(m[2], m[4]):max(m[3], m[5])]
 	inner = strings.Trim(inner[strings.LastIndex(inner, "=")+1:], " .\n")
-	if len(numbers(inner)) == 0 || len(numbers(text[m[1]:])) > 0 || !isFormula(shapeOf(clean(inner), 0)) {
+	if m[1] < len(text) && isDigit(text[m[1]]) || len(numbers(inner)) == 0 || len(numbers(text[m[1]:])) > 0 || !isFormula(shapeOf(clean(inner), 0)) {
 		return ""
 	}
 	return inner
@@ -345,8 +345,8 @@ func firstSentence(text string) string {
 			break
 		}
 		inner := text[max(m[2], m[4]):max(m[3], m[5])]
-		if m[4] < 0 && hasWords(inner) && !strings.Contains(inner, `\`) {
-			break
+		if m[4] < 0 && (hasWords(inner) && !strings.Contains(inner, `\`) || m[1] < len(text) && isDigit(text[m[1]])) {
+			break // it is a currency: "$12 and $34"
 		}
 		listed := strings.Trim(inner, " ,")
 		for _, next := range formulas[k+1:] {

@@ -102,17 +102,17 @@ var (
 	// adverb is before a number that is meant.
 	adverb = regexp.MustCompile(`(?i)^(?:(?:therefore|thus|hence|so|then|about|around|just|still|indeed|now|number|\w+ly)[,:]?\s|an?\s+\d)`)
 	// notNumber and thanNumber end what is before a number that is not meant, where thanNumber's is not itself denied: "no more than 18".
-	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|close\s+to))|\b(?:half|third|quarter|double|root)\s+(?:that\s+)?of)\s+$`)
+	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot(?:\s+equal\s+to)?|\b(?:never|minus|negative|almost|nearly|log)|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|times|either|close\s+to|unequal\s+to|divisible\s+by|different\s+(?:from|than)|one\s+in))|\b(?:half|third|quarter|double|root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|short)\s+(?:that\s+)?of)\s+$`)
 	// ofFormula ends what is before a number that is part of something else.
-	ofFormula = regexp.MustCompile(`[\w^√\\{/*+-]$`)
+	ofFormula = regexp.MustCompile(`(?:[\w{]|[\^√/*+<>≤≥≠|_-]\s*|\\[A-Za-z]+\s*)$`)
 	// notAll is behind a number that something is done with.
 	notAll     = regexp.MustCompile(`(?i)^\s*(?:\^|!|(?:st|nd|rd|th|hundred|thousand|million|billion|trillion|dozen|squared|cubed|factorial|choose|mod|modulo|times|plus|minus|divided|over)\b)`)
 	thanNumber = regexp.MustCompile(`(?i)\b(?:less|more|\w+er)\s+than(?:\s+or\s+equal(?:\s+to)?)?\s+$`)
 	negation   = regexp.MustCompile(`(?i)\b(?:no|not|cannot|never)\b|n['’]t\b`)
 	// bound is how a statement begins that gives no number but a limit.
-	bound = regexp.MustCompile(`(?i)^\W*(?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less|fewer)\s+than|over|under|above|below|almost|nearly)\s`)
+	bound = regexp.MustCompile(`(?i)^\W*(?:(?:that\s+)?(?:it|this|there)\s+(?:is|are)\s+)?(?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less|fewer)\s+than|over|under|above|below|almost|nearly)\s`)
 	// explained is what a stated answer is followed by that is none of it.
-	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|[,(]?\s*\b(?:because|since|as|which|with|weil|denn|car|parce|porque|perché)\b|[,(]?\s*(?:因为|因為|由于)|,\s*(?:so|i\.?e|that\s+is|I\s+[a-z]+)\b|\s-\s+[a-z]{2}|\s\((?:i\.?e\b|[a-z]{3,}[\s)])).*$`)
+	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|\s(?:rather\s+than|instead\s+of|but\s+not)\b|[,(]?\s*\b(?:because|since|as|which|with|weil|denn|car|parce|porque|perché)\b|[,(]?\s*(?:因为|因為|由于)|,\s*(?:so|i\.?e|that\s+is|I\s+[a-z]+)\b|\s-\s+[a-z]{2}|\s\((?:i\.?e\b|[a-z]{3,}[\s)])).*$`)
 	// restated is an answer in parentheses behind another form of it, and result what a calculation comes to.
 	restated = regexp.MustCompile(`^(.*\S)\s+\(([^()]+)\)$`)
 	result   = regexp.MustCompile(`=\s*([^=]+)$`)
