@@ -54,7 +54,7 @@ func TestPlansAreKept(t *testing.T) {
 	assert.Equal(t, 8, kept)
 	assert.Equal(t, 2, other.Records)
 
-	// A damaged one is made again, whichever bit is.
+	// A damaged one is made again, whichever byte is.
 	newest, err := filepath.Glob(filepath.Join(cache, "plans", "*.json"))
 	require.NoError(t, err)
 	for _, f := range newest {
@@ -64,12 +64,12 @@ func TestPlansAreKept(t *testing.T) {
 			require.NoError(t, os.Remove(f))
 			continue
 		}
-		for bit := range 8 * len(text) {
+		for i := range text {
 			damaged := bytes.Clone(text)
-			damaged[bit/8] ^= 1 << (bit % 8)
+			damaged[i] ^= 1 << (i % 8)
 			require.NoError(t, os.WriteFile(f, damaged, 0o600))
 			repaired, n := plans()
-			require.Equal(t, other, repaired, "bit %d of byte %d", bit%8, bit/8)
+			require.Equal(t, other, repaired, "bit %d of byte %d", i%8, i)
 			require.Equal(t, 1, n)
 		}
 		require.NoError(t, os.WriteFile(f, []byte("{"), 0o600))
