@@ -255,7 +255,7 @@ func TestGradeAnswer(t *testing.T) {
 		"The answer is 18 of 34 apples": "18", "The answer is 18 apples plus 34 apples": "18", "The answer is a divisor of 18": "18", "The answer is different from 18": "18",
 		"The answer is that it is minus 18 degrees": "18", "100 degrees Fahrenheit": "100°C", "$75": "75 cents", "It's either 8 or 9.": "9", "The answer is a number bigger than 9": "9",
 		"The answer lies between 8 and 9.": "9", "The answer is the 9th number.": "9", "The triangle is not isosceles.": `\text{isosceles}`,
-		"Even though it looks so, it is \\boxed{\\text{odd}}.": `\text{even}`, "Evelyn is slower. The answer is Carla.": "Evelyn", "The answer is x^2 for all real numbers": "2", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A",
+		"Even though it looks so, it is \\boxed{\\text{odd}}.": `\text{even}`, "Evelyn is slower. The answer is Carla.": "Evelyn", "The answer is x^2 for all real numbers": "2", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A", "The correct option is B or C.": "B", "The right choice is not B.": "B",
 	} {
 		assert.False(t, GradeAnswer(text, gold).Right, text)
 	}
@@ -275,7 +275,7 @@ func TestGradeAnswer(t *testing.T) {
 		"18 is the answer, since 9 * 2 = 18 and 5 is odd.": "18", `{"answer": "18 eggs", "steps": 3}`: "18", "The answer is **$18** per day, because 9*2 = 18.": "18", "The answer is $3, 5,$ and $7$.": "3, 5, 7",
 		"The answer is 1/2 (50%).": "1/2", "The answer is 1/2 or 50%.": "1/2", "The required answer is $7+11=\\mathbf{18}$.": "18", "The answer is $(r, \\theta) = (3, \\pi)$.": `(3, \pi)`,
 		"The answer is 18.\n\nNote: the answer must be positive.": "18", "The answer is 18. Let me know if this answer is clear.": "18",
-		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "It will be Friday.": `\text{Friday}`, "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
+		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The correct option is (b).": "B", "The correct choice is $\\text{(B)}$.": "B", "The answer is therefore B.": "B", "The answer is “B”.": "B", "Answer: B; 12": "B", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "It will be Friday.": `\text{Friday}`, "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
 	} {
 		assert.True(t, GradeAnswer(text, gold).Right, text)
 	}

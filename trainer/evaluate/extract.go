@@ -30,7 +30,7 @@ var (
 	hash    = regexp.MustCompile(`(?m)####[ \t]*(.+)$`)
 	// stated is how an answer is said to be one, or not to be; where it is "Final answer" on a line of its own, the answer is below. It is
 	// known in some other languages.
-	stated = regexp.MustCompile(`(?i)(?:\bans(?:wers?)?\b|(?:^|[^\p{L}])(?:antwort|r[ée]ponse|respuesta|resposta|risposta|ответ)|答案|答え|정답)` +
+	stated = regexp.MustCompile(`(?i)(?:\bans(?:wers?)?\b|\b(?:correct|right|best|final)[ \t]+(?:option|choice)\b|(?:^|[^\p{L}])(?:antwort|r[ée]ponse|respuesta|resposta|risposta|ответ)|答案|答え|정답)` +
 		`(?:[ \t]+(?:is|are|final[ae]?)\b)?[*_]*[ \t]*:?[*_]*[ \t]*` +
 		`(?:[:=]|(?:is|are|equals|(?:should|would|must|could|may|might)[ \t]+be|est|es|ist|lautet)\b|(?:comes|works|turns)[ \t]+(?:out[ \t]+)?to(?:[ \t]+be)?\b|(?:是|为|為|は|은|는|é|è)|(不是|(?:ist|n['’]est)[ \t]+(?:nicht|pas)\b|no[ \t]+es\b|(?:is|are)n['’]t\b|(?:can(?:not|['’]t)|(?:could|would|should|must)(?:n['’]t|[ \t]+not))[ \t]+be\b))` +
 		`[*_]*[ \t]*:?[ \t]*|(?m:^[ \t#*_]*final answer[ \t*_]*$)`)

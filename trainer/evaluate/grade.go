@@ -125,7 +125,7 @@ var (
 	choice = regexp.MustCompile(`^(?:\(([A-J])\)|([A-J]))$`)
 	// chosen is how a text that has been extracted begins with one: "(B) 12", "option B", "B. 12", "B because ..."; an A without a mark may be
 	// an article, and an I who speaks.
-	chosen = regexp.MustCompile(`^(?:(?i:option|choice)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,]|$)|([B-HJ])\s|([AI])\s+(?:because|since|as|is)\b|(I)\s+[^a-z\s]|([a-j])\)?$)`)
+	chosen = regexp.MustCompile(`^(?i:(?:therefore|thus|hence|so|\w+ly),?\s+)?(?i:(?:option|choice|letter|statement|answer)\s+)?(?:\(([A-Ja-j])\)(?:\W|$)|([A-J])(?:[).:,;!]|$)|([B-HJ])\s|([AI])\s+(?:because|since|as|is)\b|(I)\s+[^a-z\s]|([a-j])\)?$)`)
 	// optionIs is how one is named that no answer is said to be.
 	optionIs = regexp.MustCompile(`(?:(?i)\b(?:option|choice|choose|pick|select)(?:\s+is)?:?)\s*[*_]*(\(?[A-J]\)?)[*_]*(?:[).:,\s]|$)`)
 	// choiceBehind is one behind its value.
@@ -168,7 +168,7 @@ func chosenIn(text string) string {
 
 // letters is a cleaned answer without the marks of text within LaTeX.
 func letters(text string) string {
-	return strings.Trim(strings.NewReplacer(textOpen, "", textClose, "").Replace(clean(text)), " *_")
+	return strings.Trim(strings.NewReplacer(textOpen, "", textClose, "").Replace(clean(text)), " *_\"'`“”‘’<>")
 }
 
 // oneWord is a word of more letters than a choice has.
