@@ -18,7 +18,7 @@ type Grade struct {
 // Where the right answer is one word, it may be stated as MatchAnswer knows it ("The past tense is carried.").
 func GradeAnswer(text, gold string) Grade {
 	g := Grade{Extracted: ExtractAnswer(text)}
-	if word := letters(gold); oneWord.MatchString(word) && MatchAnswer(g.inWords(text), word).Leading {
+	if word := letters(gold); oneWord.MatchString(word) && g.leadsWith(word, text) {
 		return Grade{Extracted{word, MarkWord}, true}
 	}
 	if choice := choiceOf(gold); choice != "" {
@@ -42,12 +42,12 @@ func GradeAnswer(text, gold string) Grade {
 	return g
 }
 
-// inWords is where an answer of one word is looked for: what is marked as the answer, unless that is a sentence, or all that a text says.
-func (e Extracted) inWords(text string) string {
+// leadsWith reports whether a word is the answer, or else, where none is marked but by a sentence, what the text leads with.
+func (e Extracted) leadsWith(word, text string) bool {
 	if given := letters(e.Text); e.Mark == MarkBoxed || e.Mark == MarkHash || e.Mark == MarkStatement && oneWord.MatchString(given) {
-		return given
+		return MatchAnswer(given, word).Exact
 	}
-	return strings.TrimSpace(said(text))
+	return MatchAnswer(strings.TrimSpace(said(text)), word).Leading
 }
 
 // means reports whether a marked answer that is not itself the right one is so with its explanation, or in a sentence.
@@ -133,7 +133,7 @@ var (
 	// refused is behind a choice that is said to be wrong.
 	refused = regexp.MustCompile(`(?i)^(?:\W*(?:(?:option|choice)\s+)?\(?[A-J]\b)?\W*(?:is|was|can)(?:(?:n['’]t|not)\b|['’]t\b|\s+(?:not|never|incorrect|wrong|false)\b)`)
 	// anotherChoice is one that stands beside the first.
-	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)`)
+	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)|^\W*\(?[A-J]\)?[\s*_]*\bor\b`)
 )
 
 func unexplained(text string) string { return strings.TrimSpace(explained.ReplaceAllString(text, "")) }

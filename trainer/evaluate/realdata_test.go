@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -154,4 +155,39 @@ func TestScoresBehindRealFeedback(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 1440, n)
+}
+
+// ways are those of stating an answer, and misstated of stating something else with it; the slot is for the answer.
+var (
+	ways = []string{
+		"The answer is %s.", "**Answer:** %s", "#### %s", "Hence \\boxed{%s}. Check: 3 + 4 = 7.", "Final answer: %s\n\nCheck: 3 + 4 = 7", "### Final Answer\n%s",
+		"#### Step 1\nAdd 3 and 4.\n#### Final answer\n%s", "The answer is %s because 3 + 4 = 7.", "The answer is not 8888 but %s.", "I get %s. The answer is %s. This answer is correct.",
+		"答案是%s。检查：1 + 1 = 2", "Die Antwort ist %s. Probe: 1 + 1 = 2", "La réponse est %s.", "Ответ: %s", "答えは%sです。", "The answer is\n\\[\n%s\n\\]", "%s",
+	}
+	misstated = []string{
+		"The answer is at least %s.", "The answer is not %s.", "The answer isn't %s, it's 99999.", "The answer is %s or 99999.", "The answer is %s to 99999.", "The answer is %s fewer than 99999.",
+		"\\boxed{(%s, 99999)}", "\\boxed{%s + x}", "\\boxed{99999} (not \\boxed{%s})", "<think>The answer is %s.", "The answer is 99999.\n\nCheck: %s",
+	}
+)
+
+func TestReferencesStated(t *testing.T) {
+	references := map[string]bool{}
+	for _, r := range sharedRows[struct{ Answer string }](t, "math500", "test.jsonl") {
+		references[r.Answer] = true
+	}
+	for _, r := range sharedRows[struct{ Answer string }](t, "gsm8k", "test.jsonl") {
+		references[GoldAnswer(r.Answer)] = true
+	}
+	n := 0
+	for reference := range references {
+		for k, form := range slices.Concat(ways, misstated) {
+			if k >= len(ways) && !isNumber(reference) {
+				continue
+			}
+			text := strings.ReplaceAll(form, "%s", reference)
+			assert.Equal(t, k < len(ways), GradeAnswer(text, reference).Right, text)
+			n++
+		}
+	}
+	t.Logf("%d references, %d statements", len(references), n)
 }

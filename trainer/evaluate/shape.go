@@ -348,7 +348,10 @@ func ratio(text string) (s shape, ok bool) {
 	}
 	parts := splitTop(text, ":")
 	for _, p := range parts {
-		if _, err := parseExpression(strings.TrimSpace(p)); err != nil {
+		if p = strings.TrimSpace(p); p == "0" {
+			return s, false // a range
+		}
+		if _, err := parseExpression(p); err != nil {
 			return s, false
 		}
 	}

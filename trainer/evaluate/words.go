@@ -1,7 +1,9 @@
 package evaluate
 
 import (
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,24 +26,21 @@ var (
 	signWord = regexp.MustCompile(`(?i)^(negative|minus|positive|plus)\s+`)
 	// numeralWords are a number in words at the beginning of an answer, and what follows it.
 	numeralWords = regexp.MustCompile(`(?i)^((?:an?\s+)?(?:` + oneOf(numerals) + `)(?:(?:\s+and\s+|\s+|-)(?:` + oneOf(numerals) + `))*)\b`)
-	partWords    = regexp.MustCompile(`(?i)^(?:\s+|-)(` + oneOf(denominators) + `)s?\b`)
+	partWords    = regexp.MustCompile(`(?i)^(?:\s+|-)(` + oneOf(denominators) + `)(s?)\b`)
 	onePart      = regexp.MustCompile(`(?i)^(?:an?\s+)?(half|(?:an?\s+)(?:` + oneOf(denominators) + `))\b`)
-	aDozen       = regexp.MustCompile(`(?i)^an?(\s+dozen\b.*)$`)
-	halfOf       = regexp.MustCompile(`(?i)^half\s+an?(\s+(?:dozen|hundred|thousand|million|billion)\b.*)$`)
-	again        = regexp.MustCompile(`^\s*\((\d+)\)`)
+	// halfOf is half of what multiplies, and aDozen one; again is a number in digits behind the same in words.
+	aDozen = regexp.MustCompile(`(?i)^an?(\s+dozen\b.*)$`)
+	halfOf = regexp.MustCompile(`(?i)^half\s+an?(\s+(?:dozen|hundred|thousand|million|billion)\b.*)$`)
+	again  = regexp.MustCompile(`^\s*\((\d+)\)`)
 	// andPart is the fraction of a mixed number, also behind digits.
 	andPart = regexp.MustCompile(`(?i)^\s+and\s+(?:an?|one)\s+(half|third|quarter)\b`)
-	// noCount is behind a word that does not count what follows: "one of them", "five or six", "one-to-one".
-	noCount = regexp.MustCompile(`(?i)^(?:[-'’\p{L}\d]|\s+(?:of|or|and|to|by|in|out|at|is|was|plus|minus|times|who|that|another)\b|\s+\d)`)
+	// noCount is behind a word that does not count what follows: "one of them", "five or six", "one-to-one", "twenty third".
+	noCount = regexp.MustCompile(`(?i)^(?:[-'’\p{L}\d]|\s+(?:of|or|and|to|by|in|out|at|is|was|plus|minus|times|who|that|another|first|second|` + oneOf(denominators) + `)\b|\s+\d)`)
 	leading = regexp.MustCompile(`^\d+`)
 )
 
 func oneOf(words map[string]int64) string {
-	var list []string
-	for w := range words {
-		list = append(list, w)
-	}
-	return strings.Join(list, "|")
+	return strings.Join(slices.Sorted(maps.Keys(words)), "|")
 }
 
 // inDigits is an answer that begins with a number in words, with digits instead: "minus twenty-five apples" is "-25 apples".
@@ -86,7 +85,7 @@ func leadingNumber(text string) (number, after string, ok bool) {
 		if a := again.FindStringSubmatch(after); a != nil && a[1] == digits {
 			after = after[len(a[0]):]
 		}
-		if p := partWords.FindStringSubmatch(after); p != nil {
+		if p := partWords.FindStringSubmatch(after); p != nil && (p[2] == "") == (n == 1) { // "twenty third" is no part
 			return fraction(n, p[1]), after[len(p[0]):], true
 		}
 	}
