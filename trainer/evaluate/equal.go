@@ -129,10 +129,10 @@ func equalPlain(a, b shape) bool {
 	return equalAmounts(a, b)
 }
 
-// isName reports whether the side before an equation's sign is a variable alone, or a function of one.
+// isName reports whether the side before an equation's sign is a variable alone, a function of one, or a distance.
 func isName(equation string) bool { return nameOnly.MatchString(equation) }
 
-var nameOnly = regexp.MustCompile(`^\s*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\^\{?-1\}?)?(?:\(\s*[A-Za-z]\s*\))?|\\frac\s*\{d[a-z]?\}\s*\{d[a-z]\})\s*=`)
+var nameOnly = regexp.MustCompile(`^\s*(?:\|[A-Z]{2}\||\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\^\{?-1\}?)?(?:\(\s*[A-Za-z]\s*\))?|\\frac\s*\{d[a-z]?\}\s*\{d[a-z]\})\s*=`)
 
 func equalAmounts(a, b shape) bool {
 	if equalFormulas(a.formula, b.formula) {

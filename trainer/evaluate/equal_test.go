@@ -129,6 +129,7 @@ func TestEqual(t *testing.T) {
 		"marbles in March":     `5 ‖ 5 marbles ‖ 5 novels ‖ 5 decks`,
 		"modulo":               `x \equiv 5 \pmod{7} ‖ x ≡ 5 (mod 7) ‖ x \equiv 5 \pmod 7`,
 		"vectors by name":      `\langle 1, 2\rangle ‖ \vec{v} = (1,2) ‖ ⟨1, 2⟩`,
+		"distances":            `12 ‖ |AB| = 12 ‖ AB = 12`,
 		"dozens":               `12 ‖ a dozen ‖ one dozen ‖ 1 dozen eggs`,
 		"half of many":         `500000 ‖ half a million ‖ 0.5 million`,
 		"feet":                 `6 ft ‖ 6 feet ‖ 6 foot ‖ 6`,
@@ -196,7 +197,7 @@ func TestNotEqual(t *testing.T) {
 		`3:30 pm ‖ 3:30 am`, `15:30 ‖ 3:30 am`, `3:30 ‖ 1:10`, `3:30 ‖ 3`, `12:00 am ‖ 12:00 pm`, `12:30 pm ‖ 0:30`, `3:4 ‖ 4:3`, `1:2:3 ‖ 1:2`, `3 ‖ 3 to 4`,
 		`$5 ‖ 5%`, `€5 ‖ $5`, `20% ‖ 20 dollars`, `60 degrees ‖ 60 radians`, `20°C ‖ 20°F`, `x \equiv 5 \pmod 7 ‖ x \equiv 4 \pmod 7`, `5 \pmod 7 ‖ 4 \pmod 7`, `v = (1,2) ‖ (2,1)`, `20℃ ‖ 20°F`, `6 mph ‖ 6 miles`, `6 ft^2 ‖ 6 ft`, `6 kg ‖ 6 grams`, `6 feet ‖ 6 feet 2 inches`,
 		`6 ‖ 6h`, `6 x ‖ 6`, `5 ‖ 5 of 10`, `12 ‖ 12 squared`, `12 ‖ 12 choose 2`, `$5 ‖ 5 million dollars`, `5 boys ‖ 5 girls`,
-		`2 ‖ two-thirds`, `2 ‖ two and a half`, `20/3 ‖ twenty third`, `20 ‖ twenty third`, `1 ‖ one of them`, `3 ‖ three or four`, `100 ‖ one hundred one`, `5 ‖ twenty-five`, `11 ‖ five six`, `5 ‖ minus five`,
+		`2 ‖ two-thirds`, `2 ‖ two and a half`, `|x| = 12 ‖ 12`, `20/3 ‖ twenty third`, `20 ‖ twenty third`, `1 ‖ one of them`, `3 ‖ three or four`, `100 ‖ one hundred one`, `5 ‖ twenty-five`, `11 ‖ five six`, `5 ‖ minus five`,
 		`3.5 ‖ 3, 5`, `1.234 ‖ 1,234`, `1.23456 ‖ 1.234,56`, `x > 2 ‖ x \ge 2`, `x > 2 ‖ y > 2`, `x > 2 ‖ 2`, `[2, \infty) ‖ x > 2`, `2 < x < 5 ‖ x < 5`,
 		`(1,2) ‖ x=2, y=1`, `(1,2) ‖ 1, 2`, `\begin{vmatrix}1&2\\3&4\end{vmatrix} ‖ \begin{pmatrix}1&2\\3&4\end{pmatrix}`, `0.33... ‖ 1/3`, `10/3 ‖ 3.33`,
 	} {
@@ -255,7 +256,7 @@ func TestGradeAnswer(t *testing.T) {
 		"The answer is 18 of 34 apples": "18", "The answer is 18 apples plus 34 apples": "18", "The answer is a divisor of 18": "18", "The answer is different from 18": "18",
 		"The answer is that it is minus 18 degrees": "18", "100 degrees Fahrenheit": "100°C", "$75": "75 cents", "It's either 8 or 9.": "9", "The answer is a number bigger than 9": "9",
 		"The answer lies between 8 and 9.": "9", "The answer is the 9th number.": "9", "The triangle is not isosceles.": `\text{isosceles}`,
-		"Even though it looks so, it is \\boxed{\\text{odd}}.": `\text{even}`, "Evelyn is slower. The answer is Carla.": "Evelyn", `\boxed{\text{Evelyn and Carla}}`: "Evelyn", "The answer is 0 to 5": "0", "The answer is x^2 for all real numbers": "2", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A", "The correct option is B or C.": "B", "The right choice is not B.": "B",
+		"Even though it looks so, it is \\boxed{\\text{odd}}.": `\text{even}`, "Evelyn is slower. The answer is Carla.": "Evelyn", `\boxed{\text{Evelyn and Carla}}`: "Evelyn", "The answer is 0 to 5": "0", "The answer is 12 (maybe 13)": "12", "The answer is x^2 for all real numbers": "2", "x^2+1": "1", "B is incorrect, C is correct.": "B", "Option B is incorrect.": "B", "The answer is not B.": "B", "The answer is 20 C.": "C", "An apple": "A", "The correct option is B or C.": "B", "The right choice is not B.": "B",
 	} {
 		assert.False(t, GradeAnswer(text, gold).Right, text)
 	}
@@ -275,7 +276,7 @@ func TestGradeAnswer(t *testing.T) {
 		"18 is the answer, since 9 * 2 = 18 and 5 is odd.": "18", `{"answer": "18 eggs", "steps": 3}`: "18", "The answer is **$18** per day, because 9*2 = 18.": "18", "The answer is $3, 5,$ and $7$.": "3, 5, 7",
 		"The answer is 1/2 (50%).": "1/2", "The answer is 1/2 or 50%.": "1/2", "The required answer is $7+11=\\mathbf{18}$.": "18", "The answer is $(r, \\theta) = (3, \\pi)$.": `(3, \pi)`,
 		"The answer is 18.\n\nNote: the answer must be positive.": "18", "The answer is 18. Let me know if this answer is clear.": "18",
-		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The correct option is (b).": "B", "The correct choice is $\\text{(B)}$.": "B", "The answer is therefore B.": "B", "The answer is “B”.": "B", "Answer: B; 12": "B", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "It will be Friday.": `\text{Friday}`, "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
+		"**C**\n\nExplanation: A is wrong.": "C", "I choose C.": "C", "The answer is the point (2, -3).": "(2, -3)", "The answer is 17, the 7th prime.": "17", "The answer is 1/6, or about 16.7%.": "1/6", "The correct option is (b).": "B", "The correct choice is $\\text{(B)}$.": "B", "The answer is therefore B.": "B", "The answer is “B”.": "B", "Answer: B; 12": "B", "The triangle is isosceles.": `\text{isosceles}`, "July 4th": "July 4", "blue and red": "red, blue", "It will be Friday.": `\text{Friday}`, "48 cubic inches": "48 in^3", "The answer is C, I think.": "C", "Option C is not correct; option D is.": "D",
 	} {
 		assert.True(t, GradeAnswer(text, gold).Right, text)
 	}

@@ -30,7 +30,7 @@ const (
 // values, binomials, the usual functions, pi, e and i. A word of more than three letters that is none of these is no
 // formula, nor are words alone: they are text.
 func parseExpression(text string) (*expression, error) {
-	if len(text) > maxFormula || !strings.ContainsFunc(text, func(r rune) bool { return unicode.IsDigit(r) || strings.ContainsRune(`+-*/^(\`, r) }) && len(text) > 1 {
+	if len(text) > maxFormula || !strings.ContainsFunc(text, func(r rune) bool { return unicode.IsDigit(r) || strings.ContainsRune(`+-*/^(|\`, r) }) && len(text) > 1 {
 		return nil, errNoFormula
 	}
 	return parseFormula(text)

@@ -55,7 +55,7 @@ func (e Extracted) means(gold string) bool {
 	if m := restated.FindStringSubmatch(e.Text); m != nil && Equal(m[1], m[2]) && Equal(m[1], gold) {
 		return true
 	}
-	for _, answer := range []string{unexplained(e.Text), besideChoice.ReplaceAllString(e.Text, ""), decimalComma.ReplaceAllString(e.Text, "$1.$2")} {
+	for _, answer := range []string{unexplained(e.Text), besideChoice.ReplaceAllString(e.Text, ""), decimalComma.ReplaceAllString(e.Text, "$1.$2"), kindOf.ReplaceAllString(e.Text, "")} {
 		if answer != e.Text && Equal(answer, gold) {
 			return true
 		}
@@ -102,7 +102,7 @@ var (
 	// adverb is before a number that is meant.
 	adverb = regexp.MustCompile(`(?i)^(?:(?:therefore|thus|hence|so|then|about|around|just|still|indeed|now|number|\w+ly)[,:]?\s|an?\s+\d)`)
 	// notNumber and thanNumber end what is before a number that is not meant, where thanNumber's is not itself denied: "no more than 18".
-	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot(?:\s+equal\s+to)?|\b(?:never|minus|negative|almost|nearly|log)|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|times|either|close\s+to|unequal\s+to|divisible\s+by|different\s+(?:from|than)|one\s+in))|\b(?:half|third|quarter|double|root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|short)\s+(?:that\s+)?of)\s+$`)
+	notNumber = regexp.MustCompile(`(?i)(?:(?:\bnot(?:\s+equal\s+to)?|\b(?:no|never|hardly|minus|negative|almost|nearly|log)|n['’]t|\banything\s+but|\b(?:over|under|above|below|twice|double|triple|times|either|close\s+to|unequal\s+to|divisible\s+by|different\s+(?:from|than)|one\s+in))|\b(?:half|third|quarter|double|root|square|cube|multiple|factor|divisor|reciprocal|inverse|opposite|short)\s+(?:that\s+)?of)\s+$`)
 	// ofFormula ends what is before a number that is part of something else.
 	ofFormula = regexp.MustCompile(`(?:[\w{]|[\^√/*+<>≤≥≠|_-]\s*|\\[A-Za-z]+\s*)$`)
 	// notAll is behind a number that something is done with.
@@ -112,12 +112,16 @@ var (
 	// bound is how a statement begins that gives no number but a limit.
 	bound = regexp.MustCompile(`(?i)^\W*(?:(?:that\s+)?(?:it|this|there)\s+(?:is|are)\s+)?(?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less|fewer)\s+than|over|under|above|below|almost|nearly)\s`)
 	// explained is what a stated answer is followed by that is none of it.
-	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|\s(?:rather\s+than|instead\s+of|but\s+not)\b|[,(]?\s*\b(?:because|since|as|which|with|weil|denn|car|parce|porque|perché)\b|[,(]?\s*(?:因为|因為|由于)|,\s*(?:so|i\.?e|that\s+is|I\s+[a-z]+)\b|\s-\s+[a-z]{2}|\s\((?:i\.?e\b|[a-z]{3,}[\s)])).*$`)
+	explained = regexp.MustCompile(`(?i)\s*(?:,\s*(?:and\s+)?not\b|\s(?:rather\s+than|instead\s+of|but\s+not)\b|[,(]?\s*\b(?:because|since|as|which|with|weil|denn|car|parce|porque|perché)\b|[,(]?\s*(?:因为|因為|由于)|,\s*(?:so|i\.?e|that\s+is|I\s+[a-z]+|the|or\s+(?:about|approximately|roughly))\b|\s-\s+[a-z]{2}|\s\((?:i\.?e\b|[a-z]{3,}[\s)])).*$`)
+	// doubt is in an explanation that names another answer.
+	doubt = regexp.MustCompile(`(?i)^\W*(?:maybe|perhaps|possibly|probably|could)\b`)
 	// restated is an answer in parentheses behind another form of it, and result what a calculation comes to.
 	restated = regexp.MustCompile(`^(.*\S)\s+\(([^()]+)\)$`)
 	result   = regexp.MustCompile(`=\s*([^=]+)$`)
 	// besideChoice is the letter of a choice beside its value.
 	besideChoice = regexp.MustCompile(`^\W*(?:\([A-J]\)|[A-J][.):])\s+|\s*\([A-J]\)\W*$`)
+	// kindOf says before an answer what kind of thing it is.
+	kindOf = regexp.MustCompile(`(?i)^(?:the\s+)?(?:(?:ordered\s+)?(?:point|pair)|ordered\s+triple|interval|set|vector|matrix|value|ratio|fraction|equation|function)\s+`)
 	// decimalComma is a decimal as it is written elsewhere, unless it may be thousands.
 	decimalComma = regexp.MustCompile(`^\W*(-?\d+),(\d{1,2}|\d{4,})\b`)
 
@@ -136,7 +140,13 @@ var (
 	anotherChoice = regexp.MustCompile(`^\W*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?[\s*_]*(?:,|/|\bor\b|\band\b)\s*(?:(?i:option|choice)\s+)?\(?[A-Ja-j]\)?(?:\W|$)|^\W*\(?[A-J]\)?[\s*_]*\bor\b`)
 )
 
-func unexplained(text string) string { return strings.TrimSpace(explained.ReplaceAllString(text, "")) }
+// unexplained is an answer without what explains it; what doubts it stays.
+func unexplained(text string) string {
+	if at := explained.FindStringIndex(text); at != nil && !doubt.MatchString(text[at[0]:]) {
+		text = text[:at[0]]
+	}
+	return strings.TrimSpace(text)
+}
 
 // denied reports whether a sentence says of its number that it is not the one: "certainly not 18", "she has less than 18".
 func denied(text, number string) bool {
