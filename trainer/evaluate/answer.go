@@ -20,8 +20,8 @@ const (
 var (
 	words = regexp.MustCompile(form)
 	first = regexp.MustCompile(`(?i)^` + quote + `(?:(?:the )?answer(?: is)?:?` + quote + `)?` + form)
-	// either is behind a form that another stands beside: "True or false: false".
-	either = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b|and\s+(?:no|yes|true|false)\b)`)
+	// undecided is behind a form that is none: another stands beside it ("True or false: false"), or it begins other words ("No idea").
+	undecided = regexp.MustCompile(`(?i)^` + quote + `(?:/|or\b|and\s+(?:no|yes|true|false)\b|(?:idea|clue)\b)`)
 	// The statement must be in the answer's first sentence: nothing that ends one may stand before the "is".
 	states = regexp.MustCompile(`(?i)^[^.!?:\n]*?\b(?:is|are|was|were|will be):?` + quote + form)
 )
@@ -34,7 +34,7 @@ func MatchAnswer(answer, gold string) Match {
 	}
 	for _, pattern := range []*regexp.Regexp{first, states} {
 		at := pattern.FindStringSubmatchIndex(answer)
-		if at == nil || !strings.EqualFold(answer[at[2]:at[3]], gold) || either.MatchString(answer[at[3]:]) {
+		if at == nil || !strings.EqualFold(answer[at[2]:at[3]], gold) || undecided.MatchString(answer[at[3]:]) {
 			continue
 		}
 		m.Leading = true

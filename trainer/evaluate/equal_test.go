@@ -245,7 +245,7 @@ func TestGradeAnswer(t *testing.T) {
 	for text, gold := range map[string]string{
 		"The answer is certainly not 18": "18", "The answer is that she has less than 18 left": "18", "The answer is 1 hour 30 minutes": "1", "The answer is 5 lb 3 oz": "5",
 		"The answer is 5 to 7 hours": "5", "The answer is 2 - 1/2": "5/2", "Answer: I don't know": "I", "The answer is I think C": "I", "Yes or no? No.": "yes",
-		"True or false: false": "true", "The answer is yes or no": "yes", "Yes and no.": "yes",
+		"True or false: false": "true", "The answer is yes or no": "yes", "Yes and no.": "yes", "No idea": "no", "No clue, sorry.": "no",
 		"The answer is at least 18.": "18", "The answer is at most 18 books": "18", "The answer is no more than 18 books": "18", "The answer is up to 18": "18",
 		"The answer is anything but 18": "18", "The answer is the square root of 18": "18", "The answer is 18 thousand dollars": "18", "The answer is 18 times 2": "18",
 		"The answer isn't 18.": "18", "The answer cannot be 18.": "18", "The answer is not 18. It is 7.": "18", "The answer is neither 18 nor 7.": "18", "答案不是18。": "18",
