@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,7 +13,6 @@ import (
 
 	"cftune/bindings/engine"
 	"cftune/trainer"
-	"cftune/trainer/config"
 )
 
 func newDataCommand() *cobra.Command {
@@ -44,9 +42,9 @@ func (f *dataFlags) add(cmd *cobra.Command) {
 
 // open reads the configuration and opens the model's vocabulary, which the caller closes.
 func (f *dataFlags) open(cmd *cobra.Command) (trainer.Options, *engine.Vocab, error) {
-	run, err := config.Load(f.path, f.sets, os.Environ())
+	run, err := loadConfig(cmd.Context(), f.path, f.sets)
 	if err != nil {
-		return trainer.Options{}, nil, codedError{err, codeUsage}
+		return trainer.Options{}, nil, err
 	}
 	local, err := localModel(cmd.Context(), run, cmd.ErrOrStderr())
 	if err != nil {

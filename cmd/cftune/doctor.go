@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,8 +106,8 @@ func examine(cmd *cobra.Command, path string, sets []string) (doctorReport, erro
 	}
 	if path != "" { // refused before anything is measured
 		var err error
-		if run, err = config.Load(path, sets, os.Environ()); err != nil {
-			return report, codedError{err, codeUsage}
+		if run, err = loadConfig(cmd.Context(), path, sets); err != nil {
+			return report, err
 		}
 		if run, err = localModel(cmd.Context(), run, cmd.ErrOrStderr()); err != nil {
 			return report, fmt.Errorf("doctor: %w", err)

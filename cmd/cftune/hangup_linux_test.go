@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cftune/internal/spell"
+	"cftune/trainer/dataset/source"
 )
 
 // A terminal or a connection that goes away is an interrupt, unless nohup has it ignored.
@@ -65,6 +67,37 @@ func TestARunWhoseMessagesNobodyReads(t *testing.T) {
 		assert.Contains(t, p.must("check", output).out, "whole", name)
 		if name == "stops" {
 			require.NoError(t, reader.Close())
+		}
+	}
+}
+
+// A named pipe that nobody writes to is waited for until an interrupt comes.
+func TestAnInterruptEndsTheWaitForAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "run.yaml")
+	require.NoError(t, unix.Mkfifo(pipe, 0o600))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for what, read := range map[string]func() error{
+		"configuration": func() error { _, err := loadConfig(ended, pipe, nil); return err },
+		"study":         func() error { _, err := loadStudy(ended, pipe, nil); return err },
+		"data": func() error {
+			files, err := source.Expand(t.Context(), pipe)
+			require.NoError(t, err)
+			for _, err := range files[0].Rows(ended) {
+				return err
+			}
+			return nil
+		},
+	} {
+		err := read()
+		require.ErrorIs(t, err, context.Canceled, what)
+		assert.Equal(t, codeInterrupted, exitCode(err), what)
+		assert.ErrorContains(t, err, pipe, what)
+		for { // let go of who still waits
+			if f, err := os.OpenFile(pipe, os.O_WRONLY|unix.O_NONBLOCK, 0); err == nil {
+				require.NoError(t, f.Close())
+				break
+			}
 		}
 	}
 }

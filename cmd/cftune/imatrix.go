@@ -105,8 +105,8 @@ func (o imatrixOptions) run(ctx context.Context, name string, notes io.Writer) (
 		pieces, err = textPieces(model, o.text, o.window)
 	} else {
 		var run config.Run
-		if run, err = config.Load(o.config, o.sets, os.Environ()); err != nil {
-			return imatrixResult{}, codedError{err, codeUsage}
+		if run, err = loadConfig(ctx, o.config, o.sets); err != nil {
+			return imatrixResult{}, err
 		}
 		run.Model, source = model, o.config
 		pieces, err = dataPieces(ctx, run, o.rows)

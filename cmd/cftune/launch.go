@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cftune/trainer/config"
 	"cftune/trainer/launch"
 )
 
@@ -116,12 +115,12 @@ func newLaunchCommand() *cobra.Command {
 				return err
 			}
 			if studyFile != "" {
-				r, err := studyRequest(studyFile, sets, name, shards)
+				r, err := studyRequest(cmd.Context(), studyFile, sets, name, shards)
 				if err != nil {
 					return err
 				}
 				l.requests = []launch.Request{r}
-			} else if l.requests, err = launchRequests(configs, sets, name); err != nil {
+			} else if l.requests, err = launchRequests(cmd.Context(), configs, sets, name); err != nil {
 				return err
 			}
 			return l.launch(cmd.Context())
@@ -141,16 +140,16 @@ func newLaunchCommand() *cobra.Command {
 }
 
 // launchRequests loads the configurations and names the runs.
-func launchRequests(paths, sets []string, name string) ([]launch.Request, error) {
+func launchRequests(ctx context.Context, paths, sets []string, name string) ([]launch.Request, error) {
 	if name != "" && len(paths) > 1 {
 		return nil, codedError{errors.New("launch: --name names one run; several are named by their outputs"), codeUsage}
 	}
 	var requests []launch.Request
 	seen := map[string]string{}
 	for _, path := range paths {
-		run, err := config.Load(path, sets, os.Environ())
+		run, err := loadConfig(ctx, path, sets)
 		if err != nil {
-			return nil, codedError{fmt.Errorf("%s: %w", path, err), codeUsage}
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		r := launch.Request{Name: name, Run: run}
 		if name == "" {

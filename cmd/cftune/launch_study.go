@@ -12,10 +12,10 @@ import (
 )
 
 // studyRequest loads a study's file and names what is launched.
-func studyRequest(path string, sets []string, name string, shards int) (launch.Request, error) {
-	spec, err := study.Load(path, sets)
+func studyRequest(ctx context.Context, path string, sets []string, name string, shards int) (launch.Request, error) {
+	spec, err := loadStudy(ctx, path, sets)
 	if err != nil {
-		return launch.Request{}, codedError{fmt.Errorf("%s: %w", path, err), codeUsage}
+		return launch.Request{}, fmt.Errorf("%s: %w", path, err)
 	}
 	if n := len(study.Models(spec)); shards < 1 || shards > n {
 		return launch.Request{}, codedError{fmt.Errorf("launch: --shards must be 1 to %d, the number of the study's models, got %d", n, shards), codeUsage}

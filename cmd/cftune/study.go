@@ -71,9 +71,9 @@ func newStudyCommand() *cobra.Command {
 			if f.reportOnly && !f.part.All() {
 				return codedError{errors.New("--report-only reports on the whole study: leave --shard out"), codeUsage}
 			}
-			spec, err := study.Load(args[0], f.sets)
+			spec, err := loadStudy(cmd.Context(), args[0], f.sets)
 			if err != nil {
-				return codedError{err, codeUsage}
+				return err
 			}
 			return f.run(cmd.Context(), spec, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -101,13 +101,7 @@ func newTrainCommand() *cobra.Command {
 			if cmd.Flags().Changed("output") {
 				sets = append(slices.Clone(sets), "output="+output)
 			}
-			load := func() (config.Run, error) {
-				run, err := config.Load(path, sets, os.Environ())
-				if err != nil {
-					return run, codedError{err, codeUsage}
-				}
-				return run, nil
-			}
+			load := func() (config.Run, error) { return loadConfig(cmd.Context(), path, sets) }
 			s := session{out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), stopAfter: f.stopAfter}
 			if dryRun {
 				return s.together(cmd.Context(), f, func() error {

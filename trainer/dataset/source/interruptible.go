@@ -5,6 +5,27 @@ import (
 	"io"
 )
 
+// Await returns what f does, or ctx's error if ctx ends first: to open a named pipe takes until somebody writes to it. Then f goes on by itself,
+// and what it comes to is lost.
+func Await[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := f()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
 // Interruptible reads from in until ctx ends, also while nothing comes: a read of a terminal or of a pipe ends by itself only
 // with what is written next.
 func Interruptible(ctx context.Context, in io.Reader) io.Reader {

@@ -73,7 +73,7 @@ func (p *pipe) open(ctx context.Context) (io.ReadCloser, error) {
 	if p.taken.Swap(true) {
 		return nil, errors.New("can be read only once, and was; save it to a file first")
 	}
-	in, err := p.opener()
+	in, err := Await(ctx, p.opener)
 	if err != nil {
 		return nil, err
 	}
