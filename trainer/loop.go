@@ -201,6 +201,8 @@ func (t *Trainer) loop(ctx context.Context, engine Engine, result *Result, stop 
 		}
 		g, err := t.next(ctx, feed)
 		switch {
+		case err != nil && ctx.Err() == nil:
+			return t.withoutData(ctx, engine, err)
 		case err != nil:
 			return t.interrupted(ctx, engine, err)
 		case g.batches == nil:
@@ -434,6 +436,16 @@ func (t *Trainer) interrupted(ctx context.Context, engine Engine, err error) err
 		return saveErr
 	}
 	return &Interrupted{Run: t.dir.Dir(), Step: t.done, Checkpoint: t.savedDir, Err: err}
+}
+
+// withoutData saves the last completed step where the records of the next one cannot be had: they were changed, or their disk fails, which is not
+// the run's.
+func (t *Trainer) withoutData(ctx context.Context, engine Engine, err error) error {
+	if t.done == 0 {
+		return err
+	}
+	t.progress.Note(fmt.Sprintf("the records of step %d cannot be had: saving step %d", t.done+1, t.done))
+	return errors.Join(err, t.save(ctx, engine))
 }
 
 // save commits a checkpoint of the last completed step, unless there is one, and removes old ones.

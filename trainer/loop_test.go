@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -441,4 +442,43 @@ func TestOutputWithARunIsRefused(t *testing.T) {
 	_, err := s.begin(t)
 	assert.ErrorIs(t, err, checkpoint.ErrExists)
 	sound(t, s.run.Output)
+}
+
+// Records that somebody changes while the run trains are not learned. What was learned before is kept; with the records put back, the run goes on
+// to the end of an undisturbed one.
+func TestRecordsThatChangeOnTheWay(t *testing.T) {
+	s := newSite(t)
+	var rows []string
+	for i := range 80 { // more than are kept in memory
+		rows = append(rows, strings.Replace(row(4+i*5%17, 1+i%3, i), "{", fmt.Sprintf(`{"note": %q, `, strings.Repeat("x", 20_000)), 1))
+	}
+	s.write(t, rows...)
+	s.run.Data.Validation = config.Validation{}
+	s.run.Checkpoint.EverySteps = 1000
+	s.train(t, "straight")
+	want := s.run.Output
+
+	path := s.run.Data.Sources[0].Path
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	e := newFakeEngine()
+	e.before = func(int) error {
+		if len(e.applied) == 4 {
+			return os.WriteFile(path, bytes.ReplaceAll(whole, []byte("xx"), []byte("yy")), 0o600)
+		}
+		return nil
+	}
+	s.run.Output = filepath.Join(s.dir, "run")
+	result, err := life(t, s, "run", e)
+	require.ErrorContains(t, err, "has changed since it was indexed")
+	assert.Greater(t, result.Step, 4)
+	assert.Equal(t, result.Step, sound(t, s.run.Output).Step, "the steps before are kept")
+
+	o := s.options()
+	_, err = Resume(t.Context(), s.run.Output, o)
+	var mismatch *MismatchError
+	require.ErrorAs(t, err, &mismatch)
+	require.NoError(t, os.WriteFile(path, whole, 0o600))
+	s.resume(t, "run")
+	sameEnd(t, want, s.run.Output)
 }

@@ -10,9 +10,9 @@ import (
 	"cftune/internal/regular"
 )
 
-// An index file: magic; length of the header; header (JSON); number of entries; of each row, offset and line; CRC-32 of
-// all before it. Integers are 64 bits, little-endian, the CRC 32.
-const indexMagic = "CFTROWS1"
+// An index file: magic; length of the header; header (JSON); number of entries; of each entry row, offset, line and
+// sum; CRC-32 of all before it. Integers are 64 bits, little-endian, the last CRC 32.
+const indexMagic = "CFTROWS2"
 
 // errBadIndex is returned for an index that cannot be used; it is made again.
 var errBadIndex = errors.New("damaged index")
@@ -22,12 +22,12 @@ func encodeIndex(h header, entries []entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := append([]byte(indexMagic), make([]byte, 0, 32+len(head)+24*len(entries))...)
+	out := append([]byte(indexMagic), make([]byte, 0, 32+len(head)+32*len(entries))...)
 	out = binary.LittleEndian.AppendUint64(out, uint64(len(head)))
 	out = append(out, head...)
 	out = binary.LittleEndian.AppendUint64(out, uint64(len(entries)))
 	for _, e := range entries {
-		for _, v := range []int64{e.row, e.offset, e.line} {
+		for _, v := range []int64{e.row, e.offset, e.line, int64(e.sum)} {
 			out = binary.LittleEndian.AppendUint64(out, uint64(v))
 		}
 	}
@@ -58,12 +58,15 @@ func readIndex(path string) (h header, entries []entry, err error) {
 	}
 	count := binary.LittleEndian.Uint64(body[n:])
 	body = body[n+8:]
-	if count != uint64(len(body))/24 || len(body)%24 != 0 {
+	if count != uint64(len(body))/32 || len(body)%32 != 0 {
 		return fail("its length")
 	}
 	last := entry{row: -1, offset: -1}
-	for ; len(body) > 0; body = body[24:] {
-		e := entry{int64(binary.LittleEndian.Uint64(body)), int64(binary.LittleEndian.Uint64(body[8:])), int64(binary.LittleEndian.Uint64(body[16:]))}
+	for ; len(body) > 0; body = body[32:] {
+		e := entry{
+			int64(binary.LittleEndian.Uint64(body)), int64(binary.LittleEndian.Uint64(body[8:])), int64(binary.LittleEndian.Uint64(body[16:])),
+			uint32(binary.LittleEndian.Uint64(body[24:])),
+		}
 		if e.row <= last.row || e.offset <= last.offset || e.row >= h.Rows || e.offset >= h.Bytes {
 			return fail("its entries")
 		}

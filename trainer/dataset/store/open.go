@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -225,7 +226,11 @@ func (b *builder) indexPlain(ctx context.Context) error {
 		}
 	}
 	for line := int64(1); ; line++ {
-		length, blank, err := skipLine(lines)
+		before := uint32(0)
+		if n := len(b.entries); n > 0 {
+			before = b.entries[n-1].sum
+		}
+		length, blank, own, sum, err := skipLine(lines, before)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return &source.Error{File: b.file.Name, Line: int(line), Err: err}
 		}
@@ -233,9 +238,14 @@ func (b *builder) indexPlain(ctx context.Context) error {
 			return nil
 		}
 		if !blank {
-			b.sample(line)
+			if b.sample(line) {
+				sum = own
+			}
 			b.header.Rows++
 			b.progress()
+		}
+		if n := len(b.entries); n > 0 {
+			b.entries[n-1].sum = sum
 		}
 		b.header.Bytes += length
 		if line%progressRows == 0 && ctx.Err() != nil {
@@ -246,25 +256,29 @@ func (b *builder) indexPlain(ctx context.Context) error {
 
 const byteOrderMark = "\xef\xbb\xbf"
 
-func (b *builder) sample(line int64) {
+// sample begins a block with a line, unless the one before is too small yet.
+func (b *builder) sample(line int64) bool {
 	if n := len(b.entries); n > 0 && b.header.Rows-b.entries[n-1].row < sampleRows && b.header.Bytes-b.entries[n-1].offset < sampleBytes {
-		return
+		return false
 	}
-	b.entries = append(b.entries, entry{b.header.Rows, b.header.Bytes, line})
+	b.entries = append(b.entries, entry{row: b.header.Rows, offset: b.header.Bytes, line: line})
+	return true
 }
 
-// skipLine reads one line with its newline; blank: it is white space only. length 0: the end.
-func skipLine(r *bufio.Reader) (length int64, blank bool, err error) {
-	blank = true
+// skipLine reads one line with its newline; blank: it is white space only. length 0: the end. own is the line's CRC-32, sum that of what lies
+// before it, whose CRC-32 is given, and the line.
+func skipLine(r *bufio.Reader, before uint32) (length int64, blank bool, own, sum uint32, err error) {
+	blank, sum = true, before
 	for {
 		part, err := r.ReadSlice('\n')
 		length += int64(len(part))
+		own, sum = crc32.Update(own, crc32.IEEETable, part), crc32.Update(sum, crc32.IEEETable, part)
 		blank = blank && len(bytes.TrimSpace(part)) == 0
 		if length > source.MaxRowBytes {
-			return length, blank, fmt.Errorf("the line is longer than %d MiB", source.MaxRowBytes>>20)
+			return length, blank, own, sum, fmt.Errorf("the line is longer than %d MiB", source.MaxRowBytes>>20)
 		}
 		if !errors.Is(err, bufio.ErrBufferFull) {
-			return length, blank, err
+			return length, blank, own, sum, err
 		}
 	}
 }

@@ -132,6 +132,38 @@ func TestChangedSourcesAreReadAgain(t *testing.T) {
 	assert.Len(t, digests, 2)
 }
 
+// Somebody writes to a file while its rows are read: what was read before may be used, what is another now is not, and what was added does no harm.
+func TestPlainFilesThatChangeWhileTheyAreRead(t *testing.T) {
+	rows, lines, text := someRows(500)
+	path := filepath.Join(t.TempDir(), "a.jsonl")
+	require.NoError(t, os.WriteFile(path, []byte("\n"+text), 0o600))
+	table, err := Open(t.Context(), file(t, path), Options{})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, table.Close()) }()
+	f, err := os.OpenFile(path, os.O_WRONLY, 0o600)
+	require.NoError(t, err)
+	changed := 1 + strings.Index(text, `{"n": 400,`) + len(`{"n": 4`)
+	_, err = f.WriteAt([]byte("7"), int64(changed))
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte(`{"n": 500}`+"\n"), int64(1+len(text)))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	refused := 0
+	for i, row := range rows {
+		got, line, err := table.Row(i)
+		if err == nil {
+			require.Equal(t, row, string(got))
+			require.Equal(t, lines[i]+1, line)
+			continue
+		}
+		require.ErrorContains(t, err, "a.jsonl has changed since it was indexed: its lines from ")
+		refused++
+	}
+	_, _, err = table.Row(400)
+	require.Error(t, err)
+	assert.Less(t, refused, 100, "only what lies beside it")
+}
+
 func TestSmallPlainFilesLeaveNothing(t *testing.T) {
 	rows, lines, text := someRows(100)
 	path, cache := filepath.Join(t.TempDir(), "a.jsonl"), t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"slices"
@@ -18,6 +19,7 @@ import (
 // files: of its first byte).
 type entry struct {
 	row, offset, line int64
+	sum               uint32 // CRC-32 of a plain file's block: anyone may write to it while it is read
 }
 
 // header is what an index says of a file.
@@ -135,6 +137,9 @@ func (t *Table) read(at int) (*block, error) {
 	}
 	b := &block{at: at}
 	if t.header.Plain {
+		if crc32.ChecksumIEEE(raw) != e.sum {
+			return nil, t.damaged("its lines from %d on are others", e.line)
+		}
 		b.splitLines(raw, int(e.line))
 		return b, nil
 	}
