@@ -68,21 +68,24 @@ func TestAnswersHaveRoomOnADiskThatFills(t *testing.T) {
 	disk.mu.Lock()
 	disk.left = 0
 	disk.mu.Unlock()
-	var all sync.WaitGroup
-	for job := range 20 {
-		all.Go(func() {
-			switch {
-			case job >= 16:
-				err := j.appendWithRoom(Entry{Kind: kindIntent, Job: job, Worst: 5}, room)
-				assert.ErrorIs(t, err, syscall.ENOSPC, "request %d left without room for its answer", job)
-			case job == 7:
-				assert.NoError(t, j.append(Entry{Kind: kindFault, Job: job, Fault: FaultServer, Error: "500"}))
-			default:
-				assert.NoError(t, j.append(Entry{Kind: kindAnswer, Job: job, Text: text}), "answer %d is lost", job)
-			}
+	var refused, answered sync.WaitGroup
+	for job := 16; job < 20; job++ { // before an answer that is shorter than it might be makes room
+		refused.Go(func() {
+			err := j.appendWithRoom(Entry{Kind: kindIntent, Job: job, Worst: 5}, room)
+			assert.ErrorIs(t, err, syscall.ENOSPC, "request %d left without room for its answer", job)
 		})
 	}
-	all.Wait()
+	refused.Wait()
+	for job := range 16 {
+		answered.Go(func() {
+			if job == 7 {
+				assert.NoError(t, j.append(Entry{Kind: kindFault, Job: job, Fault: FaultServer, Error: "500"}))
+				return
+			}
+			assert.NoError(t, j.append(Entry{Kind: kindAnswer, Job: job, Text: text}), "answer %d is lost", job)
+		})
+	}
+	answered.Wait()
 	require.NoError(t, j.close())
 
 	j, err = openJournal(durable.OS, dir, 20)
