@@ -317,14 +317,7 @@ func TestFullDiskKeepsTheRunResumable(t *testing.T) {
 	free := uint64(1 << 30)
 	tr, err := s.begin(t, func(o *Options) { o.fs = &crashpoint.FS{Free: &free} })
 	require.NoError(t, err)
-	e := newFakeEngine()
-	e.before = func(int) error {
-		if len(e.applied) == 3 {
-			free = 1000
-		}
-		return nil
-	}
-	_, err = tr.Run(t.Context(), e)
+	_, err = tr.Run(t.Context(), fullAfterThreeSteps(&free))
 	var space *checkpoint.SpaceError
 	require.ErrorAs(t, err, &space)
 	require.NoError(t, tr.Close())

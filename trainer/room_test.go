@@ -38,6 +38,18 @@ func (w *whenFull) Note(text string) {
 	}
 }
 
+// fullAfterThreeSteps is an engine whose fourth step finds next to nothing free.
+func fullAfterThreeSteps(free *uint64) *fakeEngine {
+	e := newFakeEngine()
+	e.before = func(int) error {
+		if len(e.applied) == 3 {
+			*free = 1000
+		}
+		return nil
+	}
+	return e
+}
+
 func TestAFullDiskIsWaitedFor(t *testing.T) {
 	patiently(t)
 	s := newSite(t)
@@ -51,14 +63,7 @@ func TestAFullDiskIsWaitedFor(t *testing.T) {
 		o.Progress = func(int, int) metrics.Progress { return w }
 	})
 	require.NoError(t, err)
-	e := newFakeEngine()
-	e.before = func(int) error {
-		if len(e.applied) == 3 {
-			free = 1000
-		}
-		return nil
-	}
-	_, err = tr.Run(t.Context(), e)
+	_, err = tr.Run(t.Context(), fullAfterThreeSteps(&free))
 	require.NoError(t, err)
 	require.NoError(t, tr.Close())
 	sameEnd(t, want, s.run.Output)
@@ -109,14 +114,7 @@ func TestAnInterruptEndsTheWaitForRoom(t *testing.T) {
 		o.Progress = func(int, int) metrics.Progress { return w }
 	})
 	require.NoError(t, err)
-	e := newFakeEngine()
-	e.before = func(int) error {
-		if len(e.applied) == 3 {
-			free = 1000
-		}
-		return nil
-	}
-	result, err := tr.Run(ctx, e)
+	result, err := tr.Run(ctx, fullAfterThreeSteps(&free))
 	var space *checkpoint.SpaceError
 	require.ErrorAs(t, err, &space)
 	require.NoError(t, tr.Close())
