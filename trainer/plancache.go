@@ -47,8 +47,7 @@ func (t *Trainer) planKey() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("plan: %w", err)
 	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:]), nil
+	return digestOf(text), nil
 }
 
 // probe is a prompt's tokens: a template may put the date there, which no digest of it shows.
@@ -94,6 +93,10 @@ func (p Plan) digest() string {
 	if err != nil {
 		panic(err) // plain values only
 	}
+	return digestOf(text)
+}
+
+func digestOf(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
 }

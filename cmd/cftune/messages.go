@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// messages is standard error as the program writes to it. A reader that has gone (a tee
-// that was killed, head) is no error and does not end the process; one that takes nothing more (a pager that nobody scrolls, a connection
-// that hangs) holds nothing up, least of all a run that was told to save.
+// messages is standard error as the program writes to it. A reader that has gone (a tee that was killed, head) is no error and does not end the
+// process; one that takes nothing more (a pager that nobody scrolls, a connection that hangs) holds nothing up, least of all a run that was
+// told to save.
 //
 // Files and terminals are written to directly: the latter are asked for their size, and a key goes on with one that was stopped.
 func messages() io.Writer {
@@ -68,14 +68,7 @@ func (p *patient) Write(text []byte) (int, error) {
 	}
 	idle, stuck := p.idle, p.stuck
 	p.mu.Unlock()
-	if stuck {
-		return len(text), nil
-	}
-	tooLong := time.NewTimer(p.patience)
-	defer tooLong.Stop()
-	select {
-	case <-idle:
-	case <-tooLong.C:
+	if !stuck && !closedWithin(idle, p.patience) {
 		p.mu.Lock()
 		p.stuck = p.idle == idle // or it has just caught up
 		p.mu.Unlock()
@@ -124,10 +117,16 @@ func (p *patient) flush(ctx context.Context) {
 		return
 	case <-ctx.Done():
 	}
-	tooLong := time.NewTimer(lastPatience)
+	closedWithin(idle, lastPatience)
+}
+
+func closedWithin(done <-chan struct{}, patience time.Duration) bool {
+	tooLong := time.NewTimer(patience)
 	defer tooLong.Stop()
 	select {
-	case <-idle:
+	case <-done:
+		return true
 	case <-tooLong.C:
+		return false
 	}
 }

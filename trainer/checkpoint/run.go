@@ -65,7 +65,7 @@ func create(fs durable.FS, dir string) (*Run, error) {
 		r.Abandon()
 		return nil, &OutputError{dir, err}
 	}
-	if err := r.holdsNone(); err != nil {
+	if err := holdsNone(dir); err != nil {
 		r.Abandon()
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func create(fs durable.FS, dir string) (*Run, error) {
 		return nil, &OutputError{dir, err}
 	}
 	// Who had the lock until now may have made a run here.
-	if err := r.holdsNone(); err != nil {
+	if err := holdsNone(dir); err != nil {
 		return nil, errors.Join(err, lock.Release())
 	}
 	r.lock = lock
@@ -88,10 +88,10 @@ func create(fs durable.FS, dir string) (*Run, error) {
 }
 
 // holdsNone is an error where the folder has anything of a run.
-func (r *Run) holdsNone() error {
+func holdsNone(dir string) error {
 	for _, name := range []string{ConfigName, MetricsName, JournalName, checkpointsName, TensorBoardName} {
-		if _, err := os.Lstat(filepath.Join(r.dir, name)); err == nil {
-			return fmt.Errorf("create run: %s %w", r.dir, ErrExists)
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return fmt.Errorf("create run: %s %w", dir, ErrExists)
 		}
 	}
 	return nil
@@ -99,15 +99,20 @@ func (r *Run) holdsNone() error {
 
 // Vacant says why Create would not take a folder, as far as can be told without making one: something of a run is there, or what is no folder.
 func Vacant(dir string) error {
-	r := &Run{dir: dir}
-	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
-		info, err := os.Stat(at)
-		if err == nil && !info.IsDir() {
-			return &OutputError{dir, fmt.Errorf("%s is no folder", at)}
+	at, _ := existing(dir)
+	if info, err := os.Stat(at); err == nil && !info.IsDir() {
+		return &OutputError{dir, fmt.Errorf("%s is no folder", at)}
+	}
+	return holdsNone(dir)
+}
+
+// existing returns the nearest of a folder and those around it that is there, and those that are not, the outermost first.
+func existing(dir string) (at string, missing []string) {
+	for at = filepath.Clean(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); err == nil || at == filepath.Dir(at) {
+			return at, missing
 		}
-		if err == nil || at == filepath.Dir(at) {
-			return r.holdsNone()
-		}
+		missing = append([]string{at}, missing...)
 	}
 }
 
@@ -122,13 +127,7 @@ func (e *OutputError) Error() string { return fmt.Sprintf("create run: output %s
 func (e *OutputError) Unwrap() error { return e.Err }
 
 func (r *Run) makeFolders() error {
-	var missing []string
-	for dir := filepath.Clean(r.dir); ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
-			break
-		}
-		missing = append([]string{dir}, missing...)
-	}
+	_, missing := existing(r.dir)
 	if err := durable.MkdirAll(r.fs, r.dir); err != nil {
 		return err
 	}
