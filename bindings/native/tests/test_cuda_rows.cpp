@@ -117,39 +117,130 @@ template <typename T> void test_norm(int64_t n, int64_t d) {
     CHECK(same_bytes(twice.host(), dx.host()) && same_bytes(again.host(), normed.host()));
 }
 
-template <typename D, typename T, typename G> void test_norm_backward(int64_t n, int64_t d) {
-    const int64_t            ld = d + 8;
-    const std::vector<float> x = all_to_float(all_to<T>(random_floats(size_t(n * d)))), more = random_rounded(size_t(n * d)), w = random_floats(size_t(d)),
-                             dy = all_to_float(all_to<D>(random_floats(size_t(n * d)))), before = all_to_float(all_to<G>(random_floats(size_t(n * d))));
-    std::vector<float>       added(x.size());
-    for (size_t i = 0; i < x.size(); i++) {
-        added[i] = to_float(to<T>(x[i] + more[i]));
+// Numbers in halves, on the host: the upper one rounds to nearest and, in the middle, away from 0.
+uint32_t bits_of(float v) {
+    uint32_t u;
+    std::memcpy(&u, &v, sizeof u);
+    return u;
+}
+float from_bits(uint32_t u) {
+    float v;
+    std::memcpy(&v, &u, sizeof v);
+    return v;
+}
+struct halves_on_device {
+    int64_t             d, ld;
+    on_device<bf16>     high;
+    on_device<uint16_t> low;
+    halves_on_device(const std::vector<float> &v, int64_t d_, int64_t ld_) : d(d_), ld(ld_), high(spread_high(v, d_, ld_)), low(lows(v)) {}
+    static std::vector<uint16_t> lows(const std::vector<float> &v) {
+        std::vector<uint16_t> l(v.size());
+        std::transform(v.begin(), v.end(), l.begin(), [](float x) { return uint16_t(bits_of(x)); });
+        return l;
     }
-    const auto want_at = [&](const std::vector<float> &v) {
-        return differences([&](const vector &at) { return norm_rows(at, doubles(w)); }, doubles(v), doubles(dy));
-    };
-    on_device<T>     dx_in(all_to<T>(x));
-    on_device<D>     ddy(all_to<D>(spread(dy, ld, d)));
-    on_device<bf16>  dmore(all_to<bf16>(more)), normed(size_t(n * ld));
-    on_device<float> dw(w), rstd(static_cast<size_t>(n));
-    on_device<G>     add(all_to<G>(before)), dx(x.size());
-    const cuda::addends<T> alone = {dx_in.data()}, both = {dx_in.data(), dmore.data()};
-    cuda::add_rmsnorm(alone, static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
-    cuda::rmsnorm_backward(ddy.data(), ld, alone, dw.data(), rstd.data(), n, d, static_cast<const G *>(nullptr), dx.data(), {}, nullptr);
-    CHECK(worst(all_to_float(dx.host()), want_at(x)) <= tolerance_of<G>());
+    static bf16              rounded(float x) { return bf16{uint16_t(bits_of(x) % 0x10000 < 0x8000 ? bits_of(x) / 0x10000 : bits_of(x) / 0x10000 + 1)}; }
+    static std::vector<bf16> spread_high(const std::vector<float> &v, int64_t d, int64_t ld) {
+        std::vector<bf16> r(v.size() / size_t(d) * size_t(ld), to<bf16>(NAN));
+        for (size_t i = 0; i < v.size(); i++) {
+            r[i / size_t(d) * size_t(ld) + i % size_t(d)] = rounded(v[i]);
+        }
+        return r;
+    }
+    cuda::split_rows rows() { return {high.data(), ld, low.data()}; }
+    // The numbers; CHECKs that upper halves are what they should be.
+    std::vector<float> joined() {
+        const std::vector<bf16>     h = high.host();
+        const std::vector<uint16_t> l = low.host();
+        std::vector<float>          v(l.size());
+        for (size_t i = 0; i < v.size(); i++) {
+            const bf16 up = h[i / size_t(d) * size_t(ld) + i % size_t(d)];
+            v[i]          = from_bits((uint32_t(up.bits) - (l[i] >= 0x8000 ? 1u : 0u)) * 0x10000u + l[i]);
+            CHECK(std::isnan(v[i]) ? std::isnan(to_float(up)) : up.bits == rounded(v[i]).bits);
+        }
+        for (size_t i = 0; i < h.size(); i++) {
+            CHECK(int64_t(i) % ld < d || std::isnan(to_float(h[i])));
+        }
+        return v;
+    }
+};
 
-    // Through a sum that was never stored, with all that may be left beside the gradient; or that alone.
-    cuda::add_rmsnorm(both, static_cast<T *>(nullptr), dw.data(), n, d, eps, normed.data(), ld, rstd.data(), nullptr);
-    on_device<bf16> copy(size_t(n * ld)), only(size_t(n * ld)), again(size_t(n * ld));
-    cuda::rmsnorm_backward(ddy.data(), ld, both, dw.data(), rstd.data(), n, d, add.data(), static_cast<G *>(nullptr), {only.data(), ld, nullptr, 0}, nullptr);
-    cuda::rmsnorm_backward(ddy.data(), ld, both, dw.data(), rstd.data(), n, d, add.data(), add.data(), {copy.data(), ld, again.data(), ld}, nullptr);
-    vector sum = want_at(added);
-    for (size_t i = 0; i < sum.size(); i++) {
-        sum[i] += double(before[i]);
+// The gradient at a norm's input, from what the norm has left.
+vector norm_gradient(const vector &y, const vector &w, const vector &rstd, const vector &dy) {
+    vector       dx(y.size());
+    const size_t d = w.size();
+    for (size_t i = 0; i < y.size(); i += d) {
+        const double mean = dot(vector(y.begin() + std::ptrdiff_t(i), y.begin() + std::ptrdiff_t(i + d)),
+                                vector(dy.begin() + std::ptrdiff_t(i), dy.begin() + std::ptrdiff_t(i + d))) / double(d);
+        for (size_t j = 0; j < d; j++) {
+            dx[i + j] = rstd[i / d] * (w[j] * dy[i + j] - y[i + j] / w[j] * mean);
+        }
     }
-    CHECK(worst(all_to_float(add.host()), sum) <= tolerance_of<G>());
-    CHECK(worst(inner(copy.host(), ld, d), sum) <= bf16_tolerance);
-    CHECK(same_bytes(only.host(), copy.host()) && same_bytes(again.host(), normed.host()));
+    return dx;
+}
+
+void test_norm_backward(int64_t n, int64_t d) {
+    const int64_t            ld = d + 8, ld_high = d + 16;
+    const std::vector<float> x = random_floats(size_t(n * d)), w = random_floats(size_t(d)), dy = random_rounded(size_t(n * d)), before = random_floats(size_t(n * d));
+    on_device<float>         dx(x), dw(w), rstd(static_cast<size_t>(n));
+    on_device<bf16>          y(size_t(n * ld)), ddy(all_to<bf16>(spread(dy, ld, d))), copy(size_t(n * ld));
+    cuda::add_rmsnorm(cuda::addends<float>{dx.data()}, static_cast<float *>(nullptr), dw.data(), n, d, eps, y.data(), ld, rstd.data(), nullptr);
+    const cuda::norm_output output = {y.data(), ld, dw.data(), rstd.data()};
+    const vector            from_y = norm_gradient(doubles(inner(y.host(), ld, d)), doubles(w), doubles(rstd.host()), doubles(dy));
+
+    // Alone, over anything; then added to what is there, with a copy.
+    halves_on_device to(std::vector<float>(x.size(), NAN), d, ld_high);
+    cuda::rmsnorm_backward(ddy.data(), ld, output, n, d, false, to.rows(), nullptr, 0, nullptr);
+    CHECK(worst(to.joined(), from_y) <= f32_tolerance);
+    CHECK(worst(to.joined(), differences([&](const vector &v) { return norm_rows(v, doubles(w)); }, doubles(x), doubles(dy))) <= bf16_tolerance);
+    halves_on_device sum(before, d, ld_high);
+    cuda::rmsnorm_backward(ddy.data(), ld, output, n, d, true, sum.rows(), copy.data(), ld, nullptr);
+    vector want = from_y;
+    for (size_t i = 0; i < want.size(); i++) {
+        want[i] += double(before[i]);
+    }
+    CHECK(worst(sum.joined(), want) <= f32_tolerance);
+    CHECK(same_bytes(all_to<bf16>(inner(copy.host(), ld, d)), all_to<bf16>(sum.joined())));
+
+    // From numbers in halves to bf16.
+    halves_on_device from(before, d, ld_high);
+    on_device<bf16>  out(size_t(n * ld));
+    cuda::rmsnorm_backward(from.rows(), output, n, d, out.data(), ld, nullptr);
+    CHECK(worst(inner(out.host(), ld, d), norm_gradient(doubles(inner(y.host(), ld, d)), doubles(w), doubles(rstd.host()), doubles(before))) <= bf16_tolerance);
+}
+
+// Whatever a number's bits are, the halves have all of them; of what is no number, that it is none.
+void test_halves() {
+    const std::vector<float> odd = {0, from_bits(0x3f808000), from_bits(0x3f818000), from_bits(0xbf808000), from_bits(0x3f807fff), from_bits(0x3f808001), from_bits(0x3fffffff),
+                                    from_bits(0x7f7fffff), from_bits(0xff7fffff), from_bits(0x00000001), from_bits(0x80008000), from_bits(0x007fffff), INFINITY, -INFINITY, 3e-39f,
+                                    -1.5f};
+    std::vector<float>       v = random_floats(1024, 1e3f);
+    std::copy(odd.begin(), odd.end(), v.begin());
+    const int64_t    d = 520, n = 2, ld = 528;
+    v.resize(size_t(n * d), 1.0f);
+    const std::vector<float> nothing(v.size(), 0.0f);
+    on_device<float>         w(std::vector<float>(size_t(d), 0.5f)), rstd(std::vector<float>{1, 2});
+    on_device<bf16>          dy(all_to<bf16>(nothing)), y(all_to<bf16>(random_floats(v.size())));
+    halves_on_device         to(v, d, ld);
+    const cuda::norm_output  output = {y.data(), d, w.data(), rstd.data()};
+    cuda::rmsnorm_backward(dy.data(), d, output, n, d, true, to.rows(), nullptr, 0, nullptr);
+    CHECK(same_bytes(to.joined(), v));
+    // Rows, as they lie, elsewhere.
+    const std::vector<int32_t> rows = {1, 0};
+    on_device<int32_t>         index(rows);
+    halves_on_device           moved(nothing, d, ld);
+    cuda::scatter(to.rows().high, ld, index.data(), n, d, moved.rows().high, ld, nullptr);
+    cuda::scatter(to.rows().low, d, index.data(), n, d, moved.rows().low, d, nullptr);
+    std::rotate(v.begin(), v.begin() + d, v.end());
+    CHECK(same_bytes(moved.joined(), v));
+
+    for (uint32_t nan : {0x7fffffffu, 0xffffffffu, 0x7fc00000u, 0x7f800001u, 0xff800001u, 0x7fff8000u}) {
+        halves_on_device into(nothing, d, ld);
+        on_device<float> spoilt(std::vector<float>{from_bits(nan), 1});
+        cuda::rmsnorm_backward(dy.data(), d, {y.data(), d, w.data(), spoilt.data()}, n, d, true, into.rows(), nullptr, 0, nullptr);
+        const std::vector<float> got = into.joined();
+        CHECK(std::all_of(got.begin(), got.begin() + d, [](float g) { return std::isnan(g); }));
+        CHECK(std::all_of(got.begin() + d, got.end(), [](float g) { return g == 0; }));
+    }
 }
 
 void test_norms() {
@@ -163,11 +254,11 @@ void test_norms() {
         test_norm<bf16>(1, cuda::widest_norm);
     });
     in_both_orders("norm backward", [] {
-        test_norm_backward<bf16, float, float>(2, 40);
-        test_norm_backward<float, bf16, bf16>(2, 40);
-        test_norm_backward<bf16, float, float>(1, 1096);
-        test_norm_backward<float, bf16, bf16>(1, 2056);
+        test_norm_backward(2, 40);
+        test_norm_backward(1, 1096);
+        test_norm_backward(1, 2056);
     });
+    in_both_orders("numbers in halves", [] { test_halves(); });
     in_both_orders("norms too wide", [] {
         on_device<float> x(8);
         try {

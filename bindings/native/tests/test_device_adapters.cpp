@@ -116,8 +116,8 @@ void test_layers_memory() {
         OK(cft_memory_estimate_get(on_device.handle, &p, modules.data(), modules.size(), &e, &err));
         bytes.push_back(e.activations);
     }
-    CHECK_NEAR(double(bytes[1]), double(bytes[0]) / 2, double(bytes[0]), 1e-9);
-    CHECK_NEAR(double(bytes[2]), double(bytes[0]) / 8, double(bytes[0]), 1e-9);
+    const uint64_t stream = uint64_t(p.max_tokens) * uint64_t(o.n_embd) * 6, each = (bytes[0] - stream) / 8; // all layers': F32, and what attention adds
+    CHECK(each > stream && bytes[0] == stream + 8 * each && bytes[1] == stream + 4 * each && bytes[2] == stream + each);
 }
 
 void test_dora() {
@@ -296,7 +296,7 @@ void test_ends() {
         const model of(o, "device-ends-" + std::to_string(n_vocab) + ".gguf");
         p.targets = CFT_TARGET_ATTN_V | ends;
         compare(of.path, segments(n_vocab), p, {});
-        const plans_seen s = every_plan(of.path, segments(n_vocab), p, 50 << 10, true);
+        const plans_seen s = every_plan(of.path, segments(n_vocab), p, 30 << 10, true);
         if (std::getenv("CFT_SHOW")) {
             std::fprintf(stderr, "%s: %d plans: %d, %d, %d; %d streamed\n", where.c_str(), s.n, s.n_whole, s.n_between, s.n_layers, s.n_streamed);
         }
@@ -325,7 +325,7 @@ void test_ends_begin_at_the_base() {
 // Products that wait on the host, with rows of other lengths in each layer, layers without a backward pass, and gains.
 void test_offload() {
     options o = device_sizes();
-    o.type = GGML_TYPE_Q8_0, o.n_layer = 8;
+    o.type = GGML_TYPE_Q8_0, o.n_layer = 8, o.n_embd = 128; // so wide that to compute a product again costs more than to copy it
     const model    m(o, "device-adapter-offload.gguf");
     const batch    b = segments(o.n_vocab);
     const offloads some;
@@ -354,7 +354,7 @@ void test_plans() {
         }
         CHECK(s.n >= 5 && s.n_whole >= 2 && s.n_between + s.n_layers >= 2 && s.n_streamed >= 1 && s.small_weights);
     };
-    constexpr uint64_t far = 100 << 10;
+    constexpr uint64_t far = 45 << 10;
     where = "plans with uneven ranks";
     check(device_params(), uneven, far);
     where                = "plans with uneven ranks, dropout";

@@ -148,6 +148,15 @@ __device__ __forceinline__ float plus(float a, float b) {
 #endif
 }
 
+// a / b, to 2 units in the last place, for b of 2^-126 to 2^126.
+__device__ __forceinline__ float quotient(float a, float b) {
+#if CFT_ON_DEVICE
+    return __fdividef(a, b);
+#else
+    return a / b;
+#endif
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
 #if CFT_ON_DEVICE
     float r;
@@ -185,6 +194,39 @@ __device__ __forceinline__ void store8(float *p, const eight &e) {
 __device__ __forceinline__ void store8(bf16 *p, const eight &e) {
     must_be_aligned<16>(p);
     *reinterpret_cast<uint4 *>(p) = uint4{pack(e.x[0], e.x[1]), pack(e.x[2], e.x[3]), pack(e.x[4], e.x[5]), pack(e.x[6], e.x[7])};
+}
+
+// Of rows in halves (kernels.h). A number rounded up has a low half whose highest bit is set, so that as a signed number it takes the carry back.
+__device__ __forceinline__ eight load8(const bf16 *high, const uint16_t *low) {
+    must_be_aligned<16>(high), must_be_aligned<16>(low);
+    const uint4    u = *reinterpret_cast<const uint4 *>(high), v = *reinterpret_cast<const uint4 *>(low);
+    const uint32_t h[] = {u.x, u.y, u.z, u.w}, l[] = {v.x, v.y, v.z, v.w};
+    eight          e;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        e.x[2 * k]     = as_float((h[k] << 16) + uint32_t(int32_t(int16_t(l[k]))));
+        e.x[2 * k + 1] = as_float((h[k] & 0xffff0000u) + uint32_t(int32_t(l[k]) >> 16));
+    }
+    return e;
+}
+__device__ __forceinline__ void store8(bf16 *high, uint16_t *low, const eight &e) {
+    must_be_aligned<16>(high), must_be_aligned<16>(low);
+    uint32_t h[4], l[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        uint32_t u[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            u[i] = as_bits(e.x[2 * k + i]);
+            if ((u[i] & 0x7fffffffu) > 0x7f800000u) { // rounding would carry a NaN into the sign
+                u[i] = 0x7fc00000u;
+            }
+        }
+        h[k] = (u[0] + 0x8000u) >> 16 | ((u[1] + 0x8000u) & 0xffff0000u);
+        l[k] = (u[0] & 0xffffu) | u[1] << 16;
+    }
+    *reinterpret_cast<uint4 *>(high) = uint4{h[0], h[1], h[2], h[3]};
+    *reinterpret_cast<uint4 *>(low)  = uint4{l[0], l[1], l[2], l[3]};
 }
 
 // Sixteen bytes that are written once and read once, so that the cache had better keep other things.

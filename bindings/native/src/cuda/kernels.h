@@ -61,19 +61,25 @@ template <typename T>
 void add_rmsnorm(const addends<T> &x, T *sum, const float *w, int64_t n, int64_t d, float eps, bf16 *normed, int64_t ld_normed, float *rstd,
                  cudaStream_t stream);
 
-// norm_copies is what a norm's way back may leave beside the gradient, in bf16; NULL: not wanted.
-struct norm_copies {
-    bf16   *dx; // [n] rows: dx again
-    int64_t ld_dx;
-    bf16   *normed; // [n] rows: what add_rmsnorm has made of x, bit for bit
-    int64_t ld_normed;
+// split_rows are F32 numbers in two halves: high is each of them as bf16 (nearest, ties away from 0), what products read, and low the other 16 bits, so
+// that both together are the number to the bit (a NaN: a NaN). It moves as much memory as F32 alone.
+struct split_rows {
+    bf16     *high; // [n], ld apart
+    int64_t   ld;
+    uint16_t *low; // [n][d]
 };
 
-// dx (NULL: not wanted) = d_add (NULL: 0; may be dx) + the gradient at x of its norm, for the gradient dy at the norm. x [n][d], d_add
-// and dx [n][d] of G, all with ld d. Weights are frozen: no gradient for w. D, T, G: bf16, float, float or float, bf16, bf16.
-template <typename D, typename T, typename G>
-void rmsnorm_backward(const D *dy, int64_t ld_dy, const addends<T> &x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
-                      G *dx, const norm_copies &copies, cudaStream_t stream);
+// norm_output is what a norm has left, which is all that its way back reads: x / |x| is y / w. So no weight may be 0 (weights.cpp).
+struct norm_output {
+    const bf16  *y; // [n], ld apart
+    int64_t      ld;
+    const float *w, *rstd;
+};
+// dx = the gradient at a norm's input for the gradient dy at y, with add added to what dx is; copy (NULL: not wanted) is dx in bf16 once more. n rows of
+// d columns. Weights are frozen: no gradient for w.
+void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const norm_output &y, int64_t n, int64_t d, bool add, const split_rows &dx, bf16 *copy,
+                      int64_t ld_copy, cudaStream_t stream);
+void rmsnorm_backward(const split_rows &dy, const norm_output &y, int64_t n, int64_t d, bf16 *dx, int64_t ld_dx, cudaStream_t stream);
 
 // table [n][2 * half]: cosines of positions[i] * frequencies[j], then sines, times amplitude; see rope.h for the frequencies.
 void rope_table(const int32_t *positions, int64_t n, const float *frequencies, int half, float amplitude, float *table, cudaStream_t stream);
@@ -115,7 +121,7 @@ void zero(void *x, size_t bytes, cudaStream_t stream);
 // to[i] = from[rows[i]], to[rows[i]] = from[i] (other rows stay), to[rows[i]] += from[i]; no row twice, rows NULL: i. T, U: bf16, float.
 template <typename T, typename U>
 void gather(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);
-template <typename T, typename U>
+template <typename T, typename U> // also uint16_t both
 void scatter(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);
 template <typename T, typename U>
 void scatter_add(const T *from, int64_t ld_from, const int32_t *rows, int64_t n, int64_t columns, U *to, int64_t ld_to, cudaStream_t stream);

@@ -87,58 +87,61 @@ __global__ void add_rmsnorm_kernel(addends<T> x, T *sum, const float *w, int64_t
     }
 }
 
-template <int threads, int chunks, typename D, typename T, typename G>
-__global__ void rmsnorm_backward_kernel(const D *dy, int64_t ld_dy, addends<T> x, const float *w, const float *rstd, int64_t d, const G *d_add,
-                                        G *dx, norm_copies copies) {
+struct plain_rows {
+    bf16   *x;
+    int64_t ld;
+};
+__device__ __forceinline__ eight load_row(const plain_rows &r, int64_t row, int64_t, int64_t j) { return load8(r.x + row * r.ld + j); }
+__device__ __forceinline__ eight load_row(const split_rows &r, int64_t row, int64_t d, int64_t j) {
+    return load8(r.high + row * r.ld + j, r.low + row * d + j);
+}
+__device__ __forceinline__ void store_row(const plain_rows &r, int64_t row, int64_t, int64_t j, const eight &e) { store8(r.x + row * r.ld + j, e); }
+__device__ __forceinline__ void store_row(const split_rows &r, int64_t row, int64_t d, int64_t j, const eight &e) {
+    store8(r.high + row * r.ld + j, r.low + row * d + j, e);
+}
+
+// With x' = x rstd = y / w, the gradient at x is rstd (w dy - x' mean(dy y)).
+template <int threads, int chunks, typename From, typename To>
+__global__ void rmsnorm_backward_kernel(From dy, norm_output y, int64_t d, bool add, To dx, bf16 *copy, int64_t ld_copy) {
     const int64_t row = blockIdx.x;
-    eight         a[chunks], b[chunks]; // the gradient times w, and the sum
+    eight         a[chunks], b[chunks];
     float         product = 0;
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
         const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
         if (j < d) {
-            a[i] = load8(dy + row * ld_dy + j);
-            b[i] = load_sum(x, row * d + j);
+            a[i] = load_row(dy, row, d, j);
+            b[i] = load8(y.y + row * y.ld + j);
         }
     }
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
         const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
         if (j < d) {
-            const eight g = load8(w + j);
             for (int k = 0; k < 8; k++) {
-                a[i].x[k] *= g.x[k];
                 product += a[i].x[k] * b[i].x[k];
             }
         }
     }
     product       = block_sum<threads>(product);
-    const float r = rstd[row], c = -product * r * r * r / float(d);
+    const float r = y.rstd[row], c = product * r / float(d);
 #pragma unroll
     for (int i = 0; i < chunks; i++) {
         const int64_t j = (int64_t(i) * threads + threadIdx.x) * 8;
         if (j >= d) {
             continue;
         }
-        eight e = {};
-        if (d_add) {
-            e = load8(d_add + row * d + j);
+        const eight w = load8(y.w + j);
+        eight       e = {};
+        if (add) {
+            e = load_row(dx, row, d, j);
         }
         for (int k = 0; k < 8; k++) {
-            e.x[k] += r * a[i].x[k] + c * b[i].x[k];
+            e.x[k] += r * w.x[k] * a[i].x[k] - b[i].x[k] * quotient(c, w.x[k]);
         }
-        if (dx) {
-            store8(dx + row * d + j, e);
-        }
-        if (copies.dx) {
-            store8(copies.dx + row * copies.ld_dx + j, e);
-        }
-        if (copies.normed) { // the same bits as add_rmsnorm's
-            const eight g = load8(w + j);
-            for (int k = 0; k < 8; k++) {
-                e.x[k] = b[i].x[k] * r * g.x[k];
-            }
-            store8(copies.normed + row * copies.ld_normed + j, e);
+        store_row(dx, row, d, j, e);
+        if (copy) {
+            store8(copy + row * ld_copy + j, e);
         }
     }
 }
@@ -158,6 +161,16 @@ template <typename F> void with_rows_of(int64_t d, F &&f) {
     } else {
         throw failure(CFT_ERR_UNSUPPORTED, "CUDA: a norm of rows of " + std::to_string(d) + " elements");
     }
+}
+
+template <typename From, typename To>
+void start_rmsnorm_backward(const From &dy, const norm_output &y, int64_t n, int64_t d, bool add, const To &dx, bf16 *copy, int64_t ld_copy,
+                            cudaStream_t stream) {
+    with_rows_of(d, [&](auto threads_, auto chunks) {
+        constexpr int size = decltype(threads_)::value;
+        launch("rmsnorm_backward", rmsnorm_backward_kernel<size, decltype(chunks)::value, From, To>, unsigned(n), size, 0, stream, dy, y, d, add, dx,
+               copy, ld_copy);
+    });
 }
 
 // ---- gates
@@ -252,14 +265,23 @@ __global__ void move_kernel(const T *from, int64_t ld_from, const int32_t *rows,
         return;
     }
     const int64_t other = rows ? rows[p.row] : p.row, source = how == move::gather ? other : p.row, target = how == move::gather ? p.row : other;
-    eight         e = load8(from + source * ld_from + p.column);
-    if (how == move::scatter_add) {
-        const eight old = load8(to + target * ld_to + p.column);
-        for (int k = 0; k < 8; k++) {
-            e.x[k] += old.x[k];
+    from += source * ld_from + p.column, to += target * ld_to + p.column;
+    if constexpr (how != move::scatter_add && std::is_same_v<T, U>) { // any bits, as they are
+        must_be_aligned<16>(from), must_be_aligned<16>(to);
+#pragma unroll
+        for (size_t k = 0; k < 8 * sizeof(T) / sizeof(uint4); k++) {
+            reinterpret_cast<uint4 *>(to)[k] = reinterpret_cast<const uint4 *>(from)[k];
         }
+    } else {
+        eight e = load8(from);
+        if (how == move::scatter_add) {
+            const eight old = load8(to);
+            for (int k = 0; k < 8; k++) {
+                e.x[k] += old.x[k];
+            }
+        }
+        store8(to, e);
     }
-    store8(to + target * ld_to + p.column, e);
 }
 
 template <move how, typename T, typename U>
@@ -279,14 +301,13 @@ void add_rmsnorm(const addends<T> &x, T *sum, const float *w, int64_t n, int64_t
     });
 }
 
-template <typename D, typename T, typename G>
-void rmsnorm_backward(const D *dy, int64_t ld_dy, const addends<T> &x, const float *w, const float *rstd, int64_t n, int64_t d, const G *d_add,
-                      G *dx, const norm_copies &copies, cudaStream_t stream) {
-    with_rows_of(d, [&](auto threads_, auto chunks) {
-        constexpr int size = decltype(threads_)::value;
-        launch("rmsnorm_backward", rmsnorm_backward_kernel<size, decltype(chunks)::value, D, T, G>, unsigned(n), size, 0, stream, dy, ld_dy, x, w,
-               rstd, d, d_add, dx, copies);
-    });
+void rmsnorm_backward(const bf16 *dy, int64_t ld_dy, const norm_output &y, int64_t n, int64_t d, bool add, const split_rows &dx, bf16 *copy,
+                      int64_t ld_copy, cudaStream_t stream) {
+    start_rmsnorm_backward(plain_rows{const_cast<bf16 *>(dy), ld_dy}, y, n, d, add, dx, copy, ld_copy, stream);
+}
+
+void rmsnorm_backward(const split_rows &dy, const norm_output &y, int64_t n, int64_t d, bf16 *dx, int64_t ld_dx, cudaStream_t stream) {
+    start_rmsnorm_backward(dy, y, n, d, false, plain_rows{dx, ld_dx}, nullptr, 0, stream);
 }
 
 void gated(bool gelu, const bf16 *gate, int64_t ld_gate, const bf16 *up, int64_t ld_up, int64_t n, int64_t columns, bf16 *act, int64_t ld_act,
@@ -348,12 +369,8 @@ CFT_FOR_PAIR(float, float)
 CFT_FOR_PAIR(float, bf16)
 CFT_FOR_PAIR(bf16, float)
 CFT_FOR_PAIR(bf16, bf16)
+template void scatter(const uint16_t *, int64_t, const int32_t *, int64_t, int64_t, uint16_t *, int64_t, cudaStream_t);
 #undef CFT_FOR
 #undef CFT_FOR_PAIR
-// Through norms of the stream, and through norms of what is added to it.
-template void rmsnorm_backward(const bf16 *, int64_t, const addends<float> &, const float *, const float *, int64_t, int64_t, const float *, float *,
-                               const norm_copies &, cudaStream_t);
-template void rmsnorm_backward(const float *, int64_t, const addends<bf16> &, const float *, const float *, int64_t, int64_t, const bf16 *, bf16 *,
-                               const norm_copies &, cudaStream_t);
 
 } // namespace cft::cuda

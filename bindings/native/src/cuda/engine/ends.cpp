@@ -76,9 +76,9 @@ void engine::embed_adapter_backward(const journey &j) {
     if (e.rank == 0) {
         return;
     }
-    cast<float, bf16>(w_->d, 1, j.t * d, w_->dy, stream_.get());
-    multiply({d, r, j.t, w_->dy, d, true, w_->embedding_h, r, false, gradient_ + e.b, r, true, e.scale, 1});
-    multiply({j.t, r, d, w_->dy, d, false, w_->embedding_b, r, false, w_->embedding_u, r, true, e.scale});
+    const split_rows &dx = w_->d;
+    multiply({d, r, j.t, dx.high, dx.ld, true, w_->embedding_h, r, false, gradient_ + e.b, r, true, e.scale, 1});
+    multiply({j.t, r, d, dx.high, dx.ld, false, w_->embedding_b, r, false, w_->embedding_u, r, true, e.scale});
     add_by_token(w_->embedding_u, r, j.distinct, j.starts, j.order, j.n_distinct, r, gradient_ + e.a, r, stream_.get());
     mark("backward: embedding");
 }

@@ -252,8 +252,9 @@ void engine::forward(const journey &j, std::atomic<bool> &cancelled) {
 
 // The normed rows that the head sees, in head_x.
 void engine::final_norm(const journey &j) {
-    add_rmsnorm<float>({w_->rows_x, layers_.back().attn_add, w_->delta}, w_->final_x, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->head_x,
-                       plan_.head_ld(), w_->final_rstd, stream_.get());
+    const activations &last = layers_.back();
+    add_rmsnorm<float>({w_->rows_x, last.attn_add, ffn_add(last)}, nullptr, weights_.output_norm, j.n, hp_.n_embd, hp_.rms_eps, w_->head_x, plan_.head_ld(),
+                       w_->final_rstd, stream_.get());
     head_inputs(j);
 }
 
@@ -311,7 +312,7 @@ void engine::loss(const journey &j, bool backward, std::atomic<bool> &cancelled)
     }
     sum(w_->losses, j.n, false, w_->sums, stream_.get());
     if (backward && plan_.lowest < hp_.n_layer) {
-        into_stream({w_->final_x}, weights_.output_norm, w_->final_rstd, j.n, nullptr, plan_.layers.back().of[kind_down].columns);
+        into_stream({w_->head_x, plan_.head_ld(), weights_.output_norm, w_->final_rstd}, j.n, false);
     }
 }
 

@@ -41,6 +41,7 @@ class weights {
 
   private:
     const float *vector(const std::vector<float> &v);
+    const float *norm(std::vector<float> v);
     matrix       raw(const weight &w);
     void         widen(const weight &w, bf16 *to, int64_t ld, char *staging);
     void         upload_experts(const layer_weights &from, size_t layer, char *staging);
@@ -131,11 +132,12 @@ class engine : public device_trainer {
     void        multiply(const product &p) { products_->run(p, stream_.get()); }
     void        mark(const char *name) { profile_.mark(name, stream_); }
     void        adapter_inputs(const linear &l, const cft::dropout &drop);
-    void        move_h(const linear &l, bool aside);
+    void        move_h(const linear &down, bool aside);
     void        refresh_gains(int layer, int kind);
     void        forward_with_gains(const linear &l, bf16 *y, int64_t ld_y);
     void        gains_backward(const linear &l, bf16 *dy, int64_t ld_dy);
     void        linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs = false);
+    void        linear_outputs(const linear &l, bf16 *y, int64_t ld_y);
     void        adapter_outputs(const linear &l, bf16 *dy, int64_t ld_dy);
     bool        gated_in_one_pass(const group &gate_up) const;
     void        adapter_gradient(const linear &l, const cft::dropout &drop, const bf16 *dy, int64_t ld_dy, gradients_of of, const stream &on);
@@ -162,15 +164,15 @@ class engine : public device_trainer {
     void feed_forward_backward(const layer_view &v, keep_level missing);
     bf16 *room_for_d_act(const layer_view &v, keep_level missing) const;
     void gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again);
-    void inputs_again(const layer_view &v, keep_level missing);
+    void act_again(const layer_view &v);
     linear down_of(const layer_view &v) const;
-    void norm_heads(const layer_view &v);
+    void turn(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);
-    void qkv_into_stream(const layer_view &v, bool no_norm);
     void query_backward_of_rows(const layer_view &v);
-    void into_stream(const addends<float> &x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below,
-                     bf16 *normed = nullptr, int64_t ld_normed = 0);
-    void into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld);
+    const bf16 *ffn_add(const activations &a) const { return a.ffn_add ? a.ffn_add : w_->delta; }
+    bf16 *dy() const { return w_->dy ? w_->dy : w_->d.high; }
+    void into_stream(const norm_output &y, int64_t n, bool add);
+    void into_dy(const layer_view &v, const norm_output &y);
 
     // experts.cpp
     struct expert_run;

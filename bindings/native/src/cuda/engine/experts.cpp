@@ -215,7 +215,7 @@ void engine::feed_experts_backward(int layer, int64_t n, bool again) {
         if (again) {
             gate_up_of_experts(layer, r);
         }
-        gather<bf16, bf16>(w_->dy, d, a.experts.row + r.place, r.places, d, rows, d, stream_.get());
+        gather<bf16, bf16>(dy(), w_->ld_dy, a.experts.row + r.place, r.places, d, rows, d, stream_.get());
         mark("backward: rows of experts");
         multiply_each(r, {0, ff, d, rows, d, false, r.down, ff, false, d_act, ff, false}, d * ff);
         mark("backward: products experts' down");

@@ -55,9 +55,9 @@ void engine::layer_forward(const journey &j, int layer, bool entered, bool produ
     const layer_view  v(*this, j, layer);
     const activations &a = v.a;
     addends<float>     x = {a.x};
-    if (entered) { // what the layer before adds to the stream is still in delta
+    if (entered) {
         const activations &below = layers_[size_t(layer - 1)];
-        x = {below.x, below.attn_add, w_->delta};
+        x = {below.x, below.attn_add, ffn_add(below)};
     }
     add_rmsnorm<float>(x, entered ? a.x : nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), a.rstd, stream_.get());
     mark("norm");
@@ -89,8 +89,7 @@ void engine::project(const layer_view &v) {
         add_bias(v.w.v_bias, v.t, v.kv_width, v.v, v.ld_kv, stream_.get());
     }
     if (!v.head_norms) {
-        turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.q, v.ld_q, stream_.get());
-        turn_heads(key_heads(v), v.k, v.ld_kv, v.t, v.k, v.ld_kv, stream_.get());
+        turn(v);
     }
 }
 
@@ -101,25 +100,25 @@ head_map engine::key_heads(const layer_view &v) const {
     return {hp_.n_head_kv, hp_.head_dim, v.head_norms ? v.w.k_norm : nullptr, hp_.rms_eps, v.a.k_rstd, hp_.n_rot, v.halves, v.rope, nullptr};
 }
 
-// q and k as attention takes them, where heads have norms: apart from the products.
-void engine::norm_heads(const layer_view &v) {
-    if (v.head_norms) {
-        turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.turned_q, v.ld_turned_q, stream_.get());
-        turn_heads(key_heads(v), v.k, v.ld_kv, v.t, v.turned_k, v.ld_turned_k, stream_.get());
-    }
+// q and k as attention takes them; with norms of heads, whose way back needs what they were, apart from the products.
+void engine::turn(const layer_view &v) {
+    turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.turned_q, v.ld_turned_q, stream_.get());
+    turn_heads(key_heads(v), v.k, v.ld_kv, v.t, v.turned_k, v.ld_turned_k, stream_.get());
+    mark("heads, rope");
 }
 
 void engine::attend(const layer_view &v) {
     const activations &a = v.a;
-    norm_heads(v);
-    mark("heads, rope");
+    if (v.head_norms) {
+        turn(v);
+    }
     attention(v.shape, v.view, v.turned_q, v.ld_turned_q, v.turned_k, v.ld_turned_k, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get(),
               heads_in_pairs_);
     mark("attention");
-    linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? a.attn_out : a.attn_add, v.d);
+    linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? w_->delta : a.attn_add, v.d);
     mark("products output");
     if (v.post_norms) {
-        add_rmsnorm<bf16>({a.attn_out}, nullptr, v.w.attn_post_norm, v.n, v.d, hp_.rms_eps, a.attn_add, v.d, a.attn_rstd, stream_.get());
+        add_rmsnorm<bf16>({w_->delta}, nullptr, v.w.attn_post_norm, v.n, v.d, hp_.rms_eps, a.attn_add, v.d, a.attn_rstd, stream_.get());
     }
     norm_mid(v);
 }
@@ -132,7 +131,7 @@ void engine::norm_mid(const layer_view &v) {
 engine::linear engine::gate_up_of(const layer_view &v) const { return {v.layer, kind_gate_up, 0, 2 * v.ff, v.n, v.a.mid_norm}; }
 engine::linear engine::down_of(const layer_view &v) const { return {v.layer, kind_down, 0, v.d, v.n, v.a.act}; }
 
-// Leaves in delta what the layer adds to the stream. products_only: where the backward pass does not need the last product,
+// Leaves in ffn_add what the layer adds to the stream. products_only: where the backward pass does not need the last product,
 // it is left out.
 void engine::feed_forward(const layer_view &v, bool products_only) {
     if (hp_.n_expert > 0) {
@@ -150,10 +149,10 @@ void engine::feed_forward(const layer_view &v, bool products_only) {
     if (offload_ && v.j.backward) {
         offload_->leave(v.layer, v.n, stream_);
     }
-    linear_forward(down_of(v), v.drop, v.post_norms ? a.ffn_out : w_->delta, v.d, products_only && !v.post_norms);
+    linear_forward(down_of(v), v.drop, w_->delta, v.d, products_only && !v.post_norms);
     mark("products down");
     if (v.post_norms) {
-        add_rmsnorm<bf16>({a.ffn_out}, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, w_->delta, v.d, a.ffn_rstd, stream_.get());
+        add_rmsnorm<bf16>({w_->delta}, nullptr, v.w.ffn_post_norm, v.n, v.d, hp_.rms_eps, a.ffn_add, v.d, a.ffn_rstd, stream_.get());
     }
 }
 
@@ -178,29 +177,23 @@ void engine::layer_backward(const journey &j, int layer) {
     }
 }
 
-// Adds to the stream's gradient what comes through a norm of the stream. Where the half below has no norm of its own, what it begins
-// with is the same as bf16, in rows with room for u: columns of that half's adapters behind them. normed (NULL: not wanted) is the norm again.
-void engine::into_stream(const addends<float> &x, const float *w, const float *rstd, int64_t n, const float *d_add, int64_t columns_below,
-                         bf16 *normed, int64_t ld_normed) {
-    const int64_t d = hp_.n_embd;
-    bf16 *const   dy = hp_.fam->has(cft::post_norms) ? nullptr : w_->dy;
-    rmsnorm_backward<bf16, float, float>(w_->d_norm, d, x, w, rstd, n, d, d_add, w_->d, {dy, d + columns_below, normed, ld_normed}, stream_.get());
+// Adds to the stream's gradient what comes through a norm of the stream, from d_norm; without add it begins with that. Rows end in room for u.
+void engine::into_stream(const norm_output &y, int64_t n, bool add) {
+    bf16 *const copy = hp_.fam->has(cft::post_norms) ? nullptr : w_->dy;
+    rmsnorm_backward(w_->d_norm, hp_.n_embd, y, n, hp_.n_embd, add, w_->d, copy, w_->ld_dy, stream_.get());
 }
 
-// The stream's gradient as bf16, through the half's own norm, in rows with room for u. Without such a norm, into_stream has left it there.
-void engine::into_dy(const layer_view &v, const bf16 *out, const float *w, const float *rstd, int64_t ld) {
+// From the stream's gradient through a half's own norm to dy. Without such a norm, into_stream has left it there.
+void engine::into_dy(const layer_view &v, const norm_output &y) {
     if (v.post_norms) {
-        rmsnorm_backward<float, bf16, bf16>(w_->d, v.d, {out}, w, rstd, v.n, v.d, nullptr, nullptr, {w_->dy, ld, nullptr, 0}, stream_.get());
+        rmsnorm_backward(w_->d, y, v.n, v.d, w_->dy, w_->ld_dy, stream_.get());
     }
 }
 
-// Norms and the gated unit, where the way back through gains needs them before anything else.
-void engine::inputs_again(const layer_view &v, keep_level missing) {
-    if (missing == keep_products) {
-        norm_mid(v);
-    }
+// The gated unit, where the way back through gains needs it before anything else.
+void engine::act_again(const layer_view &v) {
     gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
-    mark("backward: inputs again");
+    mark("backward: gated again");
 }
 
 // Where the gradient at act goes: where act is or, if the layer above has one of its own and is done with it, there, so that the gradient of down's A,
@@ -231,55 +224,49 @@ void engine::gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_agai
 }
 
 void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
-    const activations &a  = v.a;
-    const bool         dora = plan_.dora, no_act = missing >= keep_products && !dora, no_norm = missing == keep_products && !dora;
+    const activations &a = v.a;
+    const bool         no_act = missing >= keep_heads && !plan_.dora;
+    const norm_output  mid{a.mid_norm, v.ld(kind_gate_up), v.w.ffn_norm, a.mid_rstd};
     const linear       down = down_of(v), gate_up = gate_up_of(v);
-    const int64_t      ld_dy = v.d + v.columns(kind_down), ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
-    if (missing == keep_narrow) {
-        norm_mid(v);
-    }
+    const int64_t      ld = v.ld_gate_up(), ld_act = v.ld(kind_down);
     if (hp_.n_expert > 0) {
         feed_experts_backward(v.layer, v.n, missing == keep_narrow);
-        into_stream(v.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output));
+        into_stream(mid, v.n, true);
         mark("backward: rows");
         return;
     }
-    if (missing == keep_narrow) {
-        linear_forward(gate_up, v.drop, a.gate_up, ld);
+    if (missing == keep_narrow) { // h is still behind the norm
+        linear_outputs(gate_up, a.gate_up, ld);
         mark("backward: gate_up again");
     }
-    move_h(gate_up, false);
     move_h(down, false);
-    if (dora && missing >= keep_products) {
-        inputs_again(v, missing);
+    if (plan_.dora && missing >= keep_heads) {
+        act_again(v);
     }
-    into_dy(v, a.ffn_out, v.w.ffn_post_norm, a.ffn_rstd, ld_dy);
+    into_dy(v, {a.ffn_add, v.d, v.w.ffn_post_norm, a.ffn_rstd});
     mark("backward: rows");
     bf16 *const d_act = room_for_d_act(v, missing);
-    linear_backward(down, v.drop, w_->dy, ld_dy, d_act, ld_act, no_act, [&] {
+    linear_backward(down, v.drop, dy(), w_->ld_dy, d_act, ld_act, no_act, [&] {
         mark("backward: products down");
         gated_unit_backward(v, d_act, no_act);
         mark("backward: gated");
     });
-    linear_backward(gate_up, v.drop, a.gate_up, ld, w_->d_norm, v.d, no_norm, [&] {
-        mark("backward: products gate_up");
-        into_stream(v.mid, v.w.ffn_norm, a.mid_rstd, v.n, w_->d, v.columns(kind_output), no_norm ? a.mid_norm : nullptr, v.ld(kind_gate_up));
-        mark("backward: rows");
-    }, gated_in_one_pass(v.groups.of[kind_gate_up]));
+    linear_backward(gate_up, v.drop, a.gate_up, ld, w_->d_norm, v.d, false, nullptr, gated_in_one_pass(v.groups.of[kind_gate_up]));
     mark("backward: products gate_up");
+    into_stream(mid, v.n, true);
+    mark("backward: rows");
 }
 
 void engine::attention_half_backward(const layer_view &v, keep_level missing) {
-    const activations &a    = v.a;
-    const int64_t      all  = v.q_width + 2 * v.kv_width, columns = v.columns(kind_qkv), ld_dy = v.d + v.columns(kind_output);
-    into_dy(v, a.attn_out, v.w.attn_post_norm, a.attn_rstd, ld_dy);
+    const activations &a   = v.a;
+    const int64_t      all = v.q_width + 2 * v.kv_width, columns = v.columns(kind_qkv);
+    into_dy(v, {a.attn_add, v.d, v.w.attn_post_norm, a.attn_rstd});
     mark("backward: rows");
-    linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, w_->dy, ld_dy, w_->d_attn, v.q_width);
+    linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, dy(), w_->ld_dy, w_->d_attn, v.q_width);
     mark("backward: products output");
-    if (missing >= keep_products) {
-        norm_heads(v);
+    if (missing >= keep_products && v.head_norms) {
+        turn(v);
     }
-    mark("backward: heads, rope");
     bf16 *const   dq = v.last ? w_->d_q : w_->d_qkv, *const dk = v.last ? w_->d_qkv : w_->d_qkv + v.q_width, *const dv = dk + v.kv_width;
     const int64_t ld_dq = v.last ? v.q_width + columns : all + columns, ld_dkv = v.last ? 2 * v.kv_width + columns : ld_dq;
     attention_gradient gradient = {v.turned_q, v.turned_k, v.v, a.attn, w_->d_attn, a.lse, w_->attn_delta, dq, dk, dv, v.ld_turned_q, v.ld_turned_k, v.ld_kv,
@@ -297,46 +284,30 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
     if (v.last) {
         linear_backward({v.layer, kind_qkv, v.q_width, all, v.t, a.norm}, v.drop, w_->d_qkv, ld_dkv, dx, v.d);
         query_backward_of_rows(v);
-        qkv_into_stream(v, false);
     } else {
-        const linear qkv     = {v.layer, kind_qkv, 0, all, v.t, a.norm};
-        const bool   again   = missing >= keep_products, no_norm = again && !plan_.dora;
-        if (again && plan_.dora) {
-            add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
-        }
-        move_h(qkv, false);
-        linear_backward(qkv, v.drop, w_->d_qkv, ld_dq, dx, v.d, no_norm, [&] { qkv_into_stream(v, no_norm); });
+        linear_backward({v.layer, kind_qkv, 0, all, v.t, a.norm}, v.drop, w_->d_qkv, ld_dq, dx, v.d);
     }
     mark("backward: products qkv");
-}
-
-// The gradient at the layer's input, and the norm again where it is missing.
-void engine::qkv_into_stream(const layer_view &v, bool no_norm) {
-    const activations &a = v.a;
-    mark("backward: products qkv");
     if (!v.first) {
-        const int64_t below = v.layer > 0 ? plan_.layers[size_t(v.layer - 1)].of[kind_down].columns : 0;
-        into_stream({a.x}, v.w.attn_norm, a.rstd, v.t, w_->d, below, no_norm ? a.norm : nullptr, v.ld(kind_qkv));
-    } else if (no_norm) {
-        add_rmsnorm<float>({a.x}, nullptr, v.w.attn_norm, v.t, v.d, hp_.rms_eps, a.norm, v.ld(kind_qkv), nullptr, stream_.get());
+        into_stream({a.norm, v.ld(kind_qkv), v.w.attn_norm, a.rstd}, v.t, true);
     }
     mark("backward: rows");
 }
 
 // Adds the rows' part to d_norm and spreads d from the rows to all tokens.
 void engine::query_backward_of_rows(const layer_view &v) {
-    const int64_t ld    = v.ld(kind_qkv);
-    const linear  query = {v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm};
-    gather<bf16, bf16>(v.a.norm, ld, v.j.rows, v.n, v.d, w_->rows_norm, ld, stream_.get());
-    adapter_inputs(query, v.drop);
+    const linear query = {v.layer, kind_qkv, 0, v.q_width, v.n, w_->rows_norm};
     linear_backward(query, v.drop, w_->d_q, v.q_width + v.columns(kind_qkv), v.first ? nullptr : w_->delta, v.d);
     if (v.first) {
         return;
     }
     scatter_add<bf16, bf16>(w_->delta, v.d, v.j.rows, v.n, v.d, w_->d_norm, v.d, stream_.get());
-    zero(w_->d_other, size_t(v.t * v.d) * sizeof(float), stream_.get());
-    scatter<float, float>(w_->d, v.d, v.j.rows, v.n, v.d, w_->d_other, v.d, stream_.get());
-    std::swap(w_->d, w_->d_other);
+    split_rows &rows = w_->d, &all = w_->d_other;
+    zero(all.high, size_t(v.t * all.ld) * sizeof(bf16), stream_.get());
+    zero(all.low, size_t(v.t * v.d) * sizeof(uint16_t), stream_.get());
+    scatter(rows.high, rows.ld, v.j.rows, v.n, v.d, all.high, all.ld, stream_.get());
+    scatter(rows.low, v.d, v.j.rows, v.n, v.d, all.low, v.d, stream_.get());
+    std::swap(rows, all);
 }
 
 } // namespace cft::cuda

@@ -61,24 +61,29 @@ void engine::adapter_inputs(const linear &l, const cft::dropout &drop) {
     }
 }
 
-// Where a layer keeps h apart from x: to where it is kept, or back behind x, which is or will be made again.
-void engine::move_h(const linear &l, bool aside) {
-    bf16 *const kept = layers_[size_t(l.layer)].h[l.kind];
-    if (kept) {
-        const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
-        bf16 *const  behind = l.x + g.inputs;
-        gather<bf16, bf16>(aside ? behind : kept, aside ? g.ld() : g.columns, nullptr, l.n, g.columns, aside ? kept : behind, aside ? g.columns : g.ld(), stream_.get());
+// Where a layer keeps h of down apart from act: to where it is kept, or back behind act, which will be made again.
+void engine::move_h(const linear &down, bool aside) {
+    if (bf16 *const kept = layers_[size_t(down.layer)].h) {
+        const group &g = plan_.layers[size_t(down.layer)].of[kind_down];
+        bf16 *const  behind = down.x + g.inputs;
+        gather(aside ? behind : kept, aside ? g.ld() : g.columns, nullptr, down.n, g.columns, aside ? kept : behind, aside ? g.columns : g.ld(), stream_.get());
     }
 }
 
 void engine::linear_forward(const linear &l, const cft::dropout &drop, bf16 *y, int64_t ld_y, bool only_inputs) {
-    const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
     adapter_inputs(l, drop);
-    move_h(l, true);
-    mark("adapters: h");
-    if (only_inputs) {
-        return;
+    if (l.kind == kind_down) {
+        move_h(l, true);
     }
+    mark("adapters: h");
+    if (!only_inputs) {
+        linear_outputs(l, y, ld_y);
+    }
+}
+
+// y from x, with h behind.
+void engine::linear_outputs(const linear &l, bf16 *y, int64_t ld_y) {
+    const group &g = plan_.layers[size_t(l.layer)].of[l.kind];
     if (plan_.dora && !g.parts.empty()) {
         forward_with_gains(l, y, ld_y);
     } else {

@@ -164,16 +164,18 @@ work again_of(const plan &p, const layer_groups &g, keep_level level) {
     const double d = hp.n_embd, ff = mixture ? 0.0 : hp.n_ff, heads = hp.fam->has(head_norms) ? double(hp.q_width() + hp.kv_width()) : 0;
     work         w{products_of(p, g, level), 0, 0};
     if (level >= keep_products) {
-        w.bytes += 4 * ff + (mixture ? 4 : 8) * d + 4 * heads; // act, norms, heads
-        w.bytes += 8.0 * double(g.of[kind_qkv].columns + g.of[kind_gate_up].columns + g.of[kind_down].columns); // h aside and back
+        w.bytes += 4 * heads;
+    }
+    if (level >= keep_heads) {
+        w.bytes += 2 * ff + 8.0 * double(g.of[kind_down].columns); // act; h aside and back
     }
     if (level >= keep_narrow) {
-        w.bytes += 6 * d + 4 * ff; // x and what attention adds, read once more; the product
-        w.bytes += mixture ? 4 * d + double(hp.n_expert_used) * (4 * d + 4 * hp.n_ff) : 0; // the norm, rows of experts, the product
+        w.bytes += 2 * d + 4 * ff; // the norm, read once more; the product
+        w.bytes += mixture ? double(hp.n_expert_used) * (4 * d + 4 * hp.n_ff) : 0; // rows of experts, the product
     }
     if (level >= keep_inputs) {
         w.flops += 2.0 * double(hp.q_width()) * double(p.t);
-        w.bytes += 4 * d + 4.0 * double(hp.q_width() + hp.kv_width()) + (hp.fam->has(post_norms) ? 8 : 2) * d;
+        w.bytes += 14 * d + 4.0 * double(hp.q_width() + hp.kv_width()) + (hp.fam->has(post_norms) ? 8 : 2) * d; // norms, heads, attention and what it adds
     }
     return w;
 }
@@ -288,12 +290,14 @@ int plan::most_offloaded() const {
     return int(std::min(double(may.size()), forward_flops / flops_per_pinned_byte / bytes));
 }
 
-// What comes before a norm or a gated unit is still there, but h has its own product, which would read all of these again. With the product of gate and
-// up, which needs it, it is made again.
-bool plan::keeps_h(size_t layer, int kind) const {
+// What comes before a gated unit is still there, but h of down has its own product, which would read all of it again.
+bool plan::keeps_h(size_t layer) const {
     const keep_level level = missing(layer);
-    return kind != kind_output && layers[layer].of[kind].columns > 0 && (level == keep_products || (level == keep_narrow && kind != kind_gate_up));
+    return layers[layer].of[kind_down].columns > 0 && level > keep_everything && level < keep_inputs;
 }
+
+// With norms after the halves it is the gradient before these; with DoRA gains come over it.
+bool plan::separate_d() const { return dora || model->hp.fam->has(post_norms); }
 
 void plan::choose_offloaded() {
     offloaded.assign(layers.size(), 0);
@@ -370,14 +374,17 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
     const auto place = [&](activations &a, const layer_groups &g, int first, int end, bool offloaded) {
         const auto has = [&](keep_level level) { return first <= level && level < end; };
         if (has(keep_inputs)) {
+            a.norm      = from.take<bf16>(t * g.of[kind_qkv].ld());
+            a.mid_norm  = from.take<bf16>(t * g.of[kind_gate_up].ld());
             a.rstd      = from.take<float>(t);
             a.mid_rstd  = from.take<float>(t);
             a.qkv       = from.take<bf16>(t * (q + 2 * kv));
+            a.q_rstd    = head ? from.take<float>(t * hp.n_head) : nullptr;
+            a.k_rstd    = head ? from.take<float>(t * hp.n_head_kv) : nullptr;
             a.attn      = from.take<bf16>(t * g.of[kind_output].ld());
             a.lse       = from.take<float>(t * hp.n_head);
-            a.attn_add  = from.take<bf16>(t * d);
-            a.attn_out  = post ? from.take<bf16>(t * d) : nullptr;
-            a.ffn_out   = post ? from.take<bf16>(t * d) : nullptr;
+            a.attn_add  = post ? from.take<bf16>(t * d) : a.attn_add;
+            a.ffn_add   = post ? from.take<bf16>(t * d) : nullptr;
             a.attn_rstd = post ? from.take<float>(t) : nullptr;
             a.ffn_rstd  = post ? from.take<float>(t) : nullptr;
         }
@@ -385,27 +392,24 @@ std::vector<activations> place_activations(const plan &p, carver &from) {
             a.gate_up = offloaded ? places[turn++ % 2] : from.take<bf16>((mixture ? p.expert_places : t) * (2 * hp.n_ff + g.of[kind_gate_up].columns));
         }
         if (has(keep_products)) {
-            a.norm     = from.take<bf16>(t * g.of[kind_qkv].ld());
-            a.mid_norm = mixture ? a.mid_norm : from.take<bf16>(t * g.of[kind_gate_up].ld());
-            a.q        = head ? from.take<bf16>(t * q) : nullptr;
-            a.k        = head ? from.take<bf16>(t * kv) : nullptr;
-            a.q_rstd   = head ? from.take<float>(t * hp.n_head) : nullptr;
-            a.k_rstd   = head ? from.take<float>(t * hp.n_head_kv) : nullptr;
-            a.act      = mixture ? nullptr : from.take<bf16>(t * g.of[kind_down].ld());
+            a.q = head ? from.take<bf16>(t * q) : nullptr;
+            a.k = head ? from.take<bf16>(t * kv) : nullptr;
+        }
+        if (has(keep_heads)) {
+            a.act = mixture ? nullptr : from.take<bf16>(t * g.of[kind_down].ld());
         }
     };
     activations shared{};
-    shared.mid_norm = mixture ? from.take<bf16>(t * d) : nullptr;
+    shared.x        = from.take<float>(t * d);
+    shared.attn_add = post ? nullptr : from.take<bf16>(t * d);
     place(shared, p.widest, keep_everything, p.keep.back() + 1, false); // no layer leaves out more than the last
     const size_t             lowest = std::min(size_t(p.lowest), p.layers.size() - 1);
     std::vector<activations> all(p.layers.size(), shared);
     for (size_t l = lowest; l < all.size(); l++) {
-        all[l].x       = from.take<float>(t * d);
+        all[l].x       = p.missing(l) == keep_inputs ? from.take<float>(t * d) : shared.x;
         all[l].experts = place_experts(p, from);
         place(all[l], p.layers[l], p.keep[l] + 1, n_keep_levels, p.offloaded[l]);
-        for (int kind = 0; kind < kind_count; kind++) {
-            all[l].h[kind] = p.keeps_h(l, kind) ? from.take<bf16>(t * p.layers[l].of[kind].columns) : nullptr;
-        }
+        all[l].h = p.keeps_h(l) ? from.take<bf16>(t * p.layers[l].of[kind_down].columns) : nullptr;
     }
     std::fill(all.begin(), all.begin() + std::ptrdiff_t(lowest), all.back());
     return all;
@@ -418,7 +422,8 @@ workspace::workspace(const plan &p, carver &from) {
     rows_norm  = from.take<bf16>(n * g.of[kind_qkv].ld());
     delta      = from.take<bf16>(t * d);
     d_norm     = from.take<bf16>(t * d);
-    dy         = from.take<bf16>(t * (d + std::max(g.of[kind_output].columns, g.of[kind_down].columns)));
+    ld_dy      = d + std::max(g.of[kind_output].columns, g.of[kind_down].columns);
+    dy         = p.separate_d() ? from.take<bf16>(t * ld_dy) : nullptr;
     d_attn     = from.take<bf16>(t * q_width);
     d_qkv      = from.take<bf16>(t * (q_width + 2 * kv_width + g.of[kind_qkv].columns));
     d_q        = from.take<bf16>(n * (q_width + g.of[kind_qkv].columns));
@@ -426,10 +431,13 @@ workspace::workspace(const plan &p, carver &from) {
     const int64_t widest = std::max({d, q_width, int64_t(hp.n_ff)});
     masked     = p.dropout ? from.take<bf16>(t * widest) : nullptr;
     masked_d   = p.dropout ? from.take<bf16>(t * widest) : nullptr;
-    this->d    = from.take<float>(t * d);
-    d_other    = from.take<float>(t * d);
+    const auto split = [&] {
+        const int64_t ld = p.separate_d() ? d : ld_dy;
+        return split_rows{from.take<bf16>(t * ld), ld, from.take<uint16_t>(t * d)};
+    };
+    this->d    = split();
+    d_other    = split();
     rows_x     = from.take<float>(n * d);
-    final_x    = from.take<float>(n * d);
     final_rstd = from.take<float>(n);
     rope       = from.take<float>(t * hp.n_rot);
     rope_local = hp.window > 0 && hp.fam->local_rope_base > 0 ? from.take<float>(t * hp.n_rot) : rope;
@@ -451,7 +459,7 @@ workspace::workspace(const plan &p, carver &from) {
     copied += p.head.rank > 0 ? 1 + (p.vocab8 + p.head_rows - 1) / p.head_rows : 0;
     copies = from.take<adapter_copy>(copied);
     const int64_t embedding8 = p.embedding.rank8, head8 = p.head.rank8;
-    head_x      = head8 > 0 ? from.take<bf16>(n * p.head_ld()) : d_norm;
+    head_x      = from.take<bf16>(n * p.head_ld());
     head_a      = head8 > 0 ? from.take<bf16>(head8 * d) : nullptr;
     head_u      = head8 > 0 ? from.take<bf16>(p.loss_rows * head8) : nullptr;
     embedding_h = embedding8 > 0 ? from.take<bf16>(t * embedding8) : nullptr;
@@ -522,7 +530,7 @@ void check_model(const cft_model &model) {
 plan choose_plan(const cft_model &model, const cft_trainer_params &params, const adapter_shape &adapter, size_t memory, size_t host_memory, bool must_fit,
                  const std::string &device, loss_tiles tiles) {
     check_model(model);
-    const int n_layer = std::max(int(model.layers.size()) - adapter.lowest(), 1); // that keep something
+    const int n_layer = std::max(int(model.layers.size()) - std::max(adapter.lowest(), 0), 1); // that keep something
     const int first = params.keep_activations == CFT_KEEP_LAYERS ? keep_inputs * n_layer : 0;
     const int last  = (params.keep_activations == CFT_KEEP_ALL ? keep_products : keep_inputs) * n_layer;
     std::vector<placement> placements;

@@ -85,9 +85,10 @@ constexpr int64_t expert_tile = 64;
 // again, for each byte that is saved: docs/cuda.md.
 enum keep_level {
     keep_everything,
-    keep_products, // not: norms, turned heads and gated units
+    keep_heads,    // not: gated units
+    keep_products, // nor: turned heads
     keep_narrow,   // nor: the product of gate and up, the widest
-    keep_inputs,   // nor: anything but the layer's input
+    keep_inputs,   // nor: anything else, but the layer's input, which no other level keeps
     n_keep_levels
 };
 
@@ -159,7 +160,8 @@ struct plan {
     std::vector<size_t> may_offload() const; // layers
     int        most_offloaded() const;       // so many at most: their copies must pass while the layers are computed
     keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
-    bool       keeps_h(size_t layer, int kind) const; // apart from what it lies behind
+    bool       keeps_h(size_t layer) const; // of down, apart from act
+    bool       separate_d() const;                    // whether dy, which products of output and down see on the way back, is not the stream's gradient
     double     products_again(bool for_dora) const; // as a part of the forward pass's
     double     cost() const;           // of `again`, in bytes that are moved
 
@@ -174,26 +176,25 @@ struct plan {
 // lies in memory that all such layers share; layers without a backward pass use the last layer's, whose turn is later. The backward pass writes gradients over gate_up and over act, its own or that of the layer
 // above.
 struct activations {
-    float *x;                    // [t][n_embd] the layer's input
+    float *x; // [t][n_embd] the layer's input; but with keep_inputs, the stream, which all layers share
+    bf16  *attn_add; // [rows][n_embd] what attention adds to the stream; likewise, but with post_norms kept as norms' outputs are
     // Left out by keep_inputs:
+    bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
     float *rstd, *mid_rstd;      // [t], [rows]
     bf16  *qkv;                  // [t][q + 2 kv]; in the last layer q [n][q], then [t][2 kv]
+    float *q_rstd, *k_rstd;      // [rows][n_head], [t][n_head_kv], with norms of heads; otherwise NULL
     bf16  *attn;                 // [rows] of output's ld
     float *lse;                  // [n_head][rows]
-    bf16  *attn_add;             // [rows][n_embd] what attention adds to the stream
-    bf16  *attn_out, *ffn_out;   // [rows][n_embd] before the norms that post_norms are; otherwise NULL
-    float *attn_rstd, *ffn_rstd; // of those
+    bf16  *ffn_add;              // [rows][n_embd] with post_norms; otherwise NULL, and all layers' delta in its place
+    float *attn_rstd, *ffn_rstd; // of those norms
     // By keep_narrow:
     bf16  *gate_up;              // [rows][2 n_ff + columns]; of offloaded layers, in turns one of two places
     // By keep_products:
-    bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
-    bf16  *q, *k;                // [rows][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL
-    float *q_rstd, *k_rstd;      // [rows][n_head], [t][n_head_kv]
+    bf16  *q, *k;                // [rows][q], [t][kv] normed and rotated, with norms of heads; otherwise NULL, and they are turned where they are
+    // By keep_heads:
     bf16  *act;                  // [rows] of down's ld
-    // Where only these are left out, h, which lies behind them: of each group [rows][columns]; otherwise NULL.
-    bf16  *h[kind_count];
-    // A layer of experts never leaves out who sees which row; its gate_up is [places][2 n_ff], its act is not needed again, and mid_norm, which
-    // is not either, all layers'.
+    bf16  *h;                    // [rows] of down's columns: what lies behind act, where that is left out; otherwise NULL
+    // A layer of experts never leaves out who sees which row; its gate_up is [places][2 n_ff], and its act is not needed again.
     expert_rows experts;
 };
 
@@ -224,13 +225,14 @@ struct expert_space {
 struct workspace {
     bf16  *rows_norm;             // [n] of qkv's ld: normed inputs of the target rows
     bf16  *delta, *d_norm;        // [t][n_embd]
-    bf16  *dy;                    // [t][n_embd + the wider of output's and down's columns]
+    split_rows d, d_other;        // [t] rows of the stream's gradient, in which products find dy, unless the plan has separate_d
+    bf16      *dy;                // [t] of ld_dy with separate_d; otherwise NULL
+    int64_t    ld_dy;             // with room for u behind: the wider of output's and down's columns
     bf16  *d_attn, *d_qkv, *d_q;  // [t][q], [t][q + 2 kv + columns], [n][q + columns]
     float *attn_delta;            // [n_head][t]
     bf16  *masked, *masked_d;     // [t][widest input], with dropout; otherwise NULL
-    float *d, *d_other;           // [t][n_embd] the gradient on its way down
     float *rows_x;                // [n][n_embd] target rows of the last layer's input
-    float *final_x, *final_rstd;  // [n][n_embd], [n]
+    float *final_rstd;            // [n]
     float *rope, *rope_local;     // [t][n_rot]
     float *frequencies, *frequencies_local;
     char    *embedding;           // [t] rows of the token embedding, where it stays on the host; otherwise NULL
@@ -239,7 +241,8 @@ struct workspace {
     double *sums, *partials;      // [2], [norm_partials]
     void   *products, *side_products; // workspaces of products
     adapter_copy *copies; // of all layers' groups
-    bf16   *head_x, *head_a, *head_u;       // [n] of head_ld, which without an adapter of the head is d_norm; its A [rank8][n_embd], u [loss_rows][rank8]
+    bf16   *head_x;                         // [n] of head_ld: normed rows
+    bf16   *head_a, *head_u;                // with an adapter of the head, A [rank8][n_embd] and u [loss_rows][rank8]; otherwise NULL
     bf16   *embedding_h, *embedding_b;      // [t][rank8], [n_embd][rank8] with an adapter of the embedding; otherwise NULL
     float  *embedding_u;                    // [t][rank8]
     // With DoRA; otherwise NULL. Outputs before their gains come gain_columns at a time.

@@ -4,6 +4,7 @@
 #include "../../failure.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace cft::cuda {
 namespace {
@@ -17,19 +18,19 @@ weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(p.wei
     const weight    &router = m.layers[0].router;
     const memory     staging(std::max(p.resident() ? p.stage_bytes : 0, router.row_bytes * size_t(router.rows)));
     token_embd  = p.embedding_stays ? on_host(m.token_embd) : raw(m.token_embd);
-    output_norm = vector(m.output_norm);
+    output_norm = norm(m.output_norm);
     for (size_t l = 0; l < m.layers.size(); l++) {
         const layer_weights &w = m.layers[l];
         device_layer         d{};
-        d.attn_norm      = vector(w.attn_norm);
-        d.ffn_norm       = vector(w.ffn_norm);
+        d.attn_norm      = norm(w.attn_norm);
+        d.ffn_norm       = norm(w.ffn_norm);
         d.q_bias         = vector(w.q_bias);
         d.k_bias         = vector(w.k_bias);
         d.v_bias         = vector(w.v_bias);
-        d.q_norm         = vector(w.q_norm);
-        d.k_norm         = vector(w.k_norm);
-        d.attn_post_norm = vector(w.attn_post_norm);
-        d.ffn_post_norm  = vector(w.ffn_post_norm);
+        d.q_norm         = norm(w.q_norm);
+        d.k_norm         = norm(w.k_norm);
+        d.attn_post_norm = norm(w.attn_post_norm);
+        d.ffn_post_norm  = norm(w.ffn_post_norm);
         layers.push_back(d);
         for (int kind = 0; kind < kind_count; kind++) {
             upload_group(w, l, kind, staging.data());
@@ -58,6 +59,17 @@ const float *weights::vector(const std::vector<float> &v) {
     }
     float *const to = from_.take<float>(int64_t(v.size()));
     to_device(to, v.data(), v.size() * sizeof(float), stream_.get());
+    return to;
+}
+
+// A norm's weights. Its way back divides by them (norm_output), so those next to 0 become 2^-60: what that adds to an output is nothing in bf16 beside any other.
+const float *weights::norm(std::vector<float> v) {
+    constexpr float least = 0x1p-60f;
+    for (float &w : v) {
+        w = std::fabs(w) < least ? std::copysign(least, w) : w;
+    }
+    const float *const to = vector(v);
+    stream_.wait(); // v goes
     return to;
 }
 
