@@ -175,6 +175,7 @@ double compare(const std::vector<bf16> &got, const std::vector<double> &want, in
 
 double worst_forward = 0, worst_backward = 0, worst_lse = 0; // of all cases, printed at the end
 int    n_pairs = 0, n_pairs_equal = 0; // forward passes with heads in pairs, and those with the bits of heads one by one
+int    n_turned = 0, n_turned_equal = 0; // backward passes that turn heads back, and those with the bits of one that leaves that to a pass of its own
 int    n_stored = 0, n_equal = 0;      // backward passes with stored gradients of scores, and those with the bits of one that computes them again
 
 constexpr bool on_shim() {
@@ -205,6 +206,51 @@ void run_stored(const attention_case &c, const cuda::attention_view &view, cuda:
     worst_backward = larger(worst_backward, error);
     const auto written = scores.host(); // each pair of the lists, and nothing is missing
     CHECK(std::none_of(written.begin(), written.end(), [](bf16 x) { return x.bits == 0xffff; }));
+}
+
+// Gradients that go back through rotations and norms of heads before they are written have the bits that they have by a pass of its own.
+void run_turned(const attention_case &c, const cuda::attention_view &view, cuda::attention_gradient m, const std::vector<std::vector<bf16>> &again) {
+    const auto         &s = c.shape;
+    static int          n_cases = 0;
+    const int           which = n_cases++, n_rot = which % 3 == 0 ? s.head_dim : which % 3 == 1 ? s.head_dim / 32 * 16 : 0;
+    const bool          normed = which % 4 != 3, halves = which % 2 == 0, stored = which / 2 % 2 == 0;
+    const int64_t       n_q = c.n_queries(), n_k = c.n_tokens();
+    const auto          positive = [](size_t n) {
+        std::vector<float> v = random_floats(n);
+        std::transform(v.begin(), v.end(), v.begin(), [](float x) { return 0.5f + std::fabs(x); });
+        return v;
+    };
+    std::vector<int32_t> table_rows(c.queries.rbegin(), c.queries.rend()); // any
+    on_device<int32_t>   rows(table_rows);
+    on_device<float>     w(random_floats(size_t(s.head_dim))), table(random_floats(size_t(n_k * std::max(n_rot, 1)))), rstd_q(positive(size_t(n_q * s.n_head))),
+        rstd_k(positive(size_t(n_k * s.n_head_kv)));
+    on_device<bf16>      x_q(all_to<bf16>(random_floats(size_t(n_q * c.ld_q())))), x_k(all_to<bf16>(random_floats(size_t(n_k * c.ld_k())))), dq(again[0]), dk(again[1]);
+    const cuda::head_map of_q = {s.n_head, s.head_dim, normed ? w.data() : nullptr, 0, rstd_q.data(), n_rot, halves, table.data(), rows.data()};
+    const cuda::head_map of_k = {s.n_head_kv, s.head_dim, normed ? w.data() : nullptr, 0, rstd_k.data(), n_rot, halves, table.data(), nullptr};
+    const bf16 *const    source_q = normed ? x_q.data() : nullptr, *const source_k = normed ? x_k.data() : nullptr;
+    cuda::turn_heads_backward(of_q, dq.data(), c.ld_q(), source_q, c.ld_q(), n_q, dq.data(), c.ld_q(), nullptr);
+    cuda::turn_heads_backward(of_k, dk.data(), c.ld_k(), source_k, c.ld_k(), n_k, dk.data(), c.ld_k(), nullptr);
+
+    const size_t    each = cuda::stored_score_bytes(s, view) / sizeof(bf16);
+    on_device<bf16> scores(stored ? each * size_t(s.n_head_kv) : 1), dv(again[2].size());
+    m.dv = dv.data(), m.turned = true, m.queries = {of_q, source_q, c.ld_q()}, m.keys = {of_k, source_k, c.ld_k()};
+    if (stored) {
+        m.scores = scores.data(), m.heads_at_a_time = s.n_head_kv;
+    }
+    for (const bool inside : {true, false}) {
+        on_device<bf16> q(again[0].size()), k(again[1].size());
+        m.dq = q.data(), m.dk = k.data(), m.inside = inside;
+        cuda::attention_backward(s, view, m, nullptr);
+        const bool equal = same_bytes(q.host(), dq.host()) && same_bytes(k.host(), dk.host()) && same_bytes(dv.host(), again[2]);
+        CHECK(equal || !on_shim());
+        n_turned++;
+        n_turned_equal += equal;
+        const auto near = [](const std::vector<bf16> &got, const std::vector<bf16> &want, int64_t ld, int64_t width) {
+            const std::vector<float> w_ = all_to_float(want);
+            return compare(got, std::vector<double>(w_.begin(), w_.end()), ld, width) <= backward_tolerance;
+        };
+        CHECK(near(q.host(), dq.host(), c.ld_q(), int64_t(s.n_head) * s.head_dim) && near(k.host(), dk.host(), c.ld_k(), int64_t(s.n_head_kv) * s.head_dim));
+    }
 }
 
 void run(const attention_case &c) {
@@ -261,6 +307,7 @@ void run(const attention_case &c) {
     for (int heads = s.n_head_kv; heads > 0; heads = heads == 1 ? 0 : heads == 2 ? 1 : 2) { // all at once, and the last fewer than those before
         run_stored(c, view, m, want, heads, again);
     }
+    run_turned(c, view, m, again);
 }
 
 attention_shape shape_of(int n_head, int n_head_kv, int head_dim, float cap = 0) {
@@ -385,5 +432,6 @@ int main() {
     std::printf("largest errors over largest values: out %.2g, log-sum-exp %.2g, gradients %.2g\n", worst_forward, worst_lse, worst_backward);
     std::printf("heads in pairs: %d of %d have the bits of heads one by one\n", n_pairs_equal, n_pairs);
     std::printf("gradients from stored gradients of scores: %d of %d have the bits of those that are computed again\n", n_equal, n_stored);
+    std::printf("gradients that are turned back: %d of %d have the bits of a pass of its own\n", n_turned_equal, n_turned);
     return finish("test_cuda_attention");
 }

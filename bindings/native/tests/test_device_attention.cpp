@@ -62,10 +62,10 @@ options long_sizes(int head_dim) {
     return o;
 }
 
-gradients gradient_of(const model &m, const cft_trainer_params &p, const batch &b, const char *how) {
+gradients gradient_of(const std::string &path, const cft_trainer_params &p, const batch &b, const char *how) {
     setenv(variable, how, 1);
     random_bits.seed(1);
-    const opened on_device(m.path, "cuda");
+    const opened on_device(path, "cuda");
     trainer      t(on_device.handle, p);
     t.write(CFT_SLOT_VALUE, some_values(t));
     t.accumulate(b);
@@ -82,8 +82,8 @@ void test_heads(const std::string &kernels, int head_dim) {
     for (const batch &b : {long_segments(o.n_vocab), tree(o.n_vocab)}) {
         where = "stored scores, heads of " + std::to_string(head_dim) + ", " + kernels + ", " + std::to_string(b.size()) + " tokens";
         gradients stored, again;
-        has_stored(true, [&] { stored = gradient_of(m, p, b, "single"); });
-        has_stored(false, [&] { again = gradient_of(m, p, b, "twice,single"); });
+        has_stored(true, [&] { stored = gradient_of(m.path, p, b, "single"); });
+        has_stored(false, [&] { again = gradient_of(m.path, p, b, "twice,single"); });
         CHECK(norm(flat(again)) > 0);
         const double difference = worst_tensor(stored, again);
         CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
@@ -121,14 +121,48 @@ void test_pairs() {
             where               = "heads in pairs, of " + std::to_string(head_dim) + ", " + std::to_string(n_head_kv) + " of keys";
             const model     m(o, "device-attention-pairs.gguf");
             const batch     b      = long_segments(o.n_vocab);
-            const gradients apart  = gradient_of(m, p, b, "twice,single");
+            const gradients apart  = gradient_of(m.path, p, b, "twice,single");
             const size_t    before = in_pairs();
             for (const char *how : {"twice", ""}) {
-                const double difference = worst_tensor(gradient_of(m, p, b, how), apart);
+                const double difference = worst_tensor(gradient_of(m.path, p, b, how), apart);
                 CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
             }
             CHECK(!launches || (in_pairs() > before) == (n_head_kv < o.n_head));
             CHECK(norm(flat(apart)) > 0);
+        }
+    }
+    if (use) {
+        use(false);
+    }
+}
+
+// Gradients that are turned back before they are written: the bits of a pass of its own, which is not started then.
+void test_turned() {
+    const auto use      = on_shim<void (*)(bool)>("cft_shim_use_warpgroups");
+    const auto launches = on_shim<size_t (*)(const char *)>("cft_shim_launches");
+    const auto passes   = [&] { return launches ? launches("turn heads back") : 0; };
+    if (use) {
+        use(true);
+    }
+    for (const char *name : {"llama", "qwen3", "gemma3"}) {
+        for (const int head_dim : {64, 128}) {
+            where = std::string("turned back, ") + name + ", heads of " + std::to_string(head_dim);
+            family_sizes sizes;
+            sizes.n_embd = 64, sizes.n_ff = 96, sizes.n_head = 4, sizes.head_dim = head_dim, sizes.spread = 0.14f, sizes.n_layer = 3;
+            const family_file        file(*cft::family_of(name), nullptr, sizes);
+            const cft_trainer_params p = long_params();
+            const batch              b = long_segments(sizes.n_vocab);
+            for (const char *together : {"", "twice"}) {
+                const size_t    before = passes();
+                const gradients inside = gradient_of(file.path, p, b, together);
+                const size_t    none   = passes();
+                const gradients apart  = gradient_of(file.path, p, b, (std::string(together) + ",apart").c_str());
+                CHECK(!launches || (none == before && passes() == before + 2 * size_t(sizes.n_layer)));
+                const double difference = worst_tensor(inside, apart);
+                CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
+                CHECK(norm(flat(apart)) > 0);
+            }
+            compare(file.path, b, p);
         }
     }
     if (use) {
@@ -181,5 +215,5 @@ void test_room() {
 } // namespace
 
 int main(int argc, char **argv) {
-    return run_cases("test_device_attention", argc, argv, {{"kernels", test_kernels}, {"pairs", test_pairs}, {"engine", test_engine}, {"room", test_room}});
+    return run_cases("test_device_attention", argc, argv, {{"kernels", test_kernels}, {"pairs", test_pairs}, {"turned", test_turned}, {"engine", test_engine}, {"room", test_room}});
 }

@@ -182,30 +182,34 @@ void gradient_by_storing(const cpu::attention_shape &shape, backward_args args, 
     }
 }
 
+// By mma.sync, scores computed in both kernels; false for heads of an unknown size.
+bool gradient_by_warps(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream) {
+    return with_head_dim(shape.head_dim, [&](auto size) {
+        constexpr int    head_dim = decltype(size)::value;
+        constexpr size_t shared   = gradient_shared_bytes<head_dim>;
+        launch("attention key gradient", key_gradient_kernel<head_dim, false>,
+               dim3(unsigned(shape.n_head_kv), blocks_for(args.view.n_tokens, attention_tile), unsigned(column_parts<head_dim>)), attention_threads, shared,
+               stream, args);
+        launch("attention query gradient", query_gradient_kernel<head_dim>,
+               dim3(unsigned(shape.n_head), blocks_for(args.view.n_queries, attention_tile)), attention_threads, shared, stream, args);
+    });
+}
+
 } // namespace
 
 void attention_backward(const cpu::attention_shape &shape, const attention_view &view, const attention_gradient &m, cudaStream_t stream) {
-    const backward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, m};
+    backward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, m};
+    args.turns         = m.turned && m.inside && attends_by_warpgroups(shape);
     launch("attention delta", delta_kernel, blocks_for(view.n_queries * shape.n_head * lanes, attention_threads), attention_threads, 0, stream, args,
            shape.n_head, shape.head_dim);
     if (m.scores && m.heads_at_a_time > 0 && can_attend(shape.head_dim)) {
         gradient_by_storing(shape, args, stream);
-        return;
-    }
-    if (attention_gradient_by_warpgroups(shape, args, stream)) {
-        return;
-    }
-    const bool known = with_head_dim(shape.head_dim, [&](auto size) {
-        constexpr int    head_dim = decltype(size)::value;
-        constexpr size_t shared   = gradient_shared_bytes<head_dim>;
-        launch("attention key gradient", key_gradient_kernel<head_dim, false>,
-               dim3(unsigned(shape.n_head_kv), blocks_for(view.n_tokens, attention_tile), unsigned(column_parts<head_dim>)), attention_threads, shared,
-               stream, args);
-        launch("attention query gradient", query_gradient_kernel<head_dim>, dim3(unsigned(shape.n_head), blocks_for(view.n_queries, attention_tile)),
-               attention_threads, shared, stream, args);
-    });
-    if (!known) {
+    } else if (!attention_gradient_by_warpgroups(shape, args, stream) && !gradient_by_warps(shape, args, stream)) {
         refuse_head_dim(shape.head_dim);
+    }
+    if (m.turned && !args.turns) {
+        turn_heads_backward(m.queries.map, m.dq, m.ld_dq, m.queries.x, m.queries.ld, view.n_queries, m.dq, m.ld_dq, stream);
+        turn_heads_backward(m.keys.map, m.dk, m.ld_dk, m.keys.x, m.keys.ld, view.n_tokens, m.dk, m.ld_dk, stream);
     }
 }
 

@@ -96,8 +96,8 @@ __global__ void __launch_bounds__(heads * attention_threads, 4 / heads) warpgrou
     copy_async_wait<0>();
     __syncthreads(); // tiles are room for the output now
     const float factor = a.score.scale; // of all scores' gradients
-    store_rows<head_dim>(dq, factor, factor, k_tiles + int(threadIdx.x) / lanes * warp_rows * tile_stride<head_dim>, a.m.dq + head * head_dim, a.m.ld_dq,
-                         first, a.view.n_queries);
+    store_head<head_dim>(a.turns, dq, factor, k_tiles + int(threadIdx.x) / lanes * warp_rows * tile_stride<head_dim>, a.m.queries, head, a.m.dq, a.m.ld_dq, first,
+                         a.view.n_queries);
 }
 
 template <int head_dim, int heads> void launch_by_warpgroups(const backward_args &args, int n_heads, cudaStream_t stream) {

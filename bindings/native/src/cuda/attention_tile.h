@@ -30,12 +30,10 @@ __device__ __forceinline__ void load_rows(bf16 *tile, const bf16 *from, int64_t 
     }
 }
 
-// Writes a warp's 16 rows of sums, times row_scale, to rows [first, first + 16) of a matrix that has n_rows, columns
-// [column, column + 8 * n_tiles). `tile` is shared memory that only this warp uses from now on: 16 rows.
+// Puts a warp's 16 rows of sums, rounded, into its part of shared memory: 16 rows of tile_stride.
 template <int head_dim, int n_tiles>
-__device__ __forceinline__ void store_rows(const float (&sums)[n_tiles][4], float scale_above, float scale_below, bf16 *tile, bf16 *to, int64_t ld,
-                                           int64_t first, int64_t n_rows) {
-    constexpr int stride = tile_stride<head_dim>, units = n_tiles;
+__device__ __forceinline__ void put_rows(const float (&sums)[n_tiles][4], float scale_above, float scale_below, bf16 *tile) {
+    constexpr int stride = tile_stride<head_dim>;
     const int     lane = int(threadIdx.x) % lanes, g = lane / 4, t = lane % 4;
     __syncwarp();
 #pragma unroll
@@ -46,7 +44,16 @@ __device__ __forceinline__ void store_rows(const float (&sums)[n_tiles][4], floa
         *below                = pack(sums[n][2] * scale_below, sums[n][3] * scale_below);
     }
     __syncwarp();
-    for (int i = lane; i < warp_rows * units; i += lanes) {
+}
+
+// Writes a warp's 16 rows of sums, times row_scale, to rows [first, first + 16) of a matrix that has n_rows, columns
+// [column, column + 8 * n_tiles). `tile` is shared memory that only this warp uses from now on: 16 rows.
+template <int head_dim, int n_tiles>
+__device__ __forceinline__ void store_rows(const float (&sums)[n_tiles][4], float scale_above, float scale_below, bf16 *tile, bf16 *to, int64_t ld,
+                                           int64_t first, int64_t n_rows) {
+    constexpr int stride = tile_stride<head_dim>, units = n_tiles;
+    put_rows<head_dim>(sums, scale_above, scale_below, tile);
+    for (int i = int(threadIdx.x) % lanes; i < warp_rows * units; i += lanes) {
         const int row = i / units, column = i % units * 8;
         if (first + row < n_rows) {
             *reinterpret_cast<uint4 *>(to + (first + row) * ld + column) = *reinterpret_cast<const uint4 *>(tile + row * stride + column);
@@ -115,6 +122,7 @@ struct backward_args {
     score_map          score;
     int                group;
     attention_gradient m;
+    bool               turns         = false; // the kernels turn dq and dk back
     int                first_kv_head = 0; // of those whose gradients of scores are stored at a time
 };
 
@@ -228,6 +236,7 @@ struct stored_scores {
 void query_gradient_of_stored(const cpu::attention_shape &shape, const backward_args &args, int n_heads_kv, cudaStream_t stream);
 
 // The same by products of warpgroups (attention_warpgroup.cu); false where the device or the head has none. delta is given.
+bool attends_by_warpgroups(const cpu::attention_shape &shape);
 bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream);
 bool attend_in_pairs(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream); // of heads (attention_pairs.cu)
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream);

@@ -166,7 +166,7 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads, 3) 
     copy_async_wait<0>();
     __syncthreads(); // tiles are room for the output now
     const float factor = a.score.scale; // of all scores' gradients
-    store_rows<head_dim>(dq, factor, factor, q_tile + warp * warp_rows * tile_stride<head_dim>, a.m.dq + head * head_dim, a.m.ld_dq,
+    store_head<head_dim>(a.turns, dq, factor, q_tile + warp * warp_rows * tile_stride<head_dim>, a.m.queries, head, a.m.dq, a.m.ld_dq,
                          first_query + warp * warp_rows, a.view.n_queries);
 }
 
@@ -282,7 +282,7 @@ template <int head_dim, bool stores> __global__ void __launch_bounds__(attention
     const int64_t row    = first_key + warp * warp_rows;
     const float   factor = a.score.scale; // of all scores' gradients
     bf16 *const   own    = k_tile + warp * warp_rows * tile_stride<head_dim>;
-    store_rows<head_dim>(dk, factor, factor, own, a.m.dk + kv_head * head_dim, a.m.ld_dk, row, a.view.n_tokens);
+    store_head<head_dim>(a.turns, dk, factor, own, a.m.keys, kv_head, a.m.dk, a.m.ld_dk, row, a.view.n_tokens);
     store_rows<head_dim>(dv, 1.0f, 1.0f, own, a.m.dv + kv_head * head_dim, a.m.ld_dv, row, a.view.n_tokens);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention_tile.h"
+#include "heads.h"
 #include "warpgroup.h"
 
 namespace cft::cuda {
@@ -46,8 +47,37 @@ template <int pending> __device__ __forceinline__ void wait_for_tiles() {
     __syncthreads();
 }
 
-// Whether the kernels with products of warpgroups are to be used for such attention, here.
-bool attends_by_warpgroups(const cpu::attention_shape &shape);
+// As store_rows, for a head's gradient on its way through what turn_heads has done, if turns: rounded before that, as it would be on its way to another kernel.
+template <int head_dim>
+__device__ __forceinline__ void store_head(bool turns, const float (&sums)[head_dim / 8][4], float scale, bf16 *tile, const head_source &of, int head, bf16 *to,
+                                           int64_t ld, int64_t first, int64_t n_rows) {
+    to += head * head_dim;
+    if (!turns) {
+        store_rows<head_dim>(sums, scale, scale, tile, to, ld, first, n_rows);
+        return;
+    }
+    constexpr int units = head_dim / 8, steps = warp_rows * units / lanes;
+    const int     lane = int(threadIdx.x) % lanes, row = lane / units, column = lane % units * 8;
+    uint4         x[steps] = {}; // on their way while sums are put down
+#pragma unroll
+    for (int i = 0; i < steps; i++) {
+        const int64_t at = first + row + i * (lanes / units);
+        if (of.map.w && at < n_rows) {
+            const bf16 *const from = of.x + at * of.ld + head * head_dim + column;
+            must_be_aligned<16>(from);
+            x[i] = *reinterpret_cast<const uint4 *>(from);
+        }
+    }
+    put_rows<head_dim>(sums, scale, scale, tile);
+    for (int i = 0; i < steps; i++) {
+        const int        below = row + i * (lanes / units);
+        const head_place p = {first + below, column, head, 0, of.map.n_head, first + below < n_rows};
+        const eight      d = turned_back<units>(p, of.map, load8(tile + below * tile_stride<head_dim> + column), widen8(x[i]));
+        if (p.inside) {
+            store8(to + p.row * ld + column, d);
+        }
+    }
+}
 
 // Calls f with a constant for the head size; false where other kernels are to be used.
 template <typename F> bool with_warpgroups(const cpu::attention_shape &shape, F &&f) {

@@ -180,11 +180,13 @@ __device__ __forceinline__ eight load8(const float *p) {
     const float4 a = reinterpret_cast<const float4 *>(p)[0], b = reinterpret_cast<const float4 *>(p)[1];
     return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
-__device__ __forceinline__ eight load8(const bf16 *p) {
-    must_be_aligned<16>(p);
-    const uint4 u = *reinterpret_cast<const uint4 *>(p);
+__device__ __forceinline__ eight widen8(const uint4 &u) {
     return {{as_float(u.x << 16), as_float(u.x & 0xffff0000u), as_float(u.y << 16), as_float(u.y & 0xffff0000u), as_float(u.z << 16),
              as_float(u.z & 0xffff0000u), as_float(u.w << 16), as_float(u.w & 0xffff0000u)}};
+}
+__device__ __forceinline__ eight load8(const bf16 *p) {
+    must_be_aligned<16>(p);
+    return widen8(*reinterpret_cast<const uint4 *>(p));
 }
 __device__ __forceinline__ void store8(float *p, const eight &e) {
     must_be_aligned<16>(p);

@@ -1,5 +1,5 @@
 // heads.cu - queries and keys as attention takes them: norms of heads and rotary embeddings in one pass, and back.
-#include "device.h"
+#include "heads.h"
 
 namespace cft::cuda {
 namespace {
@@ -9,15 +9,6 @@ constexpr int threads = 256;
 // Heads of a thread, which share what is read of the table and of the norm's weights. On the way back, where there is twice as much to hold, one is faster.
 constexpr int at_once = 4;
 
-// A head belongs to neighbouring lanes of a warp, 8, 16 or 32; each has eight of its elements, the last ones perhaps none.
-struct head_place {
-    int64_t row;
-    int     column; // of the head
-    int     first, step, n; // heads
-    bool    inside;
-    __device__ __forceinline__ bool has(int k) const { return inside && first + k * step < n; }
-    __device__ __forceinline__ int  head(int k) const { return first + k * step; }
-};
 inline int groups_of(int n_head) { return (n_head + at_once - 1) / at_once; }
 
 template <int lanes_of_head> __device__ __forceinline__ head_place head_place_of(int64_t n, const head_map &m, int groups) {
@@ -31,67 +22,6 @@ template <int lanes_of_head> __device__ __forceinline__ head_place head_place_of
     p.inside = p.row < n && p.column < m.head_dim;
     return p;
 }
-
-template <int lanes_of_head> __device__ __forceinline__ float head_sum(float x) {
-#pragma unroll
-    for (int o = lanes_of_head / 2; o > 0; o /= 2) {
-        x += __shfl_xor_sync(0xffffffffu, x, o);
-    }
-    return x;
-}
-
-// rotation is the row's part of the table that a lane turns its elements by; direction -1 turns back. Every lane of the warp must come to its turns.
-class rotation {
-  public:
-    __device__ __forceinline__ rotation(const head_place &p, const head_map &m, float direction) : rotates_(m.n_rot > 0), halves_(m.halves) {
-        if (!rotates_) {
-            return;
-        }
-        const int          half  = m.n_rot / 2;
-        const float *const table = m.table + (p.inside ? int64_t(m.rows ? m.rows[p.row] : p.row) * m.n_rot : 0);
-        turns_ = p.inside && p.column < m.n_rot;
-        if (halves_) {
-            const bool first = p.column < half;
-            const int  lane = int(threadIdx.x) % lanes, j = turns_ ? first ? p.column : p.column - half : 0;
-            partner_ = turns_ ? lane + (first ? half : -half) / 8 : lane;
-            cos_ = load8(table + j), sin_ = load8(table + half + j);
-            sign_ = first ? -direction : direction;
-            return;
-        }
-        for (int k = 0; k < 4; k++) { // pairs of neighbours
-            const int j = p.column / 2 + k;
-            cos_.x[k] = turns_ && j < half ? table[j] : 1.0f;
-            sin_.x[k] = turns_ && j < half ? direction * table[half + j] : 0.0f;
-        }
-    }
-    __device__ __forceinline__ void turn(eight &e) const {
-        if (!rotates_) {
-            return;
-        }
-        if (!halves_) {
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const float a = e.x[2 * k], b = e.x[2 * k + 1];
-                e.x[2 * k]     = a * cos_.x[k] - b * sin_.x[k];
-                e.x[2 * k + 1] = a * sin_.x[k] + b * cos_.x[k];
-            }
-            return;
-        }
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            const float other = __shfl_sync(0xffffffffu, e.x[k], partner_);
-            if (turns_) {
-                e.x[k] = e.x[k] * cos_.x[k] + sign_ * other * sin_.x[k];
-            }
-        }
-    }
-
-  private:
-    bool  rotates_, halves_, turns_ = false;
-    int   partner_ = 0;
-    float sign_    = 0;
-    eight cos_, sin_;
-};
 
 template <int lanes_of_head> __global__ void turn_heads_kernel(head_map m, int groups, const bf16 *x, int64_t ld_x, int64_t n, bf16 *y, int64_t ld_y) {
     const head_place p = head_place_of<lanes_of_head>(n, m, groups);
@@ -132,30 +62,14 @@ template <int lanes_of_head>
 __global__ void turn_heads_backward_kernel(head_map m, const bf16 *dy, int64_t ld_dy, const bf16 *x, int64_t ld_x, int64_t n, bf16 *dx, int64_t ld_dx) {
     const head_place p  = head_place_of<lanes_of_head>(n, m, m.n_head);
     const int64_t    at = int64_t(p.first) * m.head_dim + p.column;
-    eight            d  = {};
+    eight            d = {}, of = {};
     if (p.inside) {
         d = load8(dy + p.row * ld_dy + at);
-    }
-    rotation(p, m, -1.0f).turn(d);
-    if (m.w) {
-        eight b = {};
-        float product = 0;
-        if (p.inside) {
-            b             = load8(x + p.row * ld_x + at);
-            const eight w = load8(m.w + p.column);
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                d.x[k] *= w.x[k];
-                product += d.x[k] * b.x[k];
-            }
-        }
-        const float sum = head_sum<lanes_of_head>(product), r = p.inside ? m.rstd[p.row * m.n_head + p.first] : 0.0f;
-        const float c = -sum * r * r * r / float(m.head_dim);
-#pragma unroll
-        for (int k = 0; k < 8; k++) {
-            d.x[k] = r * d.x[k] + c * b.x[k];
+        if (m.w) {
+            of = load8(x + p.row * ld_x + at);
         }
     }
+    d = turned_back<lanes_of_head>(p, m, d, of);
     if (p.inside) {
         store8(dx + p.row * ld_dx + at, d);
     }

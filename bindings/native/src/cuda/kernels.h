@@ -204,6 +204,14 @@ void attention(const cpu::attention_shape &shape, const attention_view &view, co
 // dq, dk, dv are overwritten, every row of them. delta: [n_head][n_queries], scratch. With `scores`, gradients of scores are stored there on their
 // way to dk, bf16, for the heads of `heads_at_a_time` heads of keys, and dq is made from them; otherwise they are computed for both. The list must
 // have places.
+// head_source is what turn_heads has had.
+struct head_source {
+    head_map    map;
+    const bf16 *x;
+    int64_t     ld;
+};
+// With `turned`, q and k are what turn_heads has made of `queries` and `keys`, and dq and dk become the gradients at these; the same as by
+// turn_heads_backward afterwards, which is what happens but where warpgroups' products are used and `inside` is not false.
 struct attention_gradient {
     const bf16  *q, *k, *v, *out, *dout;
     const float *lse;
@@ -212,6 +220,8 @@ struct attention_gradient {
     int64_t      ld_q, ld_k, ld_v, ld_out, ld_dout, ld_dq, ld_dk, ld_dv;
     bf16        *scores          = nullptr; // 16-byte aligned, stored_score_bytes for each head of keys
     int          heads_at_a_time = 0;
+    bool         turned = false, inside = true;
+    head_source  queries = {}, keys = {};
 };
 // What stored gradients of scores take of memory, for one head of keys.
 size_t stored_score_bytes(const cpu::attention_shape &shape, const attention_view &view);

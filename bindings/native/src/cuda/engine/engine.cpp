@@ -13,7 +13,7 @@ namespace cft::cuda {
 engine::engine(const plan &p, int device, uint64_t lockable)
     : plan_(p), hp_(p.model->hp), weights_(plan_, stream_), memory_(arena_bytes()), staging_(plan_.staging_words * sizeof(int32_t) + plan_.embedding_bytes()), loss_sum_(sizeof(double)),
       expert_counts_(size_t(hp_.n_layer) * size_t(hp_.n_expert) * sizeof(int32_t)),
-      heads_in_pairs_(!asks_for("CFT_CUDA_ATTENTION", "single")), gated_pass_(!asks_for("CFT_CUDA_ADAPTERS", "products")),
+      heads_in_pairs_(!asks_for("CFT_CUDA_ATTENTION", "single")), turns_inside_(!asks_for("CFT_CUDA_ATTENTION", "apart")), gated_pass_(!asks_for("CFT_CUDA_ADAPTERS", "products")),
       beside_(!asks_for("CFT_CUDA_ADAPTERS", "alone")), device_(device) {
     carver from(memory_.data());
     layers_   = place_activations(plan_, from);

@@ -210,6 +210,7 @@ class engine : public device_trainer {
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     const bool                      heads_in_pairs_; // attention_pairs.cu; CFT_CUDA_ATTENTION=single turns it off
+    const bool                      turns_inside_;   // attention's gradients go back through norms and rotations of heads before they are written; CFT_CUDA_ATTENTION=apart turns it off
     const bool                      gated_pass_;     // gated units' way back takes gate's and up's adapters along (gated_product.cu); CFT_CUDA_ADAPTERS=products turns it off
     const bool                      beside_;         // adapters' gradients beside the product of dx, on a stream of their own; CFT_CUDA_ADAPTERS=alone turns it off
     int                             device_;

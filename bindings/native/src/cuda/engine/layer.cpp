@@ -275,11 +275,12 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
         gradient.scores          = reinterpret_cast<bf16 *>(loss_->logits);
         gradient.heads_at_a_time = heads_to_store(v.shape, v.view, size_t(plan_.loss_rows * plan_.vocab8) * sizeof(float));
     }
+    gradient.turned  = true;
+    gradient.inside  = turns_inside_;
+    gradient.queries = {query_heads(v), v.q, v.ld_q};
+    gradient.keys    = {key_heads(v), v.k, v.ld_kv};
     attention_backward(v.shape, v.view, gradient, stream_.get());
-    mark("backward: attention");
-    turn_heads_backward(query_heads(v), dq, ld_dq, v.q, v.ld_q, v.n, dq, ld_dq, stream_.get());
-    turn_heads_backward(key_heads(v), dk, ld_dkv, v.k, v.ld_kv, v.t, dk, ld_dkv, stream_.get());
-    mark("backward: heads, rope");
+    mark("backward: attention, heads");
     bf16 *const dx = v.first ? nullptr : w_->d_norm;
     if (v.last) {
         linear_backward({v.layer, kind_qkv, v.q_width, all, v.t, a.norm}, v.drop, w_->d_qkv, ld_dkv, dx, v.d);
