@@ -66,7 +66,7 @@ void engine::layer_forward(const journey &j, int layer, bool entered, bool produ
     feed_forward(v, products_only);
 }
 
-// q, k and v, biases included; of the last layer, the target rows of x to mid.
+// q, k and v, biases included, and q and k turned; of the last layer, the target rows of x to mid.
 void engine::project(const layer_view &v) {
     const activations &a = v.a;
     const int64_t      all = v.q_width + 2 * v.kv_width;
@@ -88,9 +88,7 @@ void engine::project(const layer_view &v) {
     if (v.w.v_bias) {
         add_bias(v.w.v_bias, v.t, v.kv_width, v.v, v.ld_kv, stream_.get());
     }
-    if (!v.head_norms) {
-        turn(v);
-    }
+    turn(v);
 }
 
 head_map engine::query_heads(const layer_view &v) const {
@@ -109,9 +107,6 @@ void engine::turn(const layer_view &v) {
 
 void engine::attend(const layer_view &v) {
     const activations &a = v.a;
-    if (v.head_norms) {
-        turn(v);
-    }
     attention(v.shape, v.view, v.turned_q, v.ld_turned_q, v.turned_k, v.ld_turned_k, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get(),
               heads_in_pairs_);
     mark("attention");
@@ -191,7 +186,7 @@ void engine::into_dy(const layer_view &v, const norm_output &y) {
 }
 
 // The gated unit, where the way back through gains needs it before anything else.
-void engine::act_again(const layer_view &v) {
+void engine::gated_again(const layer_view &v) {
     gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
     mark("backward: gated again");
 }
@@ -241,7 +236,7 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
     }
     move_h(down, false);
     if (plan_.dora && missing >= keep_heads) {
-        act_again(v);
+        gated_again(v);
     }
     into_dy(v, {a.ffn_add, v.d, v.w.ffn_post_norm, a.ffn_rstd});
     mark("backward: rows");
