@@ -69,6 +69,7 @@ __device__ __forceinline__ void store_head(bool turns, const float (&sums)[head_
         }
     }
     put_rows<head_dim>(sums, scale, scale, tile);
+#pragma unroll // x is in registers
     for (int i = 0; i < steps; i++) {
         const int        below = row + i * (lanes / units);
         const head_place p = {first + below, column, head, 0, of.map.n_head, first + below < n_rows};
