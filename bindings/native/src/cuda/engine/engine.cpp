@@ -383,15 +383,13 @@ void engine::adamw(const adamw_step &step) {
     take(step, 0, plan_.n_slow);
     take(faster, plan_.n_slow, plan_.n_values);
     stale_ = true;
-    stream_.wait();
-    mark("optimizer");
+    mark("optimizer"); // nobody waits: the host prepares the next pack meanwhile
 }
 
 void engine::discard() {
     use_device(device_);
     settle_side();
     zero(gradient_, size_t(plan_.n_values) * sizeof(float), stream_.get());
-    stream_.wait();
 }
 
 const part &engine::part_of(int layer, int module, const group **of) const {
