@@ -114,7 +114,7 @@ void measure(const heads &h) {
     array q(t * q_width, 1, s), k(t * kv_width, 2, s), v(t * kv_width, 3, s), dout(t * q_width, 4, s), out(t * q_width, 5, s), dq(t * q_width, 6, s), dk(t * kv_width, 7, s), dv(t * kv_width, 8, s);
 
     const auto forward = [&](bool in_pairs) {
-        attention(shape, view, q.data(), q_width, k.data(), kv_width, v.data(), kv_width, out.data(), q_width, reinterpret_cast<float *>(lse.data()), s.get(), in_pairs);
+        attention(shape, view, q.data(), q_width, k.data(), kv_width, v.data(), kv_width, out.data(), q_width, reinterpret_cast<float *>(lse.data()), s.get(), {in_pairs});
     };
     attention_gradient m = {q.data(), k.data(), v.data(), out.data(), dout.data(), reinterpret_cast<float *>(lse.data()), reinterpret_cast<float *>(delta.data()), dq.data(), dk.data(),
                             dv.data(), q_width, kv_width, kv_width, q_width, q_width, q_width, kv_width, kv_width};

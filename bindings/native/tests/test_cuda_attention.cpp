@@ -175,7 +175,7 @@ double compare(const std::vector<bf16> &got, const std::vector<double> &want, in
 
 double worst_forward = 0, worst_backward = 0, worst_lse = 0; // of all cases, printed at the end
 int    n_pairs = 0, n_pairs_equal = 0; // forward passes with heads in pairs, and those with the bits of heads one by one
-int    n_turned = 0, n_turned_equal = 0; // backward passes that turn heads back, and those with the bits of one that leaves that to a pass of its own
+int    n_turned = 0, n_turned_equal = 0; // passes that turn heads or turn them back, and those with the bits of one that leaves that to a pass of its own
 int    n_stored = 0, n_equal = 0;      // backward passes with stored gradients of scores, and those with the bits of one that computes them again
 
 constexpr bool on_shim() {
@@ -206,6 +206,48 @@ void run_stored(const attention_case &c, const cuda::attention_view &view, cuda:
     worst_backward = larger(worst_backward, error);
     const auto written = scores.host(); // each pair of the lists, and nothing is missing
     CHECK(std::none_of(written.begin(), written.end(), [](bf16 x) { return x.bits == 0xffff; }));
+}
+
+// Queries that are made on the way are what turn_heads makes, for the way back too, and outputs are those of such queries.
+void run_with_queries(const attention_case &c, const cuda::attention_view &view, const bf16 *k, const bf16 *v) {
+    const auto  &s = c.shape;
+    static int   n_cases = 0;
+    const int    which = n_cases++, n_rot = which % 3 == 0 ? s.head_dim : which % 3 == 1 ? s.head_dim / 32 * 16 : 0;
+    const size_t size = size_t(c.n_queries() * c.ld_q()), heads = size_t(c.n_queries() * s.n_head);
+    std::vector<int32_t> table_rows(c.queries.rbegin(), c.queries.rend());
+    on_device<int32_t>   rows(table_rows);
+    on_device<float>     w(random_floats(size_t(s.head_dim))), table(random_floats(size_t(c.n_tokens() * std::max(n_rot, 1))));
+    on_device<bf16>      x(all_to<bf16>(random_floats(size)));
+    std::vector<std::vector<bf16>>  q_seen, out_seen;
+    std::vector<std::vector<float>> lse_seen, rstd_seen;
+    for (const int way : {0, 1, 2}) { // turned before; by attention, which has a pass for it; inside
+        on_device<bf16>          q(all_to<bf16>(std::vector<float>(size, NAN))), out(size);
+        on_device<float>         lse(heads), rstd(heads);
+        const cuda::head_source  queries = {{s.n_head, s.head_dim, which % 4 != 3 ? w.data() : nullptr, 1e-5f, rstd.data(), n_rot, which % 2 == 0, table.data(), rows.data()},
+                                            x.data(), c.ld_q()};
+        cuda::attention_ways how = {true};
+        if (way == 0) {
+            cuda::turn_heads(queries.map, x.data(), c.ld_q(), c.n_queries(), q.data(), c.ld_q(), nullptr);
+        } else {
+            how.queries = &queries, how.inside = way == 2;
+        }
+        cuda::attention(s, view, q.data(), c.ld_q(), k, c.ld_k(), v, c.ld_k(), out.data(), c.ld_q(), lse.data(), nullptr, how);
+        q_seen.push_back(q.host()), out_seen.push_back(out.host()), lse_seen.push_back(lse.host()), rstd_seen.push_back(rstd.host());
+    }
+    for (const size_t way : {size_t(1), size_t(2)}) {
+        const bool equal = same_bytes(q_seen[way], q_seen[0]) && same_bytes(out_seen[way], out_seen[0]) && same_bytes(lse_seen[way], lse_seen[0]) &&
+                           same_bytes(rstd_seen[way], rstd_seen[0]);
+        CHECK(equal || !on_shim());
+        n_turned++;
+        n_turned_equal += equal;
+        const auto as_doubles = [](const std::vector<bf16> &b) {
+            const std::vector<float> f = all_to_float(b);
+            return std::vector<double>(f.begin(), f.end());
+        };
+        const int64_t width = int64_t(s.n_head) * s.head_dim;
+        CHECK(compare(q_seen[way], as_doubles(q_seen[0]), c.ld_q(), width) <= forward_tolerance);
+        CHECK(compare(out_seen[way], as_doubles(out_seen[0]), c.ld_q(), width) <= forward_tolerance);
+    }
 }
 
 // Gradients that go back through rotations and norms of heads before they are written have the bits that they have by a pass of its own.
@@ -280,7 +322,7 @@ void run(const attention_case &c) {
     if (s.n_head / s.n_head_kv % 2 == 0) { // heads in pairs, where there are such kernels
         on_device<bf16>  out_of_pairs(in.q.size());
         on_device<float> lse_of_pairs(want.lse.size());
-        cuda::attention(s, view, q.data(), c.ld_q(), k.data(), c.ld_k(), v.data(), c.ld_k(), out_of_pairs.data(), c.ld_q(), lse_of_pairs.data(), nullptr, true);
+        cuda::attention(s, view, q.data(), c.ld_q(), k.data(), c.ld_k(), v.data(), c.ld_k(), out_of_pairs.data(), c.ld_q(), lse_of_pairs.data(), nullptr, {true});
         CHECK(compare(out_of_pairs.host(), want.out, c.ld_q(), width_q) <= forward_tolerance && worst(lse_of_pairs.host(), want.lse) <= lse_tolerance);
         const bool equal = same_bytes(out_of_pairs.host(), out.host()) && same_bytes(lse_of_pairs.host(), lse.host());
         CHECK(equal || !on_shim());
@@ -308,6 +350,7 @@ void run(const attention_case &c) {
         run_stored(c, view, m, want, heads, again);
     }
     run_turned(c, view, m, again);
+    run_with_queries(c, view, k.data(), v.data());
 }
 
 attention_shape shape_of(int n_head, int n_head_kv, int head_dim, float cap = 0) {
@@ -432,6 +475,6 @@ int main() {
     std::printf("largest errors over largest values: out %.2g, log-sum-exp %.2g, gradients %.2g\n", worst_forward, worst_lse, worst_backward);
     std::printf("heads in pairs: %d of %d have the bits of heads one by one\n", n_pairs_equal, n_pairs);
     std::printf("gradients from stored gradients of scores: %d of %d have the bits of those that are computed again\n", n_equal, n_stored);
-    std::printf("gradients that are turned back: %d of %d have the bits of a pass of its own\n", n_turned_equal, n_turned);
+    std::printf("heads that are turned, and back: %d of %d have the bits of a pass of its own\n", n_turned_equal, n_turned);
     return finish("test_cuda_attention");
 }

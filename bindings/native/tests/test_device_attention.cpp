@@ -136,11 +136,11 @@ void test_pairs() {
     }
 }
 
-// Gradients that are turned back before they are written: the bits of a pass of its own, which is not started then.
+// Queries that attention makes, and gradients that it turns back before they are written: the bits of passes of their own, which are not started then.
 void test_turned() {
     const auto use      = on_shim<void (*)(bool)>("cft_shim_use_warpgroups");
     const auto launches = on_shim<size_t (*)(const char *)>("cft_shim_launches");
-    const auto passes   = [&] { return launches ? launches("turn heads back") : 0; };
+    const auto passes   = [&](const char *name) { return launches ? launches(name) : 0; };
     if (use) {
         use(true);
     }
@@ -153,11 +153,13 @@ void test_turned() {
             const cft_trainer_params p = long_params();
             const batch              b = long_segments(sizes.n_vocab);
             for (const char *together : {"", "twice"}) {
-                const size_t    before = passes();
+                const auto      n      = size_t(sizes.n_layer);
+                const size_t    turned = passes("turn heads"), back = passes("turn heads back");
                 const gradients inside = gradient_of(file.path, p, b, together);
-                const size_t    none   = passes();
+                const size_t    own    = head_dim == 128 ? n : 2 * n; // passes for keys, and for queries where attention does not make them
+                CHECK(!launches || (passes("turn heads") == turned + own && passes("turn heads back") == back));
                 const gradients apart  = gradient_of(file.path, p, b, (std::string(together) + ",apart").c_str());
-                CHECK(!launches || (none == before && passes() == before + 2 * size_t(sizes.n_layer)));
+                CHECK(!launches || (passes("turn heads") == turned + own + 2 * n && passes("turn heads back") == back + 2 * n));
                 const double difference = worst_tensor(inside, apart);
                 CHECK(locked_on_shim() ? difference == 0 : difference < 1e-2);
                 CHECK(norm(flat(apart)) > 0);

@@ -82,9 +82,15 @@ bool can_attend(int head_dim) {
     return with_head_dim(head_dim, [](auto) {});
 }
 
-void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
-               const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream, bool in_pairs) {
-    const forward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, q, k, v, out, lse, ld_q, ld_k, ld_v, ld_out};
+void attention(const cpu::attention_shape &shape, const attention_view &view, bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k, const bf16 *v, int64_t ld_v,
+               bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream, const attention_ways &how) {
+    forward_args args = {view, {shape.scale, shape.soft_cap}, shape.n_head / shape.n_head_kv, q, k, v, out, lse, ld_q, ld_k, ld_v, ld_out};
+    const bool   in_pairs = how.in_pairs && args.group % 2 == 0 && attends_by_warpgroups(shape);
+    if (how.queries && how.inside && in_pairs && shape.head_dim == head_turned_in_pairs) {
+        args.queries = *how.queries, args.turned_q = q;
+    } else if (how.queries) {
+        turn_heads(how.queries->map, how.queries->x, how.queries->ld, view.n_queries, q, ld_q, stream);
+    }
     if ((in_pairs && attend_in_pairs(shape, args, stream)) || attend_by_warpgroups(shape, args, stream)) {
         return;
     }

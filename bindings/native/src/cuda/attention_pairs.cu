@@ -39,6 +39,45 @@ template <int head_dim> struct head_rows {
     }
 };
 
+// Two heads' tiles of queries, of what turn_heads would have had: to where products of tiles find them, and to memory for the way back.
+template <int head_dim> __device__ __forceinline__ void turn_tiles(bf16 *tiles, const forward_args &a, int head, int64_t first_query) {
+    constexpr int     units = head_dim / 8, step = attention_threads / units, steps = attention_tile / step, at_once = 4;
+    const head_map   &m     = a.queries.map;
+    const int         row = int(threadIdx.x) / units, column = int(threadIdx.x) % units * 8;
+    const eight       w = m.w ? load8(m.w + column) : eight{};
+    const bf16 *const from = a.queries.x + head * head_dim + column;
+    bf16 *const       to = a.turned_q + head * head_dim + column, *const tile = tiles + swizzled<attention_tile>(row, column);
+        for (int i = 0; i < steps; i += at_once) {
+        uint4 x[at_once][2] = {};
+#pragma unroll
+        for (int k = 0; k < at_once; k++) {
+            const int64_t query = first_query + row + (i + k) * step;
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                if (query < a.view.n_queries) {
+                    must_be_aligned<16>(from + query * a.queries.ld);
+                    x[k][h] = *reinterpret_cast<const uint4 *>(from + query * a.queries.ld + h * head_dim);
+                }
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < at_once; k++) {
+            const int64_t    query = first_query + row + (i + k) * step;
+            const head_place p     = {query, column, head, 1, m.n_head, query < a.view.n_queries};
+            const rotation   by(p, m, 1.0f);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                eight e = widen8(x[k][h]);
+                turn_row<units>(p, head + h, p.inside, m, by, w, e);
+                store8(tile + h * tile_elements<head_dim> + (i + k) * step * panel_columns, e);
+                if (p.inside) {
+                    store8(to + query * a.ld_q + h * head_dim, e);
+                }
+            }
+        }
+    }
+}
+
 template <int head_dim> __global__ void __launch_bounds__(attention_threads, head_dim == 64 ? 3 : 2) warpgroup_attention_pair_kernel(forward_args a) {
     only_with_warpgroups();
     constexpr int elements = tile_elements<head_dim>;
@@ -62,9 +101,17 @@ template <int head_dim> __global__ void __launch_bounds__(attention_threads, hea
         }
         copy_async_end_group();
     };
-    load_tile<head_dim>(q_tiles, a.q + head * head_dim, a.ld_q, first_query, a.view.n_queries);
-    load_tile<head_dim>(q_tiles + elements, a.q + (head + 1) * head_dim, a.ld_q, first_query, a.view.n_queries);
+    const bool turns = head_dim == head_turned_in_pairs && a.turned_q;
+    if (!turns) {
+        load_tile<head_dim>(q_tiles, a.q + head * head_dim, a.ld_q, first_query, a.view.n_queries);
+        load_tile<head_dim>(q_tiles + elements, a.q + (head + 1) * head_dim, a.ld_q, first_query, a.view.n_queries);
+    }
     load_stage(begin);
+    if constexpr (head_dim == head_turned_in_pairs) {
+        if (turns) {
+            turn_tiles<head_dim>(q_tiles, a, head, first_query);
+        }
+    }
     for (int32_t i = begin; i < end; i++) {
         const int32_t     entry     = a.view.key_tiles[i];
         const int64_t     first_key = int64_t(entry / 2) * attention_tile;

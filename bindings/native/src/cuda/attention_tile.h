@@ -115,6 +115,8 @@ struct forward_args {
     bf16          *out;
     float         *lse;
     int64_t        ld_q, ld_k, ld_v, ld_out;
+    bf16          *turned_q = nullptr; // q: the kernel makes it of `queries`; or NULL
+    head_source    queries  = {};
 };
 
 struct backward_args {
@@ -238,6 +240,8 @@ void query_gradient_of_stored(const cpu::attention_shape &shape, const backward_
 // The same by products of warpgroups (attention_warpgroup.cu); false where the device or the head has none. delta is given.
 bool attends_by_warpgroups(const cpu::attention_shape &shape);
 bool attend_by_warpgroups(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream);
+// Heads whose kernel of pairs can make its queries. With heads of 64, of which three blocks share a multiprocessor, it has no registers for it.
+constexpr int head_turned_in_pairs = 128;
 bool attend_in_pairs(const cpu::attention_shape &shape, const forward_args &args, cudaStream_t stream); // of heads (attention_pairs.cu)
 bool attention_gradient_by_warpgroups(const cpu::attention_shape &shape, const backward_args &args, cudaStream_t stream);
 // dk and dv of n_heads_kv heads, with gradients of scores stored.

@@ -36,22 +36,7 @@ template <int lanes_of_head> __global__ void turn_heads_kernel(head_map m, int g
     const eight    w = m.w && p.inside ? load8(m.w + p.column) : eight{};
 #pragma unroll
     for (int k = 0; k < at_once; k++) {
-        if (m.w) {
-            float squares = 0;
-#pragma unroll
-            for (float v : e[k].x) {
-                squares += v * v;
-            }
-            const float r = 1.0f / sqrtf(head_sum<lanes_of_head>(squares) / float(m.head_dim) + m.eps);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                e[k].x[i] = e[k].x[i] * r * w.x[i];
-            }
-            if (m.rstd && p.column == 0 && p.has(k)) {
-                m.rstd[p.row * m.n_head + p.head(k)] = r;
-            }
-        }
-        by.turn(e[k]);
+        turn_row<lanes_of_head>(p, p.head(k), p.has(k), m, by, w, e[k]);
         if (p.has(k)) {
             store8(y + p.row * ld_y + int64_t(p.head(k)) * m.head_dim + p.column, e[k]);
         }

@@ -76,6 +76,27 @@ class rotation {
     eight cos_, sin_;
 };
 
+// A head's row as attention takes it: the norm, whose rstd is written if the head is there, and the rotation.
+template <int lanes_of_head>
+__device__ __forceinline__ void turn_row(const head_place &p, int head, bool there, const head_map &m, const rotation &by, const eight &w, eight &e) {
+    if (m.w) {
+        float squares = 0;
+#pragma unroll
+        for (float v : e.x) {
+            squares += v * v;
+        }
+        const float r = 1.0f / sqrtf(head_sum<lanes_of_head>(squares) / float(m.head_dim) + m.eps);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            e.x[i] = e.x[i] * r * w.x[i];
+        }
+        if (m.rstd && p.column == 0 && there) {
+            m.rstd[p.row * m.n_head + head] = r;
+        }
+    }
+    by.turn(e);
+}
+
 // The gradient at a head's row x for the gradient d at what turn_heads has made of it. x is not read without a norm.
 template <int lanes_of_head> __device__ __forceinline__ eight turned_back(const head_place &p, const head_map &m, eight d, const eight &x) {
     rotation(p, m, -1.0f).turn(d);

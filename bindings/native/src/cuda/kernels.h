@@ -196,20 +196,25 @@ bool can_attend(int head_dim); // 64, 80, 96, 128, 256
 // CFT_CUDA_WARPGROUPS=0; on the shim only where a test asks for it.
 void use_warpgroups(bool use);
 
-// q, out: [n_queries][n_head * head_dim]; k, v: [n_tokens][n_head_kv * head_dim]; lse: [n_head][n_queries], natural log. in_pairs: two heads of the same
-// keys together, where warpgroups' products are used and heads of keys have an even number of heads; the same bits.
-void attention(const cpu::attention_shape &shape, const attention_view &view, const bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k,
-               const bf16 *v, int64_t ld_v, bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream, bool in_pairs = false);
-
-// dq, dk, dv are overwritten, every row of them. delta: [n_head][n_queries], scratch. With `scores`, gradients of scores are stored there on their
-// way to dk, bf16, for the heads of `heads_at_a_time` heads of keys, and dq is made from them; otherwise they are computed for both. The list must
-// have places.
 // head_source is what turn_heads has had.
 struct head_source {
     head_map    map;
     const bf16 *x;
     int64_t     ld;
 };
+// attention_ways are ways to the same bits.
+struct attention_ways {
+    bool               in_pairs = false;  // two heads of the same keys together, where warpgroups' products are used and heads of keys have an even number of heads
+    const head_source *queries  = nullptr; // q is written: what turn_heads makes of these
+    bool               inside   = true;    // by the kernel that needs it, where heads of 128 go in pairs; otherwise by a pass of its own
+};
+// q, out: [n_queries][n_head * head_dim]; k, v: [n_tokens][n_head_kv * head_dim]; lse: [n_head][n_queries], natural log.
+void attention(const cpu::attention_shape &shape, const attention_view &view, bf16 *q, int64_t ld_q, const bf16 *k, int64_t ld_k, const bf16 *v, int64_t ld_v,
+               bf16 *out, int64_t ld_out, float *lse, cudaStream_t stream, const attention_ways &how = {});
+
+// dq, dk, dv are overwritten, every row of them. delta: [n_head][n_queries], scratch. With `scores`, gradients of scores are stored there on their
+// way to dk, bf16, for the heads of `heads_at_a_time` heads of keys, and dq is made from them; otherwise they are computed for both. The list must
+// have places.
 // With `turned`, q and k are what turn_heads has made of `queries` and `keys`, and dq and dk become the gradients at these; the same as by
 // turn_heads_backward afterwards, which is what happens but where warpgroups' products are used and `inside` is not false.
 struct attention_gradient {

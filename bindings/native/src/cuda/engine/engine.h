@@ -166,7 +166,7 @@ class engine : public device_trainer {
     void gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again);
     void gated_again(const layer_view &v);
     linear down_of(const layer_view &v) const;
-    void turn(const layer_view &v);
+    void turn_keys(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);
     void query_backward_of_rows(const layer_view &v);
     const bf16 *ffn_add(const activations &a) const { return a.ffn_add ? a.ffn_add : w_->delta; }
@@ -210,7 +210,7 @@ class engine : public device_trainer {
     int                             head_copies_ = 0; // the first copy of the head's: A, then B by the rows that are widened at a time
     int                             held_[kind_count]; // whose weights scratch holds; -1: nobody's
     const bool                      heads_in_pairs_; // attention_pairs.cu; CFT_CUDA_ATTENTION=single turns it off
-    const bool                      turns_inside_;   // attention's gradients go back through norms and rotations of heads before they are written; CFT_CUDA_ATTENTION=apart turns it off
+    const bool                      turns_inside_;   // attention's kernels make their queries and take gradients back through norms and rotations of heads; CFT_CUDA_ATTENTION=apart turns it off
     const bool                      gated_pass_;     // gated units' way back takes gate's and up's adapters along (gated_product.cu); CFT_CUDA_ADAPTERS=products turns it off
     const bool                      beside_;         // adapters' gradients beside the product of dx, on a stream of their own; CFT_CUDA_ADAPTERS=alone turns it off
     int                             device_;

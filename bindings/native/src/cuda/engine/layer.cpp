@@ -66,7 +66,7 @@ void engine::layer_forward(const journey &j, int layer, bool entered, bool produ
     feed_forward(v, products_only);
 }
 
-// q, k and v, biases included, and q and k turned; of the last layer, the target rows of x to mid.
+// q, k and v, biases included, and k turned; of the last layer, the target rows of x to mid.
 void engine::project(const layer_view &v) {
     const activations &a = v.a;
     const int64_t      all = v.q_width + 2 * v.kv_width;
@@ -88,7 +88,8 @@ void engine::project(const layer_view &v) {
     if (v.w.v_bias) {
         add_bias(v.w.v_bias, v.t, v.kv_width, v.v, v.ld_kv, stream_.get());
     }
-    turn(v);
+    turn_keys(v);
+    mark("heads, rope");
 }
 
 head_map engine::query_heads(const layer_view &v) const {
@@ -98,17 +99,17 @@ head_map engine::key_heads(const layer_view &v) const {
     return {hp_.n_head_kv, hp_.head_dim, v.head_norms ? v.w.k_norm : nullptr, hp_.rms_eps, v.a.k_rstd, hp_.n_rot, v.halves, v.rope, nullptr};
 }
 
-// q and k as attention takes them; with norms of heads, whose way back needs what they were, apart from the products.
-void engine::turn(const layer_view &v) {
-    turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.turned_q, v.ld_turned_q, stream_.get());
+// k as attention takes it; with norms of heads, whose way back needs what they were, apart from the products.
+void engine::turn_keys(const layer_view &v) {
     turn_heads(key_heads(v), v.k, v.ld_kv, v.t, v.turned_k, v.ld_turned_k, stream_.get());
-    mark("heads, rope");
 }
 
+// q, likewise, is made on the way.
 void engine::attend(const layer_view &v) {
     const activations &a = v.a;
+    const head_source  queries{query_heads(v), v.q, v.ld_q};
     attention(v.shape, v.view, v.turned_q, v.ld_turned_q, v.turned_k, v.ld_turned_k, v.v, v.ld_kv, a.attn, v.ld(kind_output), a.lse, stream_.get(),
-              heads_in_pairs_);
+              {heads_in_pairs_, &queries, turns_inside_});
     mark("attention");
     linear_forward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, v.post_norms ? w_->delta : a.attn_add, v.d);
     mark("products output");
@@ -260,7 +261,9 @@ void engine::attention_half_backward(const layer_view &v, keep_level missing) {
     linear_backward({v.layer, kind_output, 0, v.d, v.n, a.attn}, v.drop, dy(), w_->ld_dy, w_->d_attn, v.q_width);
     mark("backward: products output");
     if (missing >= keep_products && v.head_norms) {
-        turn(v);
+        turn_heads(query_heads(v), v.q, v.ld_q, v.n, v.turned_q, v.ld_turned_q, stream_.get());
+        turn_keys(v);
+        mark("backward: heads, rope");
     }
     bf16 *const   dq = v.last ? w_->d_q : w_->d_qkv, *const dk = v.last ? w_->d_qkv : w_->d_qkv + v.q_width, *const dv = dk + v.kv_width;
     const int64_t ld_dq = v.last ? v.q_width + columns : all + columns, ld_dkv = v.last ? 2 * v.kv_width + columns : ld_dq;
