@@ -47,7 +47,7 @@ template <int head_dim> __device__ __forceinline__ void turn_tiles(bf16 *tiles, 
     const eight       w = m.w ? load8(m.w + column) : eight{};
     const bf16 *const from = a.queries.x + head * head_dim + column;
     bf16 *const       to = a.turned_q + head * head_dim + column, *const tile = tiles + swizzled<attention_tile>(row, column);
-        for (int i = 0; i < steps; i += at_once) {
+    for (int i = 0; i < steps; i += at_once) {
         uint4 x[at_once][2] = {};
 #pragma unroll
         for (int k = 0; k < at_once; k++) {

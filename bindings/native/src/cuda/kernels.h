@@ -69,7 +69,7 @@ struct split_rows {
     uint16_t *low; // [n][d]
 };
 
-// norm_output is what a norm has left, which is all that its way back reads: x / |x| is y / w. So no weight may be 0 (weights.cpp).
+// norm_output is what a norm has left, which is all that its way back reads: x rstd is y / w. So no weight may be 0 (weights.cpp).
 struct norm_output {
     const bf16  *y; // [n], ld apart
     int64_t      ld;

@@ -161,7 +161,7 @@ struct plan {
     int        most_offloaded() const;       // so many at most: their copies must pass while the layers are computed
     keep_level missing(size_t layer) const { return layer + 1 == layers.size() ? keep_everything : keep[layer]; }
     bool       keeps_h(size_t layer) const; // of down, apart from act
-    bool       separate_d() const;                    // whether dy, which products of output and down see on the way back, is not the stream's gradient
+    bool       separate_d() const;          // whether dy, which products of output and down see on the way back, is not the stream's gradient
     double     products_again(bool for_dora) const; // as a part of the forward pass's
     double     cost() const;           // of `again`, in bytes that are moved
 
