@@ -178,6 +178,9 @@ func (f *evaluateFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	defer store.Close()
 	f.o.Note = func(format string, args ...any) { fmt.Fprintf(notes, "cftune: "+format+"\n", args...) }
+	if n := store.Unchecked(); n > 0 {
+		f.o.Note("%s: %d lines have no checksum, being an earlier version's; whether they are as they were written is not known", score.TextsName, n)
+	}
 	report, err := score.Run(ctx, store, subjects, sets, f.o)
 	if err != nil {
 		return err

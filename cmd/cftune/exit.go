@@ -21,6 +21,7 @@ import (
 	"cftune/trainer/launch"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
+	"cftune/trainer/score"
 	"cftune/trainer/study"
 )
 
@@ -93,6 +94,7 @@ var rules = []rule{
 	{codeCheckpoint, is(checkpoint.ErrNone), "a run that ended before its first one is begun anew by cftune train with its configuration and --or-resume"},
 	{codeCheckpoint, is(checkpoint.ErrIncompatible, checkpoint.ErrNotFound), ""},
 	{codeCheckpoint, is(checkpoint.ErrCorrupt, metrics.ErrCorrupt), "cftune check shows what is damaged; cftune resume --older takes the newest checkpoint that is whole"},
+	{codeCheckpoint, is(score.ErrCorrupt), "without such a line its text is written again, and the others are kept"},
 	{codeUsage, is(checkpoint.ErrExists), "cftune resume goes on with that run; --output begins another"},
 	{codeUsage, is(export.ErrExists), "--force replaces a file"},
 	{codeUsage, is(critic.ErrForeign), "--output names a folder of the run's own, which need not be there"},

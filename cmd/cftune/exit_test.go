@@ -25,6 +25,7 @@ import (
 	"cftune/trainer/gguf"
 	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
+	"cftune/trainer/score"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -64,6 +65,7 @@ func TestExitCodes(t *testing.T) {
 		{checkpoint.ErrIncompatible, 4},
 		{fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, gguf.ErrFormat), 4},
 		{metrics.ErrCorrupt, 4},
+		{fmt.Errorf("open scores: %w", score.ErrCorrupt), 4},
 		{engineError(engine.ErrNoMemory), 5},
 		{engineError(engine.ErrDevice), 5},
 		{engineError(engine.ErrNonFinite), 6},

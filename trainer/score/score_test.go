@@ -1,6 +1,7 @@
 package score
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -216,9 +217,76 @@ func TestModelsAreOpenedOnlyWhenNeeded(t *testing.T) {
 
 func TestDamageIsNotOverlooked(t *testing.T) {
 	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, TextsName), []byte("{}\n"), 0o644))
-	_, err := OpenStore(dir)
-	require.ErrorContains(t, err, "line 1 is damaged")
+	path := filepath.Join(dir, TextsName)
+	one, _ := subject("m", fake{say: adder(4)})
+	_, err := score(t, dir, []Subject{one}, []Set{sums(3)}, options(TaskAnswers, TaskLoss))
+	require.NoError(t, err)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	lines := bytes.SplitAfter(whole, []byte("\n"))
+	require.Len(t, lines, 3+3*3+1, "answers, a loss of each row under each objective, and what stands behind the last newline")
+
+	// Any bit of any line but the last newline, behind which nothing is lost.
+	for bit := range 8 * (len(lines[0]) + len(lines[1]) + len(lines[2])) {
+		damaged := bytes.Clone(whole)
+		damaged[bit/8] ^= 1 << (bit % 8)
+		s := Store{lines: map[string]line{}}
+		_, err := s.readLines(bytes.NewReader(damaged), "texts")
+		require.ErrorIs(t, err, ErrCorrupt, "bit %d of byte %d, %q", bit%8, bit/8, whole[bit/8])
+	}
+
+	for _, c := range []struct {
+		name, text, err string
+	}{
+		{"no key", "{}\n", "line 1 is damaged: it is not what was written"},
+		{"another loss", strings.Replace(string(whole), `"loss":`, `"loss":1`, 1), "line 4 is damaged: its checksum is not that of the line"},
+		{"four of them", strings.NewReplacer(`"item":0`, `"item":1`).Replace(string(whole)), "lines 1, 4, 7, 10 are damaged; of the first: its checksum is not that of the line"},
+		{"a line without its checksum", string(lines[0]) + string(unchecked(lines[1])), "line 2 is damaged: it has no checksum, and lines before it have theirs"},
+		{"two lines in one", string(unchecked(lines[0])[:len(unchecked(lines[0]))-1]) + string(unchecked(lines[1])), "line 1 is damaged: something stands behind it"},
+		{"many", strings.Repeat("?\n", 12), "lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 others are damaged"},
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(c.text), 0o644))
+		_, err := OpenStore(dir)
+		assert.ErrorIs(t, err, ErrCorrupt, c.name)
+		assert.ErrorContains(t, err, c.err, c.name)
+		now, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.Equal(t, c.text, string(now), "%s: the file is as it was", c.name)
+	}
+}
+
+// unchecked is a line as earlier versions wrote it.
+func unchecked(text []byte) []byte {
+	return append(bytes.Clone(text[:bytes.LastIndex(text, []byte(sumOpens))]), "}\n"...)
+}
+
+// What an earlier version wrote is taken, told, and gone on with.
+func TestLinesWithoutChecksumsAreTaken(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, TextsName)
+	one, wrote := subject("m", fake{say: adder(4)})
+	report, err := score(t, dir, []Subject{one}, []Set{sums(3)}, options(TaskAnswers))
+	require.NoError(t, err)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var old []byte
+	for text := range bytes.Lines(whole) {
+		old = append(old, unchecked(text)...)
+	}
+	require.NoError(t, os.WriteFile(path, old, 0o644))
+
+	again, err := score(t, dir, []Subject{one}, []Set{sums(3)}, options(TaskAnswers))
+	require.NoError(t, err)
+	assert.Equal(t, report.Results[0].Sets[0].Answers, again.Results[0].Sets[0].Answers)
+	assert.Equal(t, 3, *wrote)
+	_, err = score(t, dir, []Subject{one}, []Set{sums(4)}, options(TaskAnswers))
+	require.NoError(t, err)
+	assert.Equal(t, 4, *wrote)
+	store, err := OpenStore(dir)
+	require.NoError(t, err)
+	assert.Equal(t, 3, store.Unchecked())
+	assert.Len(t, store.lines, 4)
+	require.NoError(t, store.Close())
 }
 
 func TestRowsThatATaskCannotUseAreTold(t *testing.T) {
