@@ -52,6 +52,10 @@ func (t *Trainer) Run(ctx context.Context, engine Engine) (Result, error) {
 	if err := t.listen(); err != nil {
 		return Result{}, err
 	}
+	if t.base, err = holdFiles(t.record.Model, t.shards); err != nil {
+		return Result{}, err
+	}
+	defer t.base.Close()
 	if t.mirror, err = t.openMirror(ctx); err != nil {
 		return Result{}, err
 	}
@@ -342,6 +346,10 @@ func (t *Trainer) step(ctx context.Context, engine Engine, g group, lr float64) 
 		sum += s
 		targets += n
 	}
+	if err := t.base.Check(); err != nil {
+		engine.Discard()
+		return metrics.Step{}, &StepError{Step: g.step, Err: err, counted: len(g.batches)}
+	}
 	if err := t.spike(g.step, sum/float64(targets)); err != nil {
 		engine.Discard()
 		return metrics.Step{}, &StepError{Step: g.step, Err: err, counted: len(g.batches)}
@@ -392,6 +400,9 @@ func (t *Trainer) validate(ctx context.Context, engine Engine) (float64, error) 
 			}
 			sum += s
 		}
+		if err := t.base.Check(); err != nil {
+			return 0, fmt.Errorf("validation after step %d: %w", t.done, err)
+		}
 		all, targets = all+sum, targets+h.targets
 		records = append(records, metrics.Validation{Step: t.done, Loss: sum / float64(h.targets), Targets: h.targets, Objective: h.objective})
 	}
@@ -425,8 +436,11 @@ func (t *Trainer) courseState() *objective.State {
 	return &s
 }
 
-// interrupted saves the last completed step where ctx ended, and passes other errors on.
+// interrupted saves the last completed step where ctx ended or the base model is gone, and passes other errors on.
 func (t *Trainer) interrupted(ctx context.Context, engine Engine, err error) error {
+	if errors.Is(err, ErrModelGone) {
+		return t.withoutModel(ctx, engine, err)
+	}
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -445,6 +459,16 @@ func (t *Trainer) withoutData(ctx context.Context, engine Engine, err error) err
 		return err
 	}
 	t.progress.Note(fmt.Sprintf("the records of step %d cannot be had: saving step %d", t.done+1, t.done))
+	return errors.Join(err, t.save(ctx, engine))
+}
+
+// withoutModel saves the last completed step, which was computed while the base model was what it had been.
+func (t *Trainer) withoutModel(ctx context.Context, engine Engine, err error) error {
+	engine.Discard()
+	if t.done == 0 || t.saved == t.done {
+		return err
+	}
+	t.progress.Note(fmt.Sprintf("the base model cannot be used any more: saving step %d", t.done))
 	return errors.Join(err, t.save(ctx, engine))
 }
 

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"cftune/internal/regular"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
 	"cftune/trainer/gguf"
@@ -68,11 +67,7 @@ func identify(base *gguf.File, known ModelFile) (ModelFile, error) {
 			return ModelFile{}, fmt.Errorf("base model: %w", err)
 		}
 		m.Bytes += info.Size()
-		for _, t := range []time.Time{info.ModTime().UTC(), regular.Changed(info).UTC()} { // an image, or a copy, may give all files one time of modification
-			if t.After(m.Modified) {
-				m.Modified = t // of the newest
-			}
-		}
+		m.Modified = lastChange(info, m.Modified)
 	}
 	if m.Path == known.Path && m.Bytes == known.Bytes && m.Modified.Equal(known.Modified) && known.SHA256 != "" {
 		return known, nil

@@ -79,6 +79,8 @@ type Trainer struct {
 	architecture string
 	shortContext int             // see ShortContext
 	modules      []config.Module // that get an adapter
+	shards       []string        // the base model's files
+	base         *HeldModel      // while it trains
 
 	dir     *checkpoint.Run
 	mirror  *mirroring             // nil where there is none
@@ -185,6 +187,7 @@ func (t *Trainer) prepare(ctx context.Context) error {
 	if t.record.Model, err = identify(base, ModelFile{}); err != nil {
 		return err
 	}
+	t.shards = base.Shards
 	if t.warm, t.record.WarmStart, err = readWarmStart(t.run, base, t.modules); err != nil {
 		return err
 	}
@@ -468,6 +471,7 @@ func (t *Trainer) prepareResumed(ctx context.Context, was Record) error {
 	if t.record.Model, err = identify(base, was.Model); err != nil {
 		return err
 	}
+	t.shards = base.Shards
 	if err := t.openData(ctx); err != nil {
 		return err
 	}

@@ -6,7 +6,8 @@
 // at once, and Trainer.Cancel may be called during a call. Slices are borrowed for the call only.
 //
 // Native code can end the process at any line (an assertion in ggml, a fault of a device), so what must survive belongs
-// in files before the call.
+// in files before the call. A model's file that is cut off while it is mapped is an error, on Linux: the library puts a handler of
+// SIGBUS before Go's, and all later calls that read weights fail as well.
 package engine
 
 /*

@@ -66,12 +66,20 @@ func (e *nativeEngine) Close() {
 
 func (e *nativeEngine) Accumulate(ctx context.Context, b pack.Batch) (lossSum float64, targets int, err error) {
 	lossSum, targets, err = e.trainer.Accumulate(ctx, engine.Batch(b))
-	return lossSum, targets, engineError(err)
+	return lossSum, targets, passError(err)
 }
 
 func (e *nativeEngine) Evaluate(ctx context.Context, b pack.Batch) (lossSum float64, targets int, err error) {
 	lossSum, targets, err = e.trainer.Evaluate(ctx, engine.Batch(b))
-	return lossSum, targets, engineError(err)
+	return lossSum, targets, passError(err)
+}
+
+// passError is engineError for a pass over the weights, which reads no file but theirs.
+func passError(err error) error {
+	if errors.Is(err, engine.ErrIO) {
+		err = fmt.Errorf("%w: %w", trainer.ErrModelGone, err)
+	}
+	return engineError(err)
 }
 
 func (e *nativeEngine) Apply(lr, maxGradNorm, normalizer float64) (gradNorm float64, err error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/dataset"
 	"cftune/trainer/score"
@@ -63,10 +64,11 @@ type evaluateFlags struct {
 	asJSON        bool
 	served        servedOptions
 	o             score.Options
+	held          map[string]*trainer.HeldModel // the models, by their paths
 }
 
 func newEvaluateCommand() *cobra.Command {
-	f := evaluateFlags{o: score.DefaultOptions()}
+	f := evaluateFlags{o: score.DefaultOptions(), held: map[string]*trainer.HeldModel{}}
 	cmd := &cobra.Command{
 		Use:   "evaluate SUBJECT... --set FILE --output FOLDER",
 		Short: "Score models, adapters and checkpoints on test sets",
@@ -154,6 +156,11 @@ func (f *evaluateFlags) run(cmd *cobra.Command, args []string) error {
 			return codedError{errors.New("evaluate: --choose needs all rows: choose once all shards are done, without --shard"), codeUsage}
 		}
 	}
+	defer func() {
+		for _, held := range f.held {
+			held.Close()
+		}
+	}()
 	subjects, run, err := f.subjects(ctx, args, notes)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"cftune/bindings/engine"
+	"cftune/trainer"
 	"cftune/trainer/chat"
 	"cftune/trainer/config"
 	"cftune/trainer/dataset"
@@ -16,6 +17,7 @@ type servedModel struct {
 	model, adapter string
 	chat           config.Chat
 	o              servedOptions
+	held           *trainer.HeldModel // model's files
 
 	vocab    *engine.Vocab
 	template *chat.Template
@@ -32,13 +34,13 @@ type servedOptions struct {
 
 var _ score.Model = (*servedModel)(nil)
 
-func openServed(model, adapter string, chat config.Chat, o servedOptions) (*servedModel, error) {
-	m := &servedModel{model: model, adapter: adapter, chat: chat, o: o}
+func openServed(held *trainer.HeldModel, s served, o servedOptions) (*servedModel, error) {
+	m := &servedModel{model: s.model, adapter: s.adapter, chat: s.chat, o: o, held: held}
 	var err error
-	if m.vocab, m.template, err = openChat(model, chat.TemplateFile, chat.System); err != nil {
+	if m.vocab, m.template, err = openChat(m.model, m.chat.TemplateFile, m.chat.System); err != nil {
 		return nil, err
 	}
-	if m.short, err = shortContext(model); err != nil {
+	if m.short, err = shortContext(m.model); err != nil {
 		m.vocab.Close()
 		return nil, err
 	}
@@ -109,6 +111,11 @@ func (m *servedModel) Write(ctx context.Context, requests []score.Request, s sco
 			if doneErr != nil {
 				return
 			}
+			// What a model wrote that somebody writes into is not kept under the digest of what it was.
+			if doneErr = m.held.Check(); doneErr != nil {
+				stop()
+				return
+			}
 			ended := c.Reason != engine.StopLength && c.Reason != engine.StopContext
 			if doneErr = done(i, score.Text{Text: c.Text, Tokens: len(c.Tokens), Ended: ended}); doneErr != nil {
 				stop()
@@ -152,5 +159,8 @@ func (m *servedModel) Loss(_ context.Context, c objective.Conversation) (sum flo
 			tokens++
 		}
 	})
+	if err == nil {
+		err = m.held.Check()
+	}
 	return sum, tokens, false, engineError(err)
 }

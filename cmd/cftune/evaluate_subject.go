@@ -72,9 +72,12 @@ func (f *evaluateFlags) subjects(ctx context.Context, args []string, notes io.Wr
 			return nil, "", codedError{fmt.Errorf("evaluate: two subjects are called %s; NAME=SUBJECT names one otherwise", s.name), codeUsage}
 		}
 		names[s.name] = true
-		model, err := digest(s.model)
-		if err != nil {
-			return nil, "", err
+		held := f.held[s.model]
+		if held == nil {
+			if held, err = trainer.HoldModel(s.model); err != nil {
+				return nil, "", err
+			}
+			f.held[s.model] = held
 		}
 		adapter, err := digest(s.adapter)
 		if err != nil {
@@ -83,7 +86,7 @@ func (f *evaluateFlags) subjects(ctx context.Context, args []string, notes io.Wr
 		if f.systemGiven || s.run == "" {
 			s.chat.System = f.system
 		}
-		weight := []string{model, adapter, s.chat.System}
+		weight := []string{held.SHA256(), adapter, s.chat.System}
 		if s.chat.TemplateFile != "" {
 			layout, err := digest(s.chat.TemplateFile)
 			if err != nil {
@@ -93,7 +96,7 @@ func (f *evaluateFlags) subjects(ctx context.Context, args []string, notes io.Wr
 		}
 		subjects = append(subjects, score.Subject{
 			Name: s.name, Model: filepath.Base(s.model), Step: s.step, Weight: strings.Join(weight, "/"),
-			Open: func() (score.Model, error) { return openServed(s.model, s.adapter, s.chat, f.served) },
+			Open: func() (score.Model, error) { return openServed(held, s, f.served) },
 		})
 	}
 	if len(runs) == 1 {

@@ -39,7 +39,7 @@ const exitCodesHelp = `Exit codes:
   1    another error
   2    wrong usage or configuration; an output that exists or cannot be written
   3    data or a model cannot be used: a row that is no JSON, too long or without anything to learn; a GGUF that is
-       missing, cut off, or of an architecture that is not trained
+       missing, cut off, written to while it is in use, or of an architecture that is not trained
   4    a checkpoint is missing, damaged, or does not fit the configuration; or another process has the run
   5    device or memory
   6    the loss is not finite
@@ -75,6 +75,7 @@ var rules = []rule{
 	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
 	{codeInterrupted, as[*goesOnError], "the same command goes on"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
+	{codeData, is(trainer.ErrModelGone), "with the model as it was, cftune resume goes on from the newest checkpoint; a file that is in use is replaced by mv, not written over"},
 	{codeUsage, is(study.ErrChanged), "a changed study needs another output: --set output=FOLDER"},
 	{codeUsage, is(study.ErrNone), "without --report-only the study is made"},
 	{codeUsage, is(study.ErrNoShare), "there may be as many shards as models, and no more"},

@@ -5,6 +5,7 @@
 #include "cpu/linear.h"
 #include "device_trainer.h"
 #include "failure.h"
+#include "file_faults.h"
 #include "pool.h"
 #include "trainer.h"
 
@@ -60,7 +61,7 @@ float *slot_of(const cft_trainer &trainer, const cft_trainer::tensor &t, cft_slo
 } // namespace
 
 cft_status cft_model_load(const char *path, size_t path_len, const char *device, size_t device_len, cft_model **out, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         need(out, "out");
         const std::string p(path ? path : "", path_len), d(device ? device : "", device_len);
         if (p.empty()) {
@@ -70,7 +71,8 @@ cft_status cft_model_load(const char *path, size_t path_len, const char *device,
         auto                model  = std::make_unique<cft_model>(p);
         model->device              = choice.library;
         model->device_index        = choice.index;
-        *out                       = model.release();
+        check_file_faults();
+        *out = model.release();
     });
 }
 
@@ -124,11 +126,13 @@ cft_status cft_memory_estimate_get(const cft_model *model, const cft_trainer_par
 
 cft_status cft_trainer_new(const cft_model *model, const cft_trainer_params *params, const cft_module *modules, size_t n_modules,
                            cft_trainer **out, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         need(out, "out");
         const cft_model          &m = need(model, "model");
         const cft_trainer_params &p = need(params, "params");
-        *out = new cft_trainer(m, p, adapter_shape(m, p, modules, n_modules));
+        auto                      trainer = std::make_unique<cft_trainer>(m, p, adapter_shape(m, p, modules, n_modules));
+        check_file_faults();
+        *out = trainer.release();
     });
 }
 
@@ -152,11 +156,16 @@ void cft_trainer_remark(const cft_trainer *trainer, char *buf, size_t capacity) 
 
 static cft_status run(cft_trainer *trainer, bool backward, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
                       const int32_t *visible_until, const float *weights, size_t n, double *loss_sum, size_t *n_targets, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         cft_trainer &t = need(trainer, "trainer");
         need(tokens, "tokens"), need(targets, "targets"), need(positions, "positions"), need(visible_until, "visible_until");
         need(loss_sum, "loss_sum"), need(n_targets, "n_targets");
-        t.run({tokens, targets, positions, visible_until, weights, n}, backward, loss_sum, n_targets);
+        double sum   = 0;
+        size_t count = 0;
+        t.run({tokens, targets, positions, visible_until, weights, n}, backward, &sum, &count);
+        check_file_faults();
+        *loss_sum  = sum;
+        *n_targets = count;
     });
 }
 
@@ -174,10 +183,11 @@ cft_status cft_trainer_evaluate(cft_trainer *trainer, const int32_t *tokens, con
 
 cft_status cft_trainer_logits(cft_trainer *trainer, const int32_t *tokens, const int32_t *positions, const int32_t *visible_until,
                               size_t n_tokens, const int32_t *rows, size_t n_rows, float *out, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         cft_trainer &t = need(trainer, "trainer");
         need(tokens, "tokens"), need(positions, "positions"), need(visible_until, "visible_until"), need(rows, "rows"), need(out, "out");
         t.logits({tokens, nullptr, positions, visible_until, nullptr, n_tokens}, rows, n_rows, out);
+        check_file_faults();
     });
 }
 

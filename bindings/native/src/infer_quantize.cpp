@@ -1,6 +1,7 @@
 // infer_quantize.cpp - copies of models in other types, by libllama's quantizer.
 #include "cft_infer.h"
 #include "failure.h"
+#include "file_faults.h"
 #include "infer_file.h"
 #include "library.h"
 
@@ -16,7 +17,7 @@ using namespace cft;
 
 cft_status cft_model_requantize(const char *from, size_t from_len, const char *to, size_t to_len, int32_t ftype, int32_t n_threads,
                                 const char *names, size_t n_importance, const size_t *counts, const float *values, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         const std::string  source(from, from_len), target(to, to_len);
         const gguf_outline outline = check_gguf_file(source);
         check_vocabulary(source, outline);
@@ -45,5 +46,6 @@ cft_status cft_model_requantize(const char *from, size_t from_len, const char *t
         if (llama_model_quantize(source.c_str(), target.c_str(), &params) != 0) {
             throw failure(CFT_ERR_UNSUPPORTED, "write " + target + " from " + source + ": " + log.errors());
         }
+        check_file_faults();
     });
 }

@@ -2,6 +2,7 @@
 // ends the process.
 #include "cft_infer.h"
 #include "failure.h"
+#include "file_faults.h"
 #include "infer_file.h"
 #include "infer_sample.h"
 #include "infer_session.h"
@@ -206,7 +207,7 @@ const float *decoded_logits(cft_session *s, size_t i) {
 
 cft_status cft_session_new(const char *model_path, size_t model_path_len, const char *adapter_path, size_t adapter_path_len,
                            const cft_session_params *params, cft_session **out, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         need(params != nullptr && out != nullptr, "params or out is NULL");
         need(model_path != nullptr && model_path_len > 0, "model path is empty");
         check_params(*params);
@@ -217,6 +218,7 @@ cft_status cft_session_new(const char *model_path, size_t model_path_len, const 
         if (adapter_path && adapter_path_len > 0) {
             load_adapter(*s, std::string(adapter_path, adapter_path_len), params->adapter_scale);
         }
+        check_file_faults();
         *out = s.release();
     });
 }
@@ -228,7 +230,7 @@ void cft_session_free(cft_session *session) {
 
 cft_status cft_session_decode(cft_session *session, const int32_t *tokens, const int32_t *positions,
                               const int32_t *seq_ids, const int8_t *want, size_t n, cft_error *err) {
-    return guard(err, [&] {
+    return guard_files(err, [&] {
         need(session != nullptr, "session is NULL");
         need(tokens && positions && seq_ids && want, "tokens, positions, seq_ids or want is NULL");
         check_batch(session, tokens, positions, seq_ids, n);
@@ -252,6 +254,7 @@ cft_status cft_session_decode(cft_session *session, const int32_t *tokens, const
         if (status != 0) {
             throw failure(CFT_ERR_DEVICE, "decode: libllama returned " + std::to_string(status) + ": " + log.errors());
         }
+        check_file_faults();
         session->wanted.swap(wanted);
     });
 }
