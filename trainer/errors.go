@@ -97,7 +97,7 @@ const maxNamed = 5
 
 func (e *StepError) Error() string {
 	text := fmt.Sprintf("step %d: %v", e.Step, e.Err)
-	if len(e.Examples) > 0 {
+	if len(e.Examples) > 0 && !errors.Is(e.Err, ErrModelGone) { // the examples have no part in that
 		text += "; examples: " + named(e.Examples, len(e.Examples))
 	}
 	return text

@@ -200,7 +200,11 @@ func printHistogram(w io.Writer, buckets []trainer.Bucket) {
 		most = max(most, b.Count)
 	}
 	for _, b := range buckets {
-		fmt.Fprintf(w, "  %6d-%-6d %8d %s\n", b.From, b.To, b.Count, strings.Repeat("█", (b.Count*barWidth+most-1)/most))
+		span := fmt.Sprintf("%6d-%d", b.From, b.To)
+		if b.From == b.To {
+			span = fmt.Sprintf("%6d", b.From)
+		}
+		fmt.Fprintf(w, "  %-13s %8d %s\n", span, b.Count, strings.Repeat("█", (b.Count*barWidth+most-1)/most))
 	}
 }
 

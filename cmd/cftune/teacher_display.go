@@ -76,7 +76,7 @@ func (d *askDisplay) text(p critic.Progress) string {
 	}
 	if n := t.Answered - d.before.Answered; n > 0 {
 		each := time.Since(d.began) / time.Duration(n)
-		line += fmt.Sprintf(", %.1f/s, ETA %s", float64(time.Second)/float64(max(1, each)), (each * time.Duration(p.Jobs-t.Answered)).Round(time.Second))
+		line += fmt.Sprintf(", %s, ETA %s", pace(each), (each * time.Duration(p.Jobs-t.Answered)).Round(time.Second))
 	}
 	if d.costs.priced || t.Spent > 0 {
 		line += ", " + t.Spent.String()
@@ -95,6 +95,20 @@ func (d *askDisplay) text(p critic.Progress) string {
 		line += fmt.Sprintf(", %d faults", faults)
 	}
 	return line
+}
+
+// pace is a rate in the unit in which it is a number that can be read: that of a local model may be a request in a minute.
+func pace(each time.Duration) string {
+	each = max(1, each)
+	for _, unit := range []struct {
+		span time.Duration
+		name string
+	}{{time.Second, "s"}, {time.Minute, "min"}} {
+		if rate := float64(unit.span) / float64(each); rate >= 1 {
+			return fmt.Sprintf("%.1f/%s", rate, unit.name)
+		}
+	}
+	return fmt.Sprintf("%.1f/h", float64(time.Hour)/float64(each))
 }
 
 func stripe(c byte, n int) []byte {

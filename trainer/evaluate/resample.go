@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 )
@@ -67,25 +68,29 @@ func Resampled(n int, seed uint64, of func(pick []int) float64) Estimate {
 
 // Balanced is the mean of two shares: of right answers that were judged right, and of wrong ones judged wrong. A judge
 // that always says the same has 0.5; one that gives no verdict is wrong. Where only one kind is there, it is that share.
-func Balanced(verdicts []Verdict, right []bool, seed uint64) Estimate {
-	return Resampled(len(verdicts), seed, func(pick []int) float64 {
-		var hits, all [2]float64
-		for _, i := range pick {
-			kind := 0
-			if right[i] {
-				kind = 1
-			}
-			all[kind]++
-			if verdicts[i] == Of(right[i]) {
-				hits[kind]++
-			}
+//
+// The interval comes from the shares' own by the square-and-add rule (Newcombe 1998, Zou and Donner 2008). A bootstrap has no width where each
+// share is 0 or 1, as if a few rows were certainty.
+func Balanced(verdicts []Verdict, right []bool) Estimate {
+	var hits [2][]bool
+	for i, v := range verdicts {
+		kind := 0
+		if right[i] {
+			kind = 1
 		}
-		switch {
-		case all[0] == 0:
-			return hits[1] / all[1]
-		case all[1] == 0:
-			return hits[0] / all[0]
-		}
-		return (hits[0]/all[0] + hits[1]/all[1]) / 2
-	})
+		hits[kind] = append(hits[kind], v == Of(right[i]))
+	}
+	one, other := NewShare(hits[0]), NewShare(hits[1])
+	switch {
+	case one.N+other.N == 0:
+		return Estimate{}
+	case one.N == 0:
+		return Estimate{other.Value(), other.Interval}
+	case other.N == 0:
+		return Estimate{one.Value(), one.Interval}
+	}
+	below := math.Hypot(one.Value()-one.Low, other.Value()-other.Low)
+	above := math.Hypot(one.High-one.Value(), other.High-other.Value())
+	mean := (one.Value() + other.Value()) / 2
+	return Estimate{mean, Interval{mean - below/2, mean + above/2}}
 }

@@ -132,7 +132,7 @@ func (c *Critiques) count(seed uint64) {
 	}
 	c.Right, c.Accepted, c.Rejected = evaluate.NewShare(hits), evaluate.NewShare(accepted), evaluate.NewShare(rejected)
 	c.SaidRight, c.None = evaluate.NewShare(saidRight), evaluate.NewShare(none)
-	c.Balanced = evaluate.Balanced(c.verdicts, c.truth, seed)
+	c.Balanced = evaluate.Balanced(c.verdicts, c.truth)
 }
 
 // Self is how a model fares when it criticizes its own answers.
