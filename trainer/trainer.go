@@ -263,7 +263,7 @@ func (t *Trainer) plan(ctx context.Context) error {
 		err = t.encodeHeld(ctx, &plan)
 	}
 	if errors.Is(err, context.Canceled) {
-		return fmt.Errorf("interrupted while looking at the data: %w", err)
+		return fmt.Errorf("looking at the data: %w", err)
 	}
 	if err != nil {
 		return err

@@ -47,11 +47,19 @@ func newDataConvertCommand() *cobra.Command {
 			if _, err := os.Lstat(output); !force && !errors.Is(err, fs.ErrNotExist) {
 				return codedError{fmt.Errorf("convert: %s %w", output, errOutputExists), codeUsage}
 			}
+			if err := notOfARun(output); err != nil {
+				return fmt.Errorf("convert: %w", err)
+			}
 			o, vocab, err := f.open(cmd)
 			if err != nil {
 				return err
 			}
 			defer vocab.Close()
+			for _, s := range o.Config.Data.Sources {
+				if err := notItsData(output, s.Path); err != nil {
+					return fmt.Errorf("convert: %w", err)
+				}
+			}
 			n, err := convert(cmd, o, to, output)
 			if err != nil {
 				return err

@@ -98,6 +98,7 @@ var rules = []rule{
 	{codeCheckpoint, is(score.ErrCorrupt), "without such a line its text is written again, and the others are kept"},
 	{codeUsage, is(checkpoint.ErrExists), "cftune resume goes on with that run; --output begins another"},
 	{codeUsage, is(export.ErrExists), "--force replaces a file"},
+	{codeUsage, is(export.ErrFolder), ""},
 	{codeUsage, is(critic.ErrForeign), "--output names a folder of the run's own, which need not be there"},
 	{codeUsage, as[*critic.UnusableError], ""},
 	{codeCheckpoint, as[*critic.SettingsError], "--output begins another run; this one goes on with the settings that it has"},

@@ -164,6 +164,9 @@ func (e *exporter) checkBeside() error {
 		if path == "" {
 			continue
 		}
+		if err := notOfARun(path); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		switch info, err := os.Lstat(path); {
 		case err == nil && info.IsDir():
 			return fmt.Errorf("%s: %s is a folder", name, path)

@@ -5,10 +5,37 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"cftune/trainer/checkpoint"
+	"cftune/trainer/dataset/source"
 )
+
+// notOfARun reports that an output would change what a run has written for itself: checkpoints never change, and one that did is damaged.
+func notOfARun(output string) error {
+	if run := checkpoint.OwnedBy(output); run != "" {
+		return &usageError{fmt.Errorf("%s is of the run %s, which alone writes there", output, run), "a name in the run's folder, or anywhere else, can be taken"}
+	}
+	return nil
+}
+
+// notItsData reports that a file that is written would be, now or the next time, among the data that it is made of.
+func notItsData(output string, data ...string) error {
+	for _, path := range data {
+		switch taken, err := source.Takes(path, output); {
+		case err != nil:
+			return err
+		case taken:
+			return &usageError{fmt.Errorf("%s names %s as data, which is to be written", path, output), "an output must lie apart from the data"}
+		}
+	}
+	return nil
+}
 
 // writable reports, before any work, that a file or folder cannot be put where it is to be: a usage error.
 func writable(output string) error {
+	if err := notOfARun(output); err != nil {
+		return err
+	}
 	dir := filepath.Dir(output)
 	probe, err := os.CreateTemp(dir, ".cftune-*")
 	if errors.Is(err, os.ErrNotExist) {
@@ -26,6 +53,9 @@ func writable(output string) error {
 // ownFolder reports that a folder has files that a command would write over, though its own mark is not there: they are
 // somebody else's.
 func ownFolder(dir, mark string, files ...string) error {
+	if err := notOfARun(dir); err != nil {
+		return err
+	}
 	if _, err := os.Lstat(filepath.Join(dir, mark)); !errors.Is(err, os.ErrNotExist) {
 		return nil // its own, or what opening it will tell of
 	}

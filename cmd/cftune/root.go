@@ -27,7 +27,7 @@ func newRootCommand() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.SetFlagErrorFunc(newUsageError)
+	root.SetFlagErrorFunc(flagError)
 	root.Flags().BoolVar(&version, "version", false, "the same as cftune version")
 	root.AddCommand(
 		newInitCommand(),
@@ -57,5 +57,6 @@ func newRootCommand() *cobra.Command {
 		newVersionCommand(),
 	)
 	markUsage(root)
+	boundFlags(root)
 	return root
 }

@@ -248,6 +248,9 @@ func (f *askFlags) open(cmd *cobra.Command, kind string, data []string, specs []
 
 // apart reports that a run's own files would be data when it goes on, which are not the data that it began with then.
 func apart(data []string, output string) error {
+	if err := notOfARun(output); err != nil {
+		return err
+	}
 	for _, path := range data {
 		for _, name := range []string{critic.JournalName, critic.CritiquesName, critic.SamplesName} {
 			file := filepath.Join(output, name)

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // usageError says that a command line cannot be understood.
@@ -56,3 +59,59 @@ func markUsage(cmd *cobra.Command) {
 		markUsage(sub)
 	}
 }
+
+// flagError says what a flag takes, where its value is none of that; pflag would pass on what strconv says.
+func flagError(cmd *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		what := e.Unwrap().Error()
+		if kind, known := flagKinds[e.GetFlag().Value.Type()]; known && !as[*boundError](e.Unwrap()) {
+			what = kind
+		}
+		err = fmt.Errorf("--%s: must be %s, got %q", e.GetFlag().Name, what, e.GetValue())
+	}
+	return newUsageError(cmd, err)
+}
+
+var flagKinds = map[string]string{
+	"int": "a whole number", "int64": "a whole number", "uint64": "a whole number of at least 0", "float64": "a number", "bool": "true or false",
+	"duration": "a time such as 90s or 10m",
+}
+
+// Bounds of flags that have the same name in several commands. Beyond them libllama and ggml have no room, or the system no threads, which would be
+// found out after the model is loaded, or by the end of the process.
+var flagBounds = map[string]int64{
+	"threads": 512, "parallel": 256,
+	"max-tokens": mostTokens, "answer-tokens": mostTokens, "critique-tokens": mostTokens, "loss-context": mostTokens, "context": mostTokens,
+}
+
+// mostTokens is above what any model is made for.
+const mostTokens = 1 << 24
+
+// boundFlags gives the flags of a command, and of those below it, their bounds.
+func boundFlags(cmd *cobra.Command) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if most, ok := flagBounds[f.Name]; ok && f.Value.Type() == "int" {
+			f.Value = bounded{f.Value, most}
+		}
+	})
+	for _, sub := range cmd.Commands() {
+		boundFlags(sub)
+	}
+}
+
+// bounded is a whole number that must not be above a bound.
+type bounded struct {
+	pflag.Value
+	most int64
+}
+
+func (b bounded) Set(text string) error {
+	if n, err := strconv.ParseInt(text, 0, 64); err == nil && n > b.most {
+		return &boundError{b.most}
+	}
+	return b.Value.Set(text)
+}
+
+type boundError struct{ most int64 }
+
+func (e *boundError) Error() string { return fmt.Sprintf("at most %d", e.most) }

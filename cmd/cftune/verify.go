@@ -125,6 +125,9 @@ func (f *verifyFlags) check() error {
 		return fmt.Errorf("--report %s: is a file of --output, and would replace its rows", f.report)
 	}
 	for _, path := range f.files() {
+		if err := notOfARun(path); err != nil {
+			return err
+		}
 		if _, err := os.Lstat(path); !f.force && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s %w", path, errOutputExists)
 		}
@@ -156,6 +159,17 @@ func (f *verifyFlags) files() []string {
 
 func (f *verifyFlags) run(cmd *cobra.Command, args []string) error {
 	ctx := cmd.Context()
+	for _, text := range args {
+		source, err := parseSource(text)
+		if err != nil {
+			return err
+		}
+		for _, path := range f.files() {
+			if err := notItsData(path, source.Path); err != nil {
+				return fmt.Errorf("verify: %w", err)
+			}
+		}
+	}
 	set, err := openCritiques(cmd, args)
 	if err != nil {
 		return err

@@ -61,6 +61,9 @@ const createAttempts = 5
 
 func create(fs durable.FS, dir string) (*Run, error) {
 	r := &Run{fs: fs, dir: dir}
+	if err := notWithin(dir); err != nil {
+		return nil, err
+	}
 	if err := r.makeFolders(); err != nil {
 		r.Abandon()
 		return nil, &OutputError{dir, err}
@@ -103,7 +106,18 @@ func Vacant(dir string) error {
 	if info, err := os.Stat(at); err == nil && !info.IsDir() {
 		return &OutputError{dir, fmt.Errorf("%s is no folder", at)}
 	}
+	if err := notWithin(dir); err != nil {
+		return err
+	}
 	return holdsNone(dir)
+}
+
+// notWithin is an error where a folder is another run's.
+func notWithin(dir string) error {
+	if other := OwnedBy(dir); other != "" {
+		return &OutputError{dir, fmt.Errorf("it is of the run %s, whose checkpoints never change", other)}
+	}
+	return nil
 }
 
 // existing returns the nearest of a folder and those around it that is there, and those that are not, the outermost first.

@@ -192,6 +192,30 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// A file that is no configuration is told as that, not as one in which everything is missing.
+func TestWhatIsNoConfiguration(t *testing.T) {
+	for _, tt := range []struct{ name, file, want string }{
+		{"broken YAML", "model: [\n", "yaml: line 1: did not find expected node content"},
+		{"a tab", "model: m.gguf\n\toutput: o\n", "yaml: line 2: found a tab character that violates indentation"},
+		{"a list", "- model: m.gguf\n", "line 1: a configuration must be a mapping of keys, got a list"},
+		{"a text", "model.gguf", `line 1: a configuration must be a mapping of keys, got "model.gguf"`},
+		{"two documents", "model: m.gguf\n---\noutput: o\n", "a configuration is one YAML document, found more"},
+	} {
+		_, err := Parse([]byte(tt.file), nil, nil)
+		assert.EqualError(t, err, tt.want, tt.name)
+		var into struct {
+			Model string `mapstructure:"model"`
+		}
+		d := ReadDocument("f", []byte(tt.file), &into)
+		d.Check(into.Model != "", "model", "missing")
+		var problems *Problems
+		require.ErrorAs(t, d.Err(), &problems, tt.name)
+		assert.Len(t, problems.List, 1, tt.name)
+	}
+	_, err := Parse(nil, nil, nil)
+	assert.ErrorContains(t, err, "model: missing", "an empty file is a configuration")
+}
+
 // What is a list may be written as one, wherever it is given.
 func TestListsOfWordsMayBeLists(t *testing.T) {
 	for _, tt := range []struct {

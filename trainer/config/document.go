@@ -49,16 +49,21 @@ func ReadDocument(file string, data []byte, into any) *Document {
 	case errors.Is(err, io.EOF):
 		return d
 	case err != nil:
+		r.unread = true
 		r.problems = append(r.problems, Problem{Where: file, Message: err.Error()})
 		return d
 	}
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		r.unread = true
 		r.problems = append(r.problems, Problem{Where: file, Message: "it must be one YAML document, found more"})
 		return d
 	}
-	if m := r.readStruct(doc.Content[0], d.into.Type(), ""); m != nil {
-		assign(d.into, m)
+	m := r.readStruct(doc.Content[0], d.into.Type(), "")
+	if m == nil {
+		r.unread = true
+		return d
 	}
+	assign(d.into, m)
 	return d
 }
 

@@ -110,15 +110,19 @@ func (r *reader) readFile(data []byte) map[string]any {
 	case errors.Is(err, io.EOF):
 		return nil
 	case err != nil:
+		r.unread = true
 		r.problems = append(r.problems, Problem{Where: r.file, Message: err.Error()})
 		return nil
 	}
 	var second yaml.Node
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
+		r.unread = true
 		r.problems = append(r.problems, Problem{Where: r.file, Message: "a configuration is one YAML document, found more"})
 		return nil
 	}
-	return r.readStruct(doc.Content[0], reflect.TypeFor[Run](), "")
+	read := r.readStruct(doc.Content[0], reflect.TypeFor[Run](), "")
+	r.unread = read == nil
+	return read
 }
 
 // readSets reads "key=value" arguments.

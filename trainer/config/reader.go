@@ -20,6 +20,8 @@ type reader struct {
 	source func(*yaml.Node) string
 	// verbatim takes any scalar as text where a field is text: the environment and --set have no quotes.
 	verbatim bool
+	// unread: the file is no mapping of keys, so that nothing is known of what it was to set.
+	unread bool
 	// root is the type of the whole, nil for Run; proposals for unknown keys come from it.
 	root reflect.Type
 }

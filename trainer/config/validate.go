@@ -26,7 +26,7 @@ var (
 
 // Bounds that are not a matter of meaning but of sense: beyond them lies a mistake.
 const (
-	maxThreads = 4096
+	maxThreads = 1024 // as the engine
 	maxRank    = 4096
 	maxSeqLen  = 1 << 20
 )
@@ -43,9 +43,9 @@ func (run Run) Validate() error {
 	return &Problems{List: r.problems}
 }
 
-// check reports a problem unless ok.
+// check reports a problem unless ok. Of a file that is none nothing more is said: what it was to set would be told as missing.
 func (r *reader) check(ok bool, key, format string, args ...any) {
-	if ok {
+	if ok || r.unread {
 		return
 	}
 	for _, p := range r.problems {

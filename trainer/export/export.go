@@ -19,6 +19,9 @@ const adapterName = "adapter.gguf"
 // ErrExists is wrapped by the error about an output that is there already.
 var ErrExists = errors.New("already exists")
 
+// ErrFolder is wrapped by the error about an output that is a folder.
+var ErrFolder = errors.New("a folder is never replaced")
+
 // Options of an export.
 type Options struct {
 	// F16 stores the adapter's numbers in 16 bits, rounded; otherwise they are exactly those of the training, in 32.

@@ -110,7 +110,7 @@ func Merge(ctx context.Context, engine Engine, base *gguf.File, a gguf.Adapter, 
 func checkOutput(path string, force bool) error {
 	switch info, err := os.Lstat(path); {
 	case err == nil && info.IsDir():
-		return fmt.Errorf("%s is a folder", path)
+		return fmt.Errorf("%s is a folder: %w", path, ErrFolder)
 	case err == nil && !force:
 		return fmt.Errorf("%s %w", path, ErrExists)
 	case err != nil && !errors.Is(err, os.ErrNotExist):
@@ -122,7 +122,7 @@ func checkOutput(path string, force bool) error {
 // checkFolder makes sure that nothing is at path.
 func checkFolder(path string) error {
 	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%s %w; a folder is never replaced: remove it, or name another", path, ErrExists)
+		return fmt.Errorf("%s already exists; %w: remove it, or name another", path, ErrFolder)
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -26,6 +26,9 @@ const (
 	MeasureVerdicts = "verdicts"
 )
 
+// mostParallel is how many sequences libllama has at once.
+const mostParallel = 256
+
 // goodName is what arms and sets may be called: their names become parts of file names.
 var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
@@ -111,7 +114,7 @@ func (v validator) all() {
 		v.claim(i, claim)
 	}
 	v.training()
-	v.Check(s.Scoring.Parallel >= 1, "scoring.parallel", "must be at least 1, got %d", s.Scoring.Parallel)
+	v.Check(s.Scoring.Parallel >= 1 && s.Scoring.Parallel <= mostParallel, "scoring.parallel", "must be within 1..%d, got %d", mostParallel, s.Scoring.Parallel)
 	v.Check(s.Scoring.Threads >= 0, "scoring.threads", "must be at least 0, got %d", s.Scoring.Threads)
 	v.Check(s.Scoring.GPULayers >= 0, "scoring.gpu_layers", "must be at least 0, got %d", s.Scoring.GPULayers)
 	v.Check(!slices.Contains(s.Scoring.Stop, ""), "scoring.stop", "an empty text would end everything")
