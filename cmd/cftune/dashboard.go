@@ -86,7 +86,7 @@ func (d *dashboardCommand) write(out io.Writer, index *dashboard.Index, folders 
 	if index.Len() == 0 {
 		return fmt.Errorf("dashboard: no run below %v: %w", folders, checkpoint.ErrNotFound)
 	}
-	if err := notOfARun(d.output); err != nil {
+	if err := writable(d.output); err != nil {
 		return fmt.Errorf("dashboard: %w", err)
 	}
 	if _, err := os.Lstat(d.output); err == nil && !d.force {

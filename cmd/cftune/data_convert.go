@@ -47,7 +47,7 @@ func newDataConvertCommand() *cobra.Command {
 			if _, err := os.Lstat(output); !force && !errors.Is(err, fs.ErrNotExist) {
 				return codedError{fmt.Errorf("convert: %s %w", output, errOutputExists), codeUsage}
 			}
-			if err := notOfARun(output); err != nil {
+			if err := writable(output); err != nil {
 				return fmt.Errorf("convert: %w", err)
 			}
 			o, vocab, err := f.open(cmd)

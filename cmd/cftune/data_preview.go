@@ -90,8 +90,9 @@ func printExamples(w io.Writer, style string, tok chat.Tokenizer, examples []pac
 	return nil
 }
 
+// exampleTitle counts an example's tokens, and those of them that take room, which is what train.seq_len bounds and a plan counts.
 func exampleTitle(e pack.Example) string {
-	return fmt.Sprintf("%s: %s, %d tokens, %d learned", e.ID, e.Objective, len(e.Tokens), pack.NumTargets(e))
+	return fmt.Sprintf("%s: %s, %d tokens (%d in a pack), %d learned", e.ID, e.Objective, len(e.Tokens), pack.Len(e), pack.NumTargets(e))
 }
 
 func writeTokenized(w io.Writer, e pack.Example) error {

@@ -197,6 +197,9 @@ func (s session) train(ctx context.Context, run config.Run) (trainer.Result, err
 
 // options are those of a configuration whose model lies at the path model.
 func (s session) options(run config.Run, model string, text trainer.Text) trainer.Options {
+	if note := cacheNote(); note != "" {
+		s.note("%s", note)
+	}
 	return trainer.Options{
 		Config: run, ModelFile: model, Text: text, Version: programVersion(), Progress: s.progress, StopAfter: s.stopAfter, Older: s.older, AcceptChanges: s.accept,
 		Changes: s.changes, Started: s.started, Again: s.again, Processes: s.team.processes(), Cache: cacheFolder(), NativeStacks: engine.Stacks,
@@ -418,14 +421,46 @@ func programVersion() string {
 	return strings.TrimSpace(v.Version + " " + v.checkout())
 }
 
-// cacheFolder is where what takes long to make is kept: CFTUNE_CACHE, or the user's. Empty where there is none.
+// cacheFolder is where what takes long to make is kept: CFTUNE_CACHE, or the user's. Empty where there is none, or none that can be written to,
+// as in containers whose user has no home: then it is made anew each time.
 func cacheFolder() string {
 	if dir := os.Getenv("CFTUNE_CACHE"); dir != "" {
 		return dir
 	}
-	dir, err := os.UserCacheDir()
+	dir, err := usersCache()
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(dir, "cftune")
+	return dir
+}
+
+// cacheNote says that there is no folder to keep anything in; empty where there is one.
+func cacheNote() string {
+	if os.Getenv("CFTUNE_CACHE") != "" {
+		return ""
+	}
+	if _, err := usersCache(); err != nil {
+		return fmt.Sprintf("note: nothing is kept of what is found out about data: %v; CFTUNE_CACHE names a folder for it", err)
+	}
+	return ""
+}
+
+// usersCache is our folder among the user's caches, if it can be written to.
+func usersCache() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "cftune")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	probe, err := os.CreateTemp(dir, ".cftune-*")
+	if err != nil {
+		if cause, ok := errors.AsType[*os.PathError](err); ok {
+			err = fmt.Errorf("%s: %w", dir, cause.Err) // the name of the probe says nothing
+		}
+		return "", err
+	}
+	return dir, errors.Join(probe.Close(), os.Remove(probe.Name()))
 }

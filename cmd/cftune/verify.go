@@ -125,7 +125,7 @@ func (f *verifyFlags) check() error {
 		return fmt.Errorf("--report %s: is a file of --output, and would replace its rows", f.report)
 	}
 	for _, path := range f.files() {
-		if err := notOfARun(path); err != nil {
+		if err := writable(path); err != nil {
 			return err
 		}
 		if _, err := os.Lstat(path); !f.force && !errors.Is(err, fs.ErrNotExist) {
