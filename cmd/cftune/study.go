@@ -170,7 +170,7 @@ func printPlan(out io.Writer, p study.Plan) error {
 		fmt.Fprintf(out, "of these models the shard makes %d: %s\n", len(p.Share), strings.Join(p.Share, ", "))
 	}
 	if p.Seconds > 0 {
-		fmt.Fprintf(out, "time: about %s (%s)\n", (time.Duration(p.Seconds) * time.Second).Round(time.Minute), p.SecondsFrom)
+		fmt.Fprintf(out, "time: about %s (%s)\n", spell.Estimate(time.Duration(p.Seconds*float64(time.Second))), p.SecondsFrom)
 	} else {
 		fmt.Fprintln(out, "time: not known for this device before a run is made")
 	}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -21,6 +22,14 @@ func Size[N uint64 | float64](bytes N) string {
 		return fmt.Sprintf("%.1f MiB", n/mib)
 	}
 	return fmt.Sprintf("%.1f KiB", n/1024)
+}
+
+// Estimate is a time that is only guessed at: seconds below a minute, minutes above.
+func Estimate(d time.Duration) string {
+	if d < time.Minute-500*time.Millisecond {
+		return max(d.Round(time.Second), time.Second).String()
+	}
+	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 }
 
 // Quote makes one word of any text for a POSIX shell; a shell takes no NUL, whatever is around it.

@@ -3,6 +3,7 @@ package spell_test
 import (
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -13,6 +14,15 @@ import (
 func TestSize(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0.0 KiB", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 3 << 29: "1.50 GiB"} {
 		assert.Equal(t, want, spell.Size(n))
+	}
+}
+
+func TestEstimate(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "1s", 8400 * time.Millisecond: "8s", 59 * time.Second: "59s", 59700 * time.Millisecond: "1m", 89 * time.Second: "1m", 100 * time.Second: "2m",
+		time.Hour: "1h0m", 65*time.Minute + 20*time.Second: "1h5m", 30 * time.Hour: "30h0m",
+	} {
+		assert.Equal(t, want, spell.Estimate(d), "%s", d)
 	}
 }
 

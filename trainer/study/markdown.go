@@ -47,7 +47,11 @@ func Markdown(r Report) string {
 
 func setMarkdown(line func(string, ...any), s SetReport) {
 	line("\n## %s\n", s.Name)
-	line("%d test items; of the given answers %s are right. Shares in percent with 95 %% intervals; counts are over all seeds.\n", s.Items, s.Right)
+	given := ""
+	if s.Right.N > 0 {
+		given = fmt.Sprintf("; of the given answers %s are right", s.Right)
+	}
+	line("%d test items%s. Shares in percent with 95 %% intervals; counts are over all seeds.\n", s.Items, given)
 	line("| arm | seeds | right answers | by seed | minus base | right verdicts | balanced | on own answers, balanced | said right | no verdict | reads like a critique | ended |")
 	line("|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, m := range s.Models {

@@ -111,6 +111,29 @@ func scriptedStudy(t *testing.T, skip string) string {
 	return dir
 }
 
+// Rows may have answers of others' without labels: nothing is said of how many are right.
+func TestReportOfAnswersWithoutLabels(t *testing.T) {
+	dir := scriptedStudy(t, "")
+	r, err := MakeReport(dir)
+	require.NoError(t, err)
+	require.NotEmpty(t, r.Samples)
+	r.Sets[0].Right = Count{}
+	for i := range r.Samples {
+		r.Samples[i].Label = ""
+	}
+	paths, err := WriteReport(t.Context(), dir, r)
+	require.NoError(t, err)
+	for _, path := range paths[1:] {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.Contains(t, string(text), "12 test items. Shares", path)
+		assert.NotContains(t, string(text), "which is .", path)
+	}
+	page, err := os.ReadFile(paths[2])
+	require.NoError(t, err)
+	assert.Contains(t, string(page), "Given: “good”.</p>")
+}
+
 func TestReportGolden(t *testing.T) {
 	dir := scriptedStudy(t, "")
 	r, err := MakeReport(dir)

@@ -161,5 +161,9 @@ func (r *runner) tellRest(share []string) {
 		return // is told in the end
 	}
 	rest := time.Duration(seconds / float64(done) * float64(all-done) * float64(time.Second))
-	r.note("%d of %d runs are trained and scored; the others take about %s", done, all, rest.Round(time.Minute))
+	unit := time.Minute
+	if rest < unit {
+		unit = time.Second
+	}
+	r.note("%d of %d runs are trained and scored; the others take about %s", done, all, rest.Round(unit))
 }
