@@ -22,7 +22,12 @@ var ErrModelGone = errors.New("the base model is not what it was")
 type HeldModel struct {
 	known ModelFile
 	files []*os.File
+	vain  int // times that the files were read again and found as they were
 }
+
+// mostVain is how often the files are read again for nothing: on a file system whose times change by themselves, each step would read a
+// model. Its size is looked at then.
+const mostVain = 8
 
 // HoldModel opens the files of a base model and digests them.
 func HoldModel(path string) (*HeldModel, error) {
@@ -67,6 +72,9 @@ func (h *HeldModel) Check() error {
 	if bytes != h.known.Bytes {
 		return h.gone(fmt.Sprintf("it had %d bytes, and has %d", h.known.Bytes, bytes))
 	}
+	if h.vain == mostVain {
+		return nil
+	}
 	sum := sha256.New()
 	for _, f := range h.files {
 		if _, err := io.Copy(sum, io.NewSectionReader(f, 0, bytes)); err != nil {
@@ -76,6 +84,7 @@ func (h *HeldModel) Check() error {
 	if hex.EncodeToString(sum.Sum(nil)) != h.known.SHA256 {
 		return h.gone("it was written to at " + modified.Local().Format(time.DateTime))
 	}
+	h.vain++
 	h.known.Modified = modified // a chmod, another name, a touch
 	return nil
 }

@@ -80,6 +80,22 @@ func TestTheModelChangesWhileItTrains(t *testing.T) {
 	}
 }
 
+// Where times change by themselves the file is not read for ever.
+func TestTimesThatMeanNothing(t *testing.T) {
+	s := newSite(t)
+	h, err := HoldModel(s.run.Model)
+	require.NoError(t, err)
+	defer h.Close()
+	for i := range mostVain + 3 {
+		at := time.Now().Add(time.Duration(i) * time.Hour)
+		require.NoError(t, os.Chtimes(s.run.Model, at, at))
+		require.NoError(t, h.Check())
+		assert.Equal(t, min(i+1, mostVain), h.vain)
+	}
+	appendTo(t, s.run.Model, "more")
+	require.ErrorIs(t, h.Check(), ErrModelGone)
+}
+
 // What the engine says of a model whose file cannot be read counts as well.
 func TestTheEngineLosesTheModel(t *testing.T) {
 	s := newSite(t)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/dataset"
@@ -174,6 +175,9 @@ func (f *evaluateFlags) run(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return err
 		}
+		if slices.ContainsFunc(sets, func(other score.Set) bool { return other.Name == set.Name }) {
+			return codedError{fmt.Errorf("evaluate: two sets are called %s; --set '{path: FILE, name: NAME}' names one otherwise", set.Name), codeUsage}
+		}
 		sets = append(sets, set)
 	}
 	if err := ownFolder(f.output, score.TextsName, "report.md", "report.html", "report.json"); err != nil {
@@ -230,6 +234,7 @@ func (f *evaluateFlags) readSet(cmd *cobra.Command, text string) (score.Set, err
 	if source.Name == source.Path {
 		s.Name = filepath.Base(source.Path)
 	}
+	s.Name = spell.Line(s.Name)
 	n := set.Len()
 	if f.rows > 0 {
 		n = min(n, f.rows)

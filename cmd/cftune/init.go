@@ -54,6 +54,7 @@ func newInitCommand() *cobra.Command {
 			if err := writable(path); err != nil {
 				return fmt.Errorf("init: %w", err)
 			}
+			text = strings.Replace(text, "--config run.yaml", "--config "+spell.Line(spell.Word(path)), 1)
 			if err := writeNew(path, text); err != nil {
 				return codedError{fmt.Errorf("init: %w", err), codeUsage}
 			}
