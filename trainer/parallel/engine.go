@@ -190,6 +190,7 @@ type answer struct {
 	NormBits  uint64
 	Failed    string
 	NonFinite bool
+	Gone      bool  // the rank's base model: trainer.ErrModelGone
 	err       error // only on the rank itself
 }
 
@@ -197,8 +198,18 @@ func answerOf(err error) answer {
 	if err == nil {
 		return answer{}
 	}
-	return answer{Failed: err.Error(), NonFinite: errors.Is(err, trainer.ErrNonFinite), err: err}
+	return answer{Failed: err.Error(), NonFinite: errors.Is(err, trainer.ErrNonFinite), Gone: errors.Is(err, trainer.ErrModelGone), err: err}
 }
+
+// told is an error of another rank in its own words, which tell its kind as well.
+type told struct {
+	words string
+	kind  error
+}
+
+func (t *told) Error() string { return t.words }
+
+func (t *told) Unwrap() error { return t.kind }
 
 // failure is the error behind an answer of a rank.
 func (a answer) failure(rank int) error {
@@ -209,6 +220,8 @@ func (a answer) failure(rank int) error {
 		return a.err
 	case a.NonFinite:
 		return fmt.Errorf("rank %d: %s: %w", rank, a.Failed, trainer.ErrNonFinite)
+	case a.Gone:
+		return fmt.Errorf("rank %d: %w", rank, &told{a.Failed, trainer.ErrModelGone})
 	}
 	return fmt.Errorf("rank %d: %s", rank, a.Failed)
 }

@@ -102,7 +102,7 @@ type local struct {
 }
 
 const (
-	failing, nonFinite, nan, waiting = -1, -2, -3, -4
+	failing, nonFinite, nan, waiting, gone = -1, -2, -3, -4, -5
 )
 
 var errDevice = errors.New("the device is gone")
@@ -116,6 +116,8 @@ func (l *local) Accumulate(ctx context.Context, b pack.Batch) (float64, int, err
 		return 0, 0, errDevice
 	case nonFinite:
 		return 0, 0, fmt.Errorf("pack: %w", trainer.ErrNonFinite)
+	case gone:
+		return 0, 0, fmt.Errorf("%w: cut off", trainer.ErrModelGone)
 	case nan:
 		return math.NaN(), 1, nil
 	case waiting:
@@ -245,6 +247,7 @@ func TestFailuresAreToldByPackAndTheStepIsLost(t *testing.T) {
 		"on another rank":          {failing, 1, nil},
 		"not finite, rank 0":       {nonFinite, 2, trainer.ErrNonFinite},
 		"not finite, elsewhere":    {nonFinite, 3, trainer.ErrNonFinite},
+		"the model is gone":        {gone, 3, trainer.ErrModelGone},
 		"a loss that is no number": {nan, 1, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -266,6 +269,9 @@ func TestFailuresAreToldByPackAndTheStepIsLost(t *testing.T) {
 				}
 				if c.at%2 == 1 && c.bad != nan {
 					assert.ErrorContains(t, outcomes[c.at].Err, "rank 1")
+				}
+				if c.bad == gone {
+					assert.EqualError(t, outcomes[c.at].Err, "rank 1: the base model is not what it was: cut off")
 				}
 				e.Discard()
 				for _, o := range e.AccumulateGroup(t.Context(), 0, packs(1, 2)) {
