@@ -170,3 +170,41 @@ func TestFieldsThatAreNotSent(t *testing.T) {
 		}
 	}
 }
+
+// An address that leads elsewhere is a mistake in url, not an answer that was lost and may have been paid.
+func TestAnEndpointThatIsElsewhere(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		to     string
+		err    string // empty: it is followed
+	}{
+		{"moved, which forgets what was posted", http.StatusMovedPermanently, "/v2/chat/completions", "denied: HTTP 301 leads to http://HOST/v2/chat/completions: url must name the endpoint itself"},
+		{"a login page", http.StatusFound, "/login", "denied: HTTP 302 leads to http://HOST/login"},
+		{"another host", http.StatusTemporaryRedirect, "https://other.invalid/v1/chat/completions", "denied: HTTP 307 leads to https://other.invalid/v1/chat/completions"},
+		{"the same host", http.StatusPermanentRedirect, "/v2/chat/completions", ""},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/v2/") {
+				assert.Equal(t, http.MethodPost, r.Method, tt.name)
+				_, _ = io.WriteString(w, testWhole)
+				return
+			}
+			http.Redirect(w, r, tt.to, tt.status)
+		}))
+		for _, stream := range []bool{true, false} {
+			e := endpoint(t, s.URL+"/v1", "", func(o *EndpointOptions) { o.Stream = stream })
+			_, err := e.Complete(t.Context(), Request{Messages: []dataset.Message{{Role: "user", Content: "q"}}, MaxTokens: 1, Key: "k"})
+			if tt.err == "" {
+				require.NoError(t, err, tt.name)
+				continue
+			}
+			require.ErrorContains(t, err, strings.Replace(tt.err, "HOST", strings.TrimPrefix(s.URL, "http://"), 1), tt.name)
+			var fault *Fault
+			require.ErrorAs(t, err, &fault)
+			assert.False(t, fault.MayBePaid, tt.name)
+			e.Close()
+		}
+		s.Close()
+	}
+}

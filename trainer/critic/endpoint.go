@@ -232,7 +232,11 @@ func (e *Endpoint) fault(ctx context.Context, response *http.Response, left bool
 	cause := context.Cause(ctx)
 	var timeout net.Error
 	var said *saidError
+	var redirect *redirectError
 	switch {
+	case errors.As(err, &redirect): // nothing was asked
+		f.Kind, f.Err = FaultDenied, errors.New(e.redact(redirect.Error()))
+		return f
 	case !left && !errors.Is(cause, context.Canceled): // an address that there is not, a certificate that is not trusted
 		f.Kind = FaultConnect
 		return f

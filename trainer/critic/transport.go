@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -36,9 +37,44 @@ func (g guarded) RoundTrip(r *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
+	if to := elsewhere(r, response); to != nil {
+		timer.Stop()
+		cancel(nil)
+		response.Body.Close()
+		return nil, &redirectError{response.StatusCode, to.Redacted()}
+	}
 	timer.Reset(g.idle)
 	response.Body = &guardedBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel, timer: timer, idle: g.idle, left: g.most}
 	return response, nil
+}
+
+// redirectError says that an endpoint is elsewhere.
+type redirectError struct {
+	status int
+	to     string
+}
+
+func (e *redirectError) Error() string {
+	return fmt.Sprintf("HTTP %d leads to %s: url must name the endpoint itself", e.status, e.to)
+}
+
+// elsewhere is where a request that was posted is to be sent instead, if that cannot be done: net/http would ask there with GET and without
+// what was posted, and a key does not go to another host. nil where there is no such place.
+func elsewhere(r *http.Request, response *http.Response) *url.URL {
+	if r.Method != http.MethodPost || response.StatusCode < 300 || response.StatusCode > 399 {
+		return nil
+	}
+	to, err := response.Location()
+	if err != nil {
+		return nil
+	}
+	switch response.StatusCode {
+	case http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		if to.Scheme == r.URL.Scheme && to.Host == r.URL.Host {
+			return nil
+		}
+	}
+	return to
 }
 
 type guardedBody struct {
