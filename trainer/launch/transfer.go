@@ -105,25 +105,44 @@ func putPart(ctx context.Context, h Host, local, remote string, want durable.Wri
 		if err := sendFrom(ctx, h, local, remote, offset, alone); err != nil {
 			return fail(err)
 		}
-		sum, err := hostDigest(ctx, h, part)
+		whole, err := nameChecked(ctx, h, remote, want, mode)
+		if whole {
+			return nil
+		}
 		if err != nil {
 			return fail(err)
 		}
-		if sum == want.SHA256 {
-			break
-		}
 		if offset == 0 {
+			if now, err := durable.Digest(local); err == nil && now == want {
+				return fail(errSentMeanwhile) // the part was another launch's, begun anew
+			}
 			return fail(errors.Join(fmt.Errorf("what arrived has another checksum than the file had (did it change meanwhile?)"), removePart(h, remote)))
 		}
 		offset = 0 // the part was of something else
 	}
-	if err := h.Chmod(part, mode); err != nil {
-		return fail(err)
+}
+
+// nameChecked gives the part its name if it is whole. What has been checked must be what gets the name, and another launch may give the name
+// to the part, and a third begin a new one, in between: so it is taken aside first, under a name that nobody else has.
+func nameChecked(ctx context.Context, h Host, remote string, want durable.Written, mode fs.FileMode) (whole bool, err error) {
+	part := remote + partSuffix
+	aside := part + "." + rand.Text()
+	if err := h.Rename(part, aside); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errSentMeanwhile
+		}
+		return false, err
 	}
-	if err := h.Rename(part, remote); err != nil {
-		return fail(err)
+	sum, err := hostDigest(ctx, h, aside)
+	if err == nil && sum == want.SHA256 {
+		if err = h.Chmod(aside, mode); err == nil {
+			err = h.Rename(aside, remote)
+		}
+		if err == nil {
+			return true, nil
+		}
 	}
-	return nil
+	return false, errors.Join(err, h.Rename(aside, part)) // to be gone on with
 }
 
 // chunk is how much is sent before a look whether another launch has sent the file meanwhile: a program that somebody still writes cannot

@@ -70,6 +70,46 @@ func TestSeveralLaunchesSendTheSameFile(t *testing.T) {
 	assert.Equal(t, want, have)
 }
 
+// overtakenHost lets others come in between when a file that has been sent is first renamed: one gives the part its name, another begins a new one.
+type overtakenHost struct {
+	localHost
+	remote  string
+	content []byte
+	once    sync.Once
+}
+
+func (h *overtakenHost) Rename(from, to string) error {
+	h.once.Do(func() {
+		_ = os.Rename(h.remote+partSuffix, h.remote)
+		_ = os.WriteFile(h.remote+partSuffix, h.content[:len(h.content)/3], 0o600)
+	})
+	return h.localHost.Rename(from, to)
+}
+
+// What gets the name is what was checked, not the part that somebody else has begun since.
+func TestAPartThatWasBegunAnewGetsNoName(t *testing.T) {
+	dir := t.TempDir()
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	local, remote := filepath.Join(dir, "file"), filepath.Join(dir, "far", "file")
+	require.NoError(t, os.WriteFile(local, content, 0o600))
+	want, err := durable.Digest(local)
+	require.NoError(t, err)
+	for _, left := range []int{0, 1000} {
+		require.NoError(t, os.RemoveAll(filepath.Dir(remote)))
+		require.NoError(t, os.MkdirAll(filepath.Dir(remote), 0o700))
+		if left > 0 {
+			require.NoError(t, os.WriteFile(remote+partSuffix, content[:left], 0o600))
+		}
+		require.NoError(t, put(t.Context(), &overtakenHost{remote: remote, content: content}, local, remote, want, privateFile))
+		have, err := durable.Digest(remote)
+		require.NoError(t, err)
+		assert.Equal(t, want, have, "%d bytes were there", left)
+		files, err := os.ReadDir(filepath.Dir(remote))
+		require.NoError(t, err)
+		assert.Len(t, files, 1, "nothing else is left")
+	}
+}
+
 // twoAtOnce is a file that answers a request only when another one is under way.
 type twoAtOnce struct {
 	local   string
