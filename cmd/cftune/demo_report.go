@@ -13,9 +13,6 @@ import (
 	"cftune/trainer/wordforms"
 )
 
-// compareSeed is of the bootstrap's draws.
-const compareSeed = 1
-
 const (
 	demoSamples = 8
 	demoRows    = 3
@@ -106,9 +103,9 @@ func (d *demo) page(scores []armScore) (report.Page, error) {
 		if i > 0 {
 			base := results[scores[0].Name]
 			arm.Answering.VersusBase = &report.AnswerDifferences{
-				Leading:  evaluate.Compare(o.leading, base.leading, compareSeed),
-				Exact:    evaluate.Compare(o.exact, base.exact, compareSeed),
-				Anywhere: evaluate.Compare(o.anywhere, base.anywhere, compareSeed),
+				Leading:  evaluate.Compare(o.leading, base.leading),
+				Exact:    evaluate.Compare(o.exact, base.exact),
+				Anywhere: evaluate.Compare(o.anywhere, base.anywhere),
 			}
 			var err error
 			if arm.Training, arm.HeldOut, arm.Seconds, err = d.curves(s.Name); err != nil {
@@ -125,7 +122,7 @@ func (d *demo) page(scores []armScore) (report.Page, error) {
 			a, b = results[c.better].verdicts, results[c.other].verdicts
 		}
 		p.Comparisons = append(p.Comparisons, report.Comparison{
-			Better: c.better, Other: c.other, Measure: c.measure, Difference: evaluate.Compare(a, b, compareSeed),
+			Better: c.better, Other: c.other, Measure: c.measure, Difference: evaluate.Compare(a, b),
 		})
 	}
 	p.Rules = d.rules(scores, results)
@@ -255,7 +252,7 @@ func (d *demo) facts() []report.Fact {
 		{Name: "recipe", Value: "LoRA of rank 16 on all linear maps, learning rate 1e-3, cosine, 8 questions a step, one pass; chosen on development words of another division of the words, nothing on the test rows"},
 		{Name: "system message", Value: demoSystem},
 		{Name: "generation", Value: fmt.Sprintf("greedy, through libllama with the exported adapter; at most %d tokens for answers and %d for critiques", demoAnswerTokens, demoCritiqueTokens)},
-		{Name: "intervals", Value: "95 %: Wilson for shares, paired bootstrap for differences; p by the exact McNemar test"},
+		{Name: "intervals", Value: "95 %: Wilson for shares, Tango for paired differences; p by the exact McNemar test"},
 		{Name: "made", Value: fmt.Sprintf("in %s, by cftune %s", time.Since(d.began).Round(time.Second), programVersion())},
 	}
 }

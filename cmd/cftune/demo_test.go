@@ -127,7 +127,7 @@ func armWith(name string, verdicts, answers, baseAnswers int) report.Arm {
 		}
 		return b
 	}
-	leading := evaluate.Compare(firsts(answers), firsts(baseAnswers), 1)
+	leading := evaluate.Compare(firsts(answers), firsts(baseAnswers))
 	return report.Arm{
 		Name: name,
 		Judging: report.Judging{

@@ -1,10 +1,6 @@
 package evaluate
 
-import (
-	"math"
-	"math/rand/v2"
-	"slices"
-)
+import "math"
 
 // Interval is a range that a share lies in with 95 % confidence.
 type Interval struct {
@@ -58,55 +54,66 @@ func Wilson(k, n int) Interval {
 // Difference is a paired comparison of two systems on the same items.
 type Difference struct {
 	Value    float64 `json:"value"` // share of a minus share of b
-	Interval         // of Value, by bootstrap over items
+	Interval         // of Value, Tango's
 	OnlyA    int     `json:"only_a"` // items that a alone has right
 	OnlyB    int     `json:"only_b"`
 	P        float64 `json:"p"` // exact McNemar test, two-sided: how likely so uneven a split is if neither is better
 }
 
-// bootstrapRounds makes the ends of the interval good to about a tenth of a percentage point at 200 items.
-const bootstrapRounds = 10_000
-
 // Compare compares a with b, item by item. They must have the same length.
-func Compare(a, b []bool, seed uint64) Difference {
+func Compare(a, b []bool) Difference {
 	if len(a) != len(b) {
 		panic("evaluate: compared systems have different items")
 	}
 	var d Difference
-	steps := make([]int, len(a)) // a's success minus b's
 	for i := range a {
 		switch {
 		case a[i] && !b[i]:
-			steps[i] = 1
 			d.OnlyA++
 		case b[i] && !a[i]:
-			steps[i] = -1
 			d.OnlyB++
 		}
 	}
 	d.P = McNemar(d.OnlyA, d.OnlyB)
-	if len(a) == 0 {
-		d.Interval = Interval{-1, 1}
-		return d
+	d.Interval = Tango(d.OnlyA, d.OnlyB, len(a))
+	if len(a) > 0 {
+		d.Value = float64(d.OnlyA-d.OnlyB) / float64(len(a))
 	}
-	d.Value = float64(d.OnlyA-d.OnlyB) / float64(len(a))
-	d.Interval = bootstrap(steps, rand.New(rand.NewPCG(seed, 0x626f6f74)))
 	return d
 }
 
-// bootstrap returns the percentile interval of the mean.
-func bootstrap(values []int, rng *rand.Rand) Interval {
-	sums := make([]int, bootstrapRounds)
-	for r := range sums {
-		for range values {
-			sums[r] += values[rng.IntN(len(values))]
+// Tango returns the score interval of a paired difference of shares (Tango 1998): of n pairs b differ one way and c the other. It has a width where
+// none differ, and stays within -1..1. Without pairs it is all of that.
+func Tango(b, c, n int) Interval {
+	if n == 0 {
+		return Interval{-1, 1}
+	}
+	value := float64(b-c) / float64(n)
+	// The statistic falls as the difference grows, so each end is found by halving.
+	end := func(low, high, statistic float64) float64 {
+		for range 60 {
+			if middle := low + (high-low)/2; tangoStatistic(b, c, n, middle) > statistic {
+				low = middle
+			} else {
+				high = middle
+			}
 		}
+		return low + (high-low)/2
 	}
-	slices.Sort(sums)
-	at := func(q float64) float64 {
-		return float64(sums[int(math.Round(q*float64(len(sums)-1)))]) / float64(len(values))
+	return Interval{end(-1, value, z95), end(value, 1, -z95)}
+}
+
+// tangoStatistic is how many standard errors the observed difference lies above delta, if that is the true one: with the likeliest share of pairs
+// that differ the other way, given delta.
+func tangoStatistic(b, c, n int, delta float64) float64 {
+	fb, fc, fn := float64(b), float64(c), float64(n)
+	off := fb - fc - fn*delta
+	if off == 0 {
+		return 0
 	}
-	return Interval{at(0.025), at(0.975)}
+	linear := (2*fn-fb+fc)*delta - fb - fc
+	share := (math.Sqrt(max(0, linear*linear+8*fn*fc*delta*(1-delta))) - linear) / (4 * fn)
+	return off / math.Sqrt(fn*max(0, 2*share+delta*(1-delta)))
 }
 
 // McNemar returns the two-sided p-value of the exact McNemar test: of b + c pairs that differ, b one way and c the other.

@@ -13,7 +13,7 @@ import (
 
 func page1() Page {
 	share := evaluate.NewShare([]bool{true, true, false})
-	versus := evaluate.Compare([]bool{true, true, false}, []bool{false, true, false}, 1)
+	versus := evaluate.Compare([]bool{true, true, false}, []bool{false, true, false})
 	judging := Judging{Verdicts: share, Accepted: share, Rejected: share, SaidRight: share, None: share, Derived: share, Sound: share}
 	answering := Answering{Leading: share, Exact: share, Anywhere: share, Drifted: share, Ended: share, MeanTokens: 12.34}
 	trained := answering

@@ -207,11 +207,11 @@ func (r *Report) compare() {
 		for k := range other.Sets {
 			a, b := &other.Sets[k], &first.Sets[k]
 			if a.Answers != nil && b.Answers != nil {
-				d := evaluate.Compare(a.Answers.right, b.Answers.right, seed)
+				d := evaluate.Compare(a.Answers.right, b.Answers.right)
 				a.Answers.Versus = &d
 			}
 			if a.Critiques != nil && b.Critiques != nil {
-				d := evaluate.Compare(a.Critiques.hits(), b.Critiques.hits(), seed)
+				d := evaluate.Compare(a.Critiques.hits(), b.Critiques.hits())
 				a.Critiques.Versus = &d
 			}
 			for n := range a.Losses {
@@ -219,7 +219,7 @@ func (r *Report) compare() {
 			}
 		}
 		if other.Probes != nil && first.Probes != nil {
-			d := evaluate.Compare(other.Probes.obeyed, first.Probes.obeyed, seed)
+			d := evaluate.Compare(other.Probes.obeyed, first.Probes.obeyed)
 			other.Probes.Versus = &d
 		}
 	}

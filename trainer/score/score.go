@@ -82,7 +82,7 @@ type Options struct {
 	AnswerTokens   int      `json:"answer_tokens"`
 	CritiqueTokens int      `json:"critique_tokens"`
 	Tries          int      `json:"tries"` // of two-stage self-critique
-	Seed           uint64   `json:"seed"`  // of the bootstrap
+	Seed           uint64   `json:"seed"`  // of bootstraps
 	// Note, if set, is told what is being done.
 	Note func(format string, args ...any) `json:"-"`
 }

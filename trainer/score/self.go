@@ -43,7 +43,7 @@ func (s *scorer) single(ctx context.Context, set Set, direct *Answers, own *Self
 		right = append(right, evaluate.GradeAnswer(t.Text, goldOf(set.Records[asks[k].item])).Right)
 	}
 	own.Single = evaluate.NewShare(right)
-	d := evaluate.Compare(right, direct.right, s.o.Seed)
+	d := evaluate.Compare(right, direct.right)
 	own.SingleVersusDirect = &d
 	return nil
 }
@@ -112,7 +112,7 @@ func (s *scorer) twoStages(ctx context.Context, set Set, direct *Answers, own *S
 		sum += t
 	}
 	own.MeanTries = float64(sum) / float64(max(n, 1))
-	d := evaluate.Compare(right, direct.right, s.o.Seed)
+	d := evaluate.Compare(right, direct.right)
 	own.TwoStageVersusDirect = &d
 	return nil
 }
