@@ -1,5 +1,6 @@
 // bench_cuda_attention.cpp - measures attention's kernels in the shapes of published models: forward, heads one by one and in pairs, and the gradient with
-// gradients of scores computed twice and stored (CFT_CUDA_ATTENTION). Prints one JSON line and ends with an error where two ways come to different results.
+// gradients of scores computed twice and stored; then both with norms and rotations of heads, by passes of their own and inside (CFT_CUDA_ATTENTION). Prints
+// one JSON line and ends with an error where two ways come to different results.
 //
 // usage: bench_cuda_attention --shape qwen3-8b --tokens 8192 --segment 2048 --room 512 --repeat 20
 // --room: MiB for what is stored, which an engine has where its logits were.
@@ -133,13 +134,43 @@ void measure(const heads &h) {
     if (!(pairs_off < tolerance)) {
         fail("heads in pairs come to other outputs: they differ by " + std::to_string(pairs_off));
     }
+    // What turn_heads had, and its way back: queries forward, queries and keys back. Norms and tables are any.
+    array             x(t * (q_width + kv_width), 9, s);
+    const std::vector<float> ones(size_t(t * std::max(h.head_dim, h.n_head)), 1.0f);
+    memory            table(ones.size() * sizeof(float)), rstd(table.size()); // norms' weights are the table's first
+    to_device(table.data(), ones.data(), table.size(), s.get());
+    to_device(rstd.data(), ones.data(), table.size(), s.get());
+    s.wait();
+    const float *const any    = reinterpret_cast<float *>(table.data());
+    const auto         source = [&](int n_head, const bf16 *from) {
+        return head_source{{n_head, h.head_dim, any, 1e-6f, reinterpret_cast<float *>(rstd.data()), h.head_dim, true, any, nullptr}, from, q_width + kv_width};
+    };
+    const head_source queries = source(h.n_head, x.data());
+    m.turned  = true;
+    m.queries = queries;
+    m.keys    = source(h.n_head_kv, x.data() + q_width);
+    double                         turned_us[2], back_us[2];
+    std::vector<std::vector<bf16>> turned, back;
+    for (const bool inside : {false, true}) {
+        turned_us[inside] = time(s, [&] {
+            attention(shape, view, q.data(), q_width, k.data(), kv_width, v.data(), kv_width, out.data(), q_width, reinterpret_cast<float *>(lse.data()), s.get(), {true, &queries, inside});
+        });
+        turned.push_back(out.host(s));
+        m.inside        = inside;
+        back_us[inside] = time(s, backward);
+        back.push_back(dq.host(s));
+    }
+    if (const double off = std::max(difference(turned[1], turned[0]), difference(back[1], back[0])); !(off < tolerance)) {
+        fail("heads that are turned inside come to other results: they differ by " + std::to_string(off));
+    }
     // Products of whole pairs of tiles; what the mask leaves out of them is counted, too.
     const double product = 2.0 * double(view.n_pairs) * h.n_head * attention_tile * attention_tile * h.head_dim;
     std::printf("{\"tool\":\"attention\",\"shape\":\"%s\",\"tokens\":%lld,\"segment\":%lld,\"heads_at_a_time\":%d,\"stored_mib\":%.0f,\"forward_us\":%.1f,\"forward_tflop_s\":%.0f,\"forward_pairs_us\":%.1f,\"forward_pairs_tflop_s\":%.0f,"
-                "\"backward_us\":%.1f,\"backward_tflop_s_of_7\":%.0f,\"backward_stored_us\":%.1f,\"backward_stored_tflop_s_of_5\":%.0f,\"dq_off\":%.2g,\"dk_off\":%.2g,\"pairs_off\":%.2g}\n",
+                "\"backward_us\":%.1f,\"backward_tflop_s_of_7\":%.0f,\"backward_stored_us\":%.1f,\"backward_stored_tflop_s_of_5\":%.0f,\"forward_turn_apart_us\":%.1f,\"forward_turn_inside_us\":%.1f,"
+                "\"backward_turn_apart_us\":%.1f,\"backward_turn_inside_us\":%.1f,\"dq_off\":%.2g,\"dk_off\":%.2g,\"pairs_off\":%.2g}\n",
                 options.at("shape").c_str(), static_cast<long long>(t), static_cast<long long>(number("segment")), m.heads_at_a_time,
                 double(stored_score_bytes(shape, view)) * m.heads_at_a_time / 1048576, forward_us, 2 * product / forward_us / 1e6, pairs_us, 2 * product / pairs_us / 1e6, again_us, 7 * product / again_us / 1e6, stored_us,
-                stored_us > 0 ? 5 * product / stored_us / 1e6 : 0, dq_off, dk_off, pairs_off);
+                stored_us > 0 ? 5 * product / stored_us / 1e6 : 0, turned_us[0], turned_us[1], back_us[0], back_us[1], dq_off, dk_off, pairs_off);
 }
 
 } // namespace
