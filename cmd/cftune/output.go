@@ -37,17 +37,26 @@ func writable(output string) error {
 		return err
 	}
 	dir := filepath.Dir(output)
-	probe, err := os.CreateTemp(dir, ".cftune-*")
+	remove, err := probe(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return codedError{fmt.Errorf("%s: there is no folder %s", output, dir), codeUsage}
 	}
 	if err != nil {
-		if cause, ok := errors.AsType[*os.PathError](err); ok {
-			err = cause.Err // the name of the probe says nothing
-		}
 		return codedError{fmt.Errorf("%s: cannot write to %s: %w", output, dir, err), codeUsage}
 	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return remove()
+}
+
+// probe makes a file in a folder, to see whether one can be made there, and returns how it goes again.
+func probe(dir string) (remove func() error, err error) {
+	file, err := os.CreateTemp(dir, ".cftune-*")
+	if err != nil {
+		if cause, ok := errors.AsType[*os.PathError](err); ok {
+			err = cause.Err // the name of the file says nothing
+		}
+		return nil, err
+	}
+	return func() error { return errors.Join(file.Close(), os.Remove(file.Name())) }, nil
 }
 
 // ownFolder reports that a folder has files that a command would write over, though its own mark is not there: they are

@@ -455,12 +455,9 @@ func usersCache() (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	probe, err := os.CreateTemp(dir, ".cftune-*")
+	remove, err := probe(dir)
 	if err != nil {
-		if cause, ok := errors.AsType[*os.PathError](err); ok {
-			err = fmt.Errorf("%s: %w", dir, cause.Err) // the name of the probe says nothing
-		}
-		return "", err
+		return "", fmt.Errorf("%s: %w", dir, err)
 	}
-	return dir, errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return dir, remove()
 }

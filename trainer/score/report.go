@@ -114,7 +114,7 @@ func (c *Critiques) hits() []bool {
 	return hits
 }
 
-func (c *Critiques) count(seed uint64) {
+func (c *Critiques) count() {
 	var accepted, rejected, saidRight, none []bool
 	hits := c.hits()
 	for i, v := range c.verdicts {

@@ -373,7 +373,7 @@ func (s *scorer) critiques(ctx context.Context, set Set, r *SetResult) error {
 		c.items = append(c.items, asks[k].item)
 	}
 	c.Form = formOf(texts)
-	c.count(s.o.Seed)
+	c.count()
 	r.Critiques = c
 	return nil
 }

@@ -62,7 +62,7 @@ func (s *scorer) ownVerdicts(ctx context.Context, set Set, direct *Answers, own 
 	for _, t := range texts {
 		c.verdicts = append(c.verdicts, evaluate.ParseVerdict(t.Text))
 	}
-	c.count(s.o.Seed)
+	c.count()
 	own.Verdicts = c
 	return nil
 }

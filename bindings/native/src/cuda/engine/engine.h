@@ -164,7 +164,7 @@ class engine : public device_trainer {
     void feed_forward_backward(const layer_view &v, keep_level missing);
     bf16 *room_for_d_act(const layer_view &v, keep_level missing) const;
     void gated_unit_backward(const layer_view &v, bf16 *d_act, bool act_again);
-    void gated_again(const layer_view &v);
+    void gate(const layer_view &v);
     linear down_of(const layer_view &v) const;
     void turn_keys(const layer_view &v);
     void attention_half_backward(const layer_view &v, keep_level missing);

@@ -127,6 +127,11 @@ void engine::norm_mid(const layer_view &v) {
 engine::linear engine::gate_up_of(const layer_view &v) const { return {v.layer, kind_gate_up, 0, 2 * v.ff, v.n, v.a.mid_norm}; }
 engine::linear engine::down_of(const layer_view &v) const { return {v.layer, kind_down, 0, v.d, v.n, v.a.act}; }
 
+// act, from the product of gate and up.
+void engine::gate(const layer_view &v) {
+    gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
+}
+
 // Leaves in ffn_add what the layer adds to the stream. products_only: where the backward pass does not need the last product,
 // it is left out.
 void engine::feed_forward(const layer_view &v, bool products_only) {
@@ -140,7 +145,7 @@ void engine::feed_forward(const layer_view &v, bool products_only) {
     }
     linear_forward(gate_up_of(v), v.drop, a.gate_up, v.ld_gate_up());
     mark("products gate_up");
-    gated(v.gelu, a.gate_up, v.ld_gate_up(), a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, a.act, v.ld(kind_down), stream_.get());
+    gate(v);
     mark("gated");
     if (offload_ && v.j.backward) {
         offload_->leave(v.layer, v.n, stream_);
@@ -184,12 +189,6 @@ void engine::into_dy(const layer_view &v, const norm_output &y) {
     if (v.post_norms) {
         rmsnorm_backward(w_->d, y, v.n, v.d, w_->dy, w_->ld_dy, stream_.get());
     }
-}
-
-// The gated unit, where the way back through gains needs it before anything else.
-void engine::gated_again(const layer_view &v) {
-    gated(v.gelu, v.a.gate_up, v.ld_gate_up(), v.a.gate_up + v.ff, v.ld_gate_up(), v.n, v.ff, v.a.act, v.ld(kind_down), stream_.get());
-    mark("backward: gated again");
 }
 
 // Where the gradient at act goes: where act is or, if the layer above has one of its own and is done with it, there, so that the gradient of down's A,
@@ -236,8 +235,9 @@ void engine::feed_forward_backward(const layer_view &v, keep_level missing) {
         mark("backward: gate_up again");
     }
     move_h(down, false);
-    if (plan_.dora && missing >= keep_heads) {
-        gated_again(v);
+    if (plan_.dora && missing >= keep_heads) { // the way back through gains needs it before anything else
+        gate(v);
+        mark("backward: gated again");
     }
     into_dy(v, {a.ffn_add, v.d, v.w.ffn_post_norm, a.ffn_rstd});
     mark("backward: rows");

@@ -176,8 +176,8 @@ struct plan {
 // lies in memory that all such layers share; layers without a backward pass use the last layer's, whose turn is later. The backward pass writes gradients over gate_up and over act, its own or that of the layer
 // above.
 struct activations {
-    float *x; // [t][n_embd] the layer's input; but with keep_inputs, the stream, which all layers share
-    bf16  *attn_add; // [rows][n_embd] what attention adds to the stream; likewise, but with post_norms kept as norms' outputs are
+    float *x;        // [t][n_embd] with keep_inputs the layer's input, otherwise the stream, which all such layers share
+    bf16  *attn_add; // [rows][n_embd] what attention adds to the stream; with post_norms kept as norms' outputs are, otherwise all layers'
     // Left out by keep_inputs:
     bf16  *norm, *mid_norm;      // [t], [rows] rows of qkv's and gate_up's ld
     float *rstd, *mid_rstd;      // [t], [rows]

@@ -27,8 +27,8 @@ weights::weights(const plan &p, stream &s) : plan_(p), stream_(s), memory_(p.wei
         d.q_bias         = vector(w.q_bias);
         d.k_bias         = vector(w.k_bias);
         d.v_bias         = vector(w.v_bias);
-        d.q_norm         = norm(w.q_norm);
-        d.k_norm         = norm(w.k_norm);
+        d.q_norm         = vector(w.q_norm); // heads keep what their norm has had
+        d.k_norm         = vector(w.k_norm);
         d.attn_post_norm = norm(w.attn_post_norm);
         d.ffn_post_norm  = norm(w.ffn_post_norm);
         layers.push_back(d);
