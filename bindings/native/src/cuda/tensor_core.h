@@ -11,6 +11,33 @@
 
 namespace cft::cuda {
 
+#if !CFT_ON_DEVICE && !defined(__CUDACC__)
+// What mma adds to one lane's part of C, of what all of them brought: a[4], b[2]. The kernels are what sanitizers are for: looked at here, each of
+// these loads would cost more than all else that tests over the shim do.
+__attribute__((no_sanitize("address", "undefined"))) inline void add_products(float (&c)[4], const shim::warp_values &all) {
+    const int g = shim::lane() / 4, t = shim::lane() % 4;
+    for (int upper = 0; upper < 2; upper++) {
+        for (int owner = 0; owner < 4; owner++) { // k = 8 upper + 2 owner, then the next one
+            uint32_t left[6], right[2];
+            memcpy(left, all.of_lane[4 * g + owner], sizeof left);
+            memcpy(&right[0], all.of_lane[8 * t + owner] + 4 * (4 + upper), sizeof right[0]);
+            memcpy(&right[1], all.of_lane[8 * t + 4 + owner] + 4 * (4 + upper), sizeof right[1]);
+            const uint32_t above = left[2 * upper], below = left[2 * upper + 1];
+            const uint32_t words[8] = {above << 16, above & 0xffff0000u, below << 16, below & 0xffff0000u,
+                                       right[0] << 16, right[0] & 0xffff0000u, right[1] << 16, right[1] & 0xffff0000u};
+            float          x[8];
+            memcpy(x, words, sizeof x);
+            for (int n = 0; n < 2; n++) {
+                c[n] += x[0] * x[4 + 2 * n];
+                c[n] += x[1] * x[5 + 2 * n];
+                c[2 + n] += x[2] * x[4 + 2 * n];
+                c[2 + n] += x[3] * x[5 + 2 * n];
+            }
+        }
+    }
+}
+#endif
+
 // c += A B.
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
 #if CFT_ON_DEVICE
@@ -19,23 +46,7 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif !defined(__CUDACC__)
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    const auto    &all     = shim::exchange(mine, sizeof mine);
-    const int      g = shim::lane() / 4, t = shim::lane() % 4;
-    for (int upper = 0; upper < 2; upper++) {
-        for (int owner = 0; owner < 4; owner++) {
-            uint32_t left[6], right[2];
-            memcpy(left, all.of_lane[4 * g + owner], sizeof left);
-            memcpy(&right[0], all.of_lane[8 * t + owner] + 4 * (4 + upper), sizeof right[0]);
-            memcpy(&right[1], all.of_lane[8 * t + 4 + owner] + 4 * (4 + upper), sizeof right[1]);
-            const uint32_t above = upper ? left[2] : left[0], below = upper ? left[3] : left[1];
-            for (int n = 0; n < 2; n++) { // k = 8 upper + 2 owner, then the next one
-                c[n] += as_float(above << 16) * as_float(right[n] << 16);
-                c[n] += as_float(above & 0xffff0000u) * as_float(right[n] & 0xffff0000u);
-                c[2 + n] += as_float(below << 16) * as_float(right[n] << 16);
-                c[2 + n] += as_float(below & 0xffff0000u) * as_float(right[n] & 0xffff0000u);
-            }
-        }
-    }
+    add_products(c, shim::exchange(mine));
 #endif
 }
 
@@ -57,7 +68,7 @@ template <bool transposed> __device__ __forceinline__ void load_matrices(uint32_
                      : "memory");
     }
 #elif !defined(__CUDACC__)
-    const auto &all = shim::exchange(&row, sizeof row);
+    const auto &all = shim::exchange(row);
     const int   g = shim::lane() / 4, t = shim::lane() % 4;
     const auto  at = [&](int matrix, int i, int j) {
         const bf16 *p;
@@ -78,7 +89,7 @@ __device__ __forceinline__ void transpose(uint32_t (&to)[4], const uint32_t (&fr
         asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(to[m]) : "r"(from[m]));
     }
 #elif !defined(__CUDACC__)
-    const auto &all  = shim::exchange(from, sizeof from);
+    const auto &all  = shim::exchange(from);
     const int   g = shim::lane() / 4, t = shim::lane() % 4;
     const auto  at = [&](int m, int row, int column) {
         uint32_t word;

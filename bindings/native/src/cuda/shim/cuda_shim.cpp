@@ -8,20 +8,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <memory>
 #include <vector>
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
-#endif
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#define FIBER_LEAVES(save, stack, bytes) __sanitizer_start_switch_fiber((save), (stack), (bytes))
-#define FIBER_ARRIVES(save, stack, bytes) __sanitizer_finish_switch_fiber((save), (stack), (bytes))
-#else
-#define FIBER_LEAVES(save, stack, bytes) ((void)0)
-#define FIBER_ARRIVES(save, stack, bytes) ((void)0)
 #endif
 
 namespace cft::cuda::shim {
@@ -83,7 +73,6 @@ struct fiber {
     ucontext_t context;
 #endif
     void      *stack_top  = nullptr;
-    void      *fake_stack = nullptr; // AddressSanitizer's
     char      *stack      = nullptr;
     barrier   *waits_for  = nullptr;
     unsigned   round      = 0;
@@ -101,18 +90,16 @@ struct warp {
 };
 
 struct block {
-    std::vector<fiber>                 fibers;
-    std::vector<std::unique_ptr<warp>> warps;
-    barrier                            all;
-    fiber                             *current = nullptr;
-    void                              *scheduler_top = nullptr, *scheduler_fake = nullptr;
-    const void                        *scheduler_stack = nullptr;
-    size_t                             scheduler_stack_bytes = 0;
+    std::vector<fiber>           fibers;
+    std::vector<warp>            warps;
+    barrier                      all;
+    fiber                       *current       = nullptr;
+    void                        *scheduler_top = nullptr;
 #if !defined(__x86_64__)
-    ucontext_t                         scheduler;
+    ucontext_t                   scheduler;
 #endif
-    const std::function<void()>       *body = nullptr;
-    std::vector<char>                  stacks;
+    const std::function<void()> *body = nullptr;
+    std::vector<char>            stacks;
 };
 
 block       b;
@@ -123,16 +110,15 @@ const char *running = ""; // the kernel
     std::abort();
 }
 
-// Leaves the current fiber for the scheduler.
-void leave([[maybe_unused]] bool for_good) {
+// Leaves the current fiber for the scheduler. AddressSanitizer is not told, which would be most of the time: the stacks are memory of the heap, kernels
+// have no shadow stacks and throw nothing, and what it finds in a kernel it names in full.
+void leave() {
     fiber &f = *b.current;
-    FIBER_LEAVES(for_good ? nullptr : &f.fake_stack, b.scheduler_stack, b.scheduler_stack_bytes);
 #if defined(__x86_64__)
     cft_shim_switch(&f.stack_top, b.scheduler_top);
 #else
     swapcontext(&f.context, &b.scheduler);
 #endif
-    FIBER_ARRIVES(f.fake_stack, &b.scheduler_stack, &b.scheduler_stack_bytes);
 }
 
 void wait(barrier &at) {
@@ -143,21 +129,20 @@ void wait(barrier &at) {
     if (at.round == round) {
         f.waits_for = &at;
         f.round     = round;
-        leave(false);
+        leave();
     }
 }
 
 void fiber_main() {
-    FIBER_ARRIVES(nullptr, &b.scheduler_stack, &b.scheduler_stack_bytes);
     fiber &f = *b.current;
     (*b.body)();
     f.done     = true;
-    barrier &w = b.warps[f.index / warp_size]->all;
+    barrier &w = b.warps[f.index / warp_size].all;
     w.alive--;
     w.release();
     b.all.alive--;
     b.all.release();
-    leave(true);
+    leave();
     std::abort(); // a fiber that is done is not entered again
 }
 
@@ -181,13 +166,11 @@ void prepare(fiber &f) {
 
 void enter(fiber &f) {
     b.current = &f;
-    FIBER_LEAVES(&b.scheduler_fake, f.stack, stack_bytes);
 #if defined(__x86_64__)
     cft_shim_switch(&b.scheduler_top, f.stack_top);
 #else
     swapcontext(&b.scheduler, &f.context);
 #endif
-    FIBER_ARRIVES(b.scheduler_fake, nullptr, nullptr);
 }
 
 // Runs a warp's threads until all of them wait or are done; gives whether any moved, and takes those that are done off left.
@@ -203,6 +186,7 @@ bool run_warp(unsigned warp_index, dim3 size, unsigned &left) {
                 continue;
             }
             f.waits_for  = nullptr;
+            current_lane = int(i - begin);
             thread_index = dim3(i % size.x, i / size.x % size.y, i / size.x / size.y);
             enter(f);
             any = moved = true;
@@ -214,23 +198,27 @@ bool run_warp(unsigned warp_index, dim3 size, unsigned &left) {
 
 void run_block(const char *name, dim3 size, char *shared, size_t shared_bytes) {
     const unsigned n = size.x * size.y * size.z;
-    b.fibers.assign(n, fiber());
-    b.warps.clear();
+    b.fibers.resize(n);
+    b.warps.resize((n + warp_size - 1) / warp_size);
+    for (warp &w : b.warps) {
+        w.all = barrier();
+        std::memset(w.turn, 0, sizeof w.turn);
+    }
     b.all       = barrier();
     b.all.alive = int(n);
     if (b.stacks.size() < n * stack_bytes) {
         b.stacks.resize(n * stack_bytes);
     }
     for (unsigned i = 0; i < n; i++) {
-        fiber &f = b.fibers[i];
-        f.index  = i;
-        f.stack  = b.stacks.data() + i * stack_bytes;
+        fiber &f    = b.fibers[i];
+        f.index     = i;
+        f.stack     = b.stacks.data() + i * stack_bytes;
+        f.waits_for = nullptr;
+        f.done      = false;
+        f.copies.clear();
+        f.group_ends.clear();
         prepare(f);
-        if (i % warp_size == 0) {
-            b.warps.push_back(std::make_unique<warp>());
-            std::memset(b.warps.back()->turn, 0, sizeof b.warps.back()->turn);
-        }
-        b.warps.back()->all.alive++;
+        b.warps[i / warp_size].all.alive++;
     }
     std::memset(shared, fresh_byte, shared_bytes);
     std::memset(shared + shared_bytes, guard_byte, guard_bytes);
@@ -315,15 +303,11 @@ void finish_copies(size_t pending) {
     }
 }
 
-int lane() { return int(b.current->index % warp_size); }
-
-const warp_values &exchange(const void *value, size_t bytes) {
-    warp          &w      = *b.warps[b.current->index / warp_size];
-    const unsigned turn   = w.turn[lane()]++ % 2;
-    warp_values   &values = w.values[turn];
-    std::memcpy(values.of_lane[lane()], value, bytes);
-    wait(w.all);
-    return values;
+warp_values &next_values() {
+    warp &w = b.warps[b.current->index / warp_size];
+    return w.values[w.turn[lane()]++ % 2];
 }
+
+void wait_for_warp() { wait(b.warps[b.current->index / warp_size].all); }
 
 } // namespace cft::cuda::shim

@@ -67,12 +67,23 @@ inline void check_alignment(const void *p, size_t bytes) {
         misaligned(p, bytes);
     }
 }
-// Waits for the warp's threads, and gives what each of them brought: `bytes` bytes at most 32, of lane i at result[i].
+// What the threads of a warp bring to an exchange: lane i's bytes, at most 32, at of_lane[i].
 struct warp_values {
     alignas(16) unsigned char of_lane[warp_size][32];
 };
-const warp_values &exchange(const void *value, size_t bytes);
-int                lane();
+inline int   current_lane = 0;
+inline int   lane() { return current_lane; }
+warp_values &next_values(); // where this thread leaves what it brings next
+void         wait_for_warp();
+
+// Waits for the warp's threads, and gives what each of them brought.
+template <typename T> const warp_values &exchange(const T &value) {
+    static_assert(sizeof value <= sizeof warp_values::of_lane[0], "more than a lane has room for");
+    warp_values &values = next_values();
+    std::memcpy(values.of_lane[lane()], &value, sizeof value);
+    wait_for_warp();
+    return values;
+}
 
 // Copies to shared memory that happen at once, or no sooner than the thread waits for them (from NULL: zeros).
 void copy_later(void *to, const void *from, size_t bytes);
@@ -87,18 +98,18 @@ void finish_copies(size_t pending_groups); // all but the newest so many groups
 #define gridDim (cft::cuda::shim::grid_size)
 
 inline void __syncthreads() { cft::cuda::shim::block_barrier(); }
-inline void __syncwarp(unsigned = ~0u) { cft::cuda::shim::exchange("", 1); }
+inline void __syncwarp(unsigned = ~0u) { cft::cuda::shim::exchange(char()); }
 
 template <typename T> T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
     const int  from = cft::cuda::shim::lane() ^ mask;
     T          result;
-    std::memcpy(&result, cft::cuda::shim::exchange(&value, sizeof value).of_lane[from], sizeof result);
+    std::memcpy(&result, cft::cuda::shim::exchange(value).of_lane[from], sizeof result);
     return result;
 }
 
 template <typename T> T __shfl_sync(unsigned, T value, int from, int = 32) {
     T result;
-    std::memcpy(&result, cft::cuda::shim::exchange(&value, sizeof value).of_lane[from], sizeof result);
+    std::memcpy(&result, cft::cuda::shim::exchange(value).of_lane[from], sizeof result);
     return result;
 }
 
