@@ -202,6 +202,7 @@ func (p *place) jobOf(name string) string {
 }
 
 func TestLaunchOnSlurm(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	p, folder := slurmPlace(t, c, "")
 	const epochs, steps = 120, 2880 // a quick machine takes some seconds for them
@@ -262,6 +263,7 @@ func readText(t *testing.T, path string) string {
 }
 
 func TestLaunchArrayOnSlurm(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	p, _ := slurmPlace(t, c, ", array_limit: 2")
 	p.config("straight", 2)
@@ -291,6 +293,7 @@ func TestLaunchArrayOnSlurm(t *testing.T) {
 
 // Processes on two nodes, found by srun, train what mpirun's would; they save when they are stopped or lose their nodes, and go on.
 func TestLaunchSeveralProcessesOnSlurm(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	p, _ := slurmPlace(t, c, ", nodes: 2, gpus: 2, mem: 200M")
 	hosts := readText(t, filepath.Join(p.dir, "hosts.yaml"))
@@ -322,6 +325,7 @@ func TestLaunchSeveralProcessesOnSlurm(t *testing.T) {
 
 // The cluster is reached through its login host: what is sent there by ssh is what the nodes run.
 func TestLaunchOnSlurmThroughALoginHost(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	s := startServer(t, "SetEnv SLURM_CONF="+c.conf)
 	p := newPlace(t)
@@ -352,6 +356,7 @@ func TestLaunchOnSlurmThroughALoginHost(t *testing.T) {
 // Slurm's own clock: a run saves before its time is up and takes another turn, and one that could not save is told as such. Slurm counts in
 // minutes, so this takes some.
 func TestSlurmsTimeIsUp(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("SOAK_SLURM") == "" {
 		t.Skip("SOAK_SLURM is not set: this takes minutes, and make soak runs it")
 	}
@@ -386,6 +391,7 @@ func TestSlurmsTimeIsUp(t *testing.T) {
 
 // A job that Slurm kills before the run can save is told with the end of its log, and goes on when asked.
 func TestLaunchTellsWhatHappenedOnSlurm(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	p, _ := slurmPlace(t, c, "")
 	p.config("straight", 120)

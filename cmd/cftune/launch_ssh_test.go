@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -83,12 +84,19 @@ func keygen(t *testing.T, path, passphrase string) {
 	require.NoError(t, err, "%s", out)
 }
 
+var givenPorts sync.Map // tests run side by side, and nobody listens yet at the ports that one was given
+
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		port := l.Addr().(*net.TCPAddr).Port
+		require.NoError(t, l.Close())
+		if _, given := givenPorts.LoadOrStore(port, true); !given {
+			return port
+		}
+	}
 }
 
 func awaitPort(t *testing.T, port int) {
@@ -204,6 +212,7 @@ func TestLaunchKeysAndJumps(t *testing.T) {
 
 // The folder's name is one that a shell would read as a command, and the run is disturbed in every way.
 func TestLaunchOverSSH(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	p := newPlace(t)
 	const epochs, steps = 120, 2880

@@ -87,6 +87,7 @@ func TestLaunchAStudyHere(t *testing.T) {
 // A study as an array of jobs on two nodes, behind a login host that has nothing of it, says what one process's says. A part
 // that is killed is started again alone.
 func TestLaunchAStudyOnSlurm(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t)
 	login := startServer(t, "SetEnv SLURM_CONF="+c.conf)
 	p := newPlace(t)

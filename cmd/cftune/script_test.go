@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the program as users do: testdata/script says what they type and what they see.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
