@@ -17,8 +17,12 @@ const Rule = `Claims are decided by intervals, on test rows that no run has seen
   answers are all right or all wrong, or nearly so.
 
 A critique without a verdict counts as a false verdict. An interval is the 2.5th to 97.5th percentile of 10,000 draws of
-seeds and, within them, of items, both with replacement and the same for both sides (a hierarchical paired bootstrap). The
-p-value is of a permutation test that exchanges the two sides item by item, for all seeds together; it is given once plain
+seeds and, within them, of items, both with replacement and the same for both sides (a hierarchical paired bootstrap).
+Added to the items that are drawn from, and to no count that is reported, are for a share two hits and two misses, for a
+difference one item that only one side has right and one that only the other has, and where classes count half each one hit
+and one miss of each class and side. A few items that all agree are then no certainty (Agresti and Coull 1998, Agresti and
+Caffo 2000, Bonett and Price 2012). The interval is widened, where it must be, to hold the value itself. The p-value is
+of a permutation test that exchanges the two sides item by item, for all seeds together; it is given once plain
 and once adjusted for the number of claims (Holm), and decides nothing. With few seeds the interval knows little about
 other seeds.
 
@@ -110,9 +114,6 @@ func decideOne(c Claim, measured map[string]measuredSet) Decided {
 	}
 	d := Decided{Claim: c, Word: word(e.Estimate, bound), Effect: &e}
 	d.Because = fmt.Sprintf("%s: %s; the bound is %s", what, pointsText(e.Estimate), points(bound))
-	if e.Low == e.High {
-		d.Because += "; no draw differs, so the interval knows nothing of rare differences"
-	}
 	return d
 }
 

@@ -1,6 +1,7 @@
 package study
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -134,15 +135,30 @@ func TestReportOfAnswersWithoutLabels(t *testing.T) {
 	assert.Contains(t, string(page), "Given: “good”.</p>")
 }
 
+// A record that was begun by another version keeps the rule of that, and the report says that claims were decided by today's.
+func TestARuleOfAnotherVersionIsSaid(t *testing.T) {
+	dir := scriptedStudy(t, "")
+	path := filepath.Join(dir, StateName)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "Agresti and Coull")
+	require.NoError(t, os.WriteFile(path, bytes.ReplaceAll(text, []byte("Agresti and Coull"), []byte("somebody")), 0o600))
+	r, err := MakeReport(dir)
+	require.NoError(t, err)
+	assert.Contains(t, r.Rule, "somebody")
+	assert.Contains(t, Markdown(r), "- the rule below was written down before the first run, by another version; this one decided by what")
+}
+
 func TestReportGolden(t *testing.T) {
 	dir := scriptedStudy(t, "")
 	r, err := MakeReport(dir)
 	require.NoError(t, err)
 	assert.True(t, r.Complete)
 	assert.True(t, r.Budget.Met)
-	assert.Equal(t, []string{WordNo, WordYes, WordYes, WordNo}, []string{r.Claims[0].Word, r.Claims[1].Word, r.Claims[2].Word, r.Claims[3].Word})
+	assert.Equal(t, []string{WordNo, WordYes, WordNotShown, WordNotShown}, []string{r.Claims[0].Word, r.Claims[1].Word, r.Claims[2].Word, r.Claims[3].Word})
 	require.NotNil(t, r.Sets[0].Learned)
 	assert.True(t, *r.Sets[0].Learned)
+	assert.NotContains(t, Markdown(r), "another version")
 
 	got := strings.ReplaceAll(Markdown(r), r.Digest[:12], "DIGEST")
 	const golden = "testdata/report.md"

@@ -103,10 +103,34 @@ func (c compare) items() int {
 	return len(c.a[0])
 }
 
-// value is the statistic over drawn seeds and items; swap tells where a and b change places.
+// added are rows of nobody, one cell for each side, that are drawn with the others: draws of a few rows that all agree would all agree, and
+// an interval without width claim to know of rare rows. A share gets two hits and two misses (Agresti and Coull 1998), a paired difference a row that
+// only a has right and one that only b has (Bonett and Price 2012), and where classes count half each, each class one hit and one miss of each side
+// (Agresti and Caffo 2000).
+func (c compare) added() [][2]cell {
+	rows := [][2]cell{{{hit: true}, {}}, {{}, {hit: true}}}
+	switch {
+	case c.balanced:
+		for _, r := range rows {
+			r[0].class, r[1].class = true, true
+			rows = append(rows, r)
+		}
+	case c.b == nil:
+		rows = append(rows, rows...)
+	}
+	return rows
+}
+
+// value is the statistic over drawn seeds and items, the items from c.items() on being added ones; swap tells where a and b change places.
+// Without an item of a class that counts, added ones aside, it is not a number.
 func (c compare) value(seeds, items []int, swap []bool) float64 {
 	var of [2]count
+	var added []int
 	for _, i := range items {
+		if i >= c.items() {
+			added = append(added, i-c.items())
+			continue
+		}
 		first, second := 0, 1
 		if swap != nil && swap[i] {
 			first, second = 1, 0
@@ -118,11 +142,25 @@ func (c compare) value(seeds, items []int, swap []bool) float64 {
 			}
 		}
 	}
-	v := of[0].share(c.balanced)
-	if c.b != nil {
-		v -= of[1].share(c.balanced)
+	share := func() float64 {
+		v := of[0].share(c.balanced)
+		if c.b != nil {
+			v -= of[1].share(c.balanced)
+		}
+		return v
 	}
-	return v
+	v := share()
+	if len(added) == 0 || math.IsNaN(v) {
+		return v
+	}
+	rows := c.added()
+	for _, i := range added {
+		for range seeds {
+			of[0].add(rows[i][0])
+			of[1].add(rows[i][1])
+		}
+	}
+	return share()
 }
 
 func upTo(n int) []int {
@@ -133,8 +171,8 @@ func upTo(n int) []int {
 	return all
 }
 
-// estimate draws seeds and then items, both with replacement and the same for a and b, and takes the percentiles. Draws
-// without an item of a class are drawn again.
+// estimate draws seeds and then items, both with replacement and the same for a and b, and takes the percentiles; some items are added to
+// those that are drawn from, not to the value. Draws without an item of a class are drawn again.
 func (c compare) estimate(level float64) (Estimate, bool) {
 	e := Estimate{Items: c.items(), Seeds: c.seeds()}
 	if e.Items == 0 || e.Seeds == 0 {
@@ -145,13 +183,13 @@ func (c compare) estimate(level float64) (Estimate, bool) {
 	}
 	rng := rand.New(rand.NewPCG(statsSeed, 1))
 	values := make([]float64, 0, rounds)
-	seeds, items := make([]int, e.Seeds), make([]int, e.Items)
+	seeds, items := make([]int, e.Seeds), make([]int, e.Items+len(c.added()))
 	for tries := 0; len(values) < rounds && tries < 10*rounds; tries++ {
 		for i := range seeds {
 			seeds[i] = rng.IntN(e.Seeds)
 		}
 		for i := range items {
-			items[i] = rng.IntN(e.Items)
+			items[i] = rng.IntN(len(items))
 		}
 		if v := c.value(seeds, items, nil); !math.IsNaN(v) {
 			values = append(values, v)
@@ -163,7 +201,7 @@ func (c compare) estimate(level float64) (Estimate, bool) {
 	slices.Sort(values)
 	tail := (1 - level) / 2
 	at := func(q float64) float64 { return values[int(math.Round(q*float64(len(values)-1)))] }
-	e.Low, e.High = at(tail), at(1-tail)
+	e.Low, e.High = min(at(tail), e.Value), max(at(1-tail), e.Value) // which the added items draw to the middle
 	return e, true
 }
 
