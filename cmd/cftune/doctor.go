@@ -43,6 +43,7 @@ type runReport struct {
 	Fits       bool                  `json:"fits"`
 	WouldFit   []fitting             `json:"would_fit,omitempty"` // where it does not fit
 	KeepsAll   *fitting              `json:"keeps_all,omitempty"` // where activations do not all fit a device: shorter packs, whose do
+	Check      *agreement            `json:"check,omitempty"`     // of the device, if asked for
 	fromConfig config.Run
 }
 
@@ -65,16 +66,24 @@ func newDoctorCommand() *cobra.Command {
 	var (
 		path   string
 		sets   []string
+		check  bool
 		asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Show devices, libraries and speed, and what a configuration would take",
 		Long: `Show the devices that were found, the libraries, and this machine's rate of matrix products. With --config, show what
-the run would take of memory, part by part; if that does not fit, name settings with which it would and exit with 5.`,
+the run would take of memory, part by part; if that does not fit, name settings with which it would and exit with 5.
+
+With --check-device too, compute the loss and all gradients of the run's adapter over its model, of up to 512 random tokens, on the run's device and
+on the CPU, and exit with 5 if they are not alike: worth its minute (for 8 billion parameters) before a long run on a kind of device that nobody has
+trained on.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := examine(cmd, path, sets)
+			if check && path == "" {
+				return codedError{errors.New("doctor: --check-device needs --config"), codeUsage}
+			}
+			report, err := examine(cmd, path, sets, check)
 			if err != nil {
 				return err
 			}
@@ -89,16 +98,20 @@ the run would take of memory, part by part; if that does not fit, name settings 
 			if r := report.Run; r != nil && !r.Fits {
 				return codedError{fmt.Errorf("doctor: %s: needs %s of buffers, available are %s", path, spell.Size(r.Buffers), spell.Size(r.Available)), codeDevice}
 			}
+			if r := report.Run; r != nil && r.Check != nil && len(r.Check.Wrong) > 0 {
+				return codedError{fmt.Errorf("doctor: %s: %w", path, r.Check.err()), codeDevice}
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "", "configuration of a run")
 	cmd.Flags().StringArrayVar(&sets, "set", nil, "override a key of the configuration (key=value)")
+	cmd.Flags().BoolVar(&check, "check-device", false, "compare the device's gradients with the CPU's")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
-func examine(cmd *cobra.Command, path string, sets []string) (doctorReport, error) {
+func examine(cmd *cobra.Command, path string, sets []string, check bool) (doctorReport, error) {
 	report := doctorReport{Version: newVersionReport()}
 	var run config.Run
 	if path == "" && len(sets) > 0 {
@@ -123,8 +136,16 @@ func examine(cmd *cobra.Command, path string, sets []string) (doctorReport, erro
 		return report, engineError(fmt.Errorf("doctor: %w", err))
 	}
 	if path != "" {
+		if check && onCPU(run.Device, report.Devices) {
+			return report, codedError{fmt.Errorf("doctor: %s: --check-device compares a device with the CPU, and the run's is the CPU", path), codeUsage}
+		}
 		if report.Run, err = examineRun(path, run, report.Devices); err != nil {
 			return report, engineError(fmt.Errorf("doctor: %s: %w", path, err))
+		}
+		if check && report.Run.Fits {
+			if report.Run.Check, err = checkDevice(cmd.Context(), run, report.Run.Info); err != nil {
+				return report, engineError(fmt.Errorf("doctor: %s: %w", path, err))
+			}
 		}
 	}
 	return report, nil
@@ -149,7 +170,7 @@ func examineRun(path string, run config.Run, devices []engine.Device) (*runRepor
 	}
 	need := buffers
 	where := deviceOf(devices, run.Device)
-	if r.OnDevice = where != nil && (where.Name != "CPU" || isGGML(run.Device)); r.OnDevice {
+	if r.OnDevice = where != nil && !onCPU(run.Device, devices); r.OnDevice {
 		need = func(e engine.MemoryEstimate) uint64 { return e.Total } // weights lie there as well
 	}
 	r.Keep, r.Buffers = r.Memory.Keep.String(), need(r.Memory)
@@ -200,6 +221,12 @@ func deviceOf(devices []engine.Device, name string) *engine.Device {
 		}
 	}
 	return nil
+}
+
+// onCPU tells whether a configuration's device is the CPU engine.
+func onCPU(name string, devices []engine.Device) bool {
+	where := deviceOf(devices, name)
+	return where != nil && where.Name == "CPU" && !isGGML(name)
 }
 
 // isGGML tells whether a configuration's device is one of ggml's by its general name. So ggml-cpu, which holds weights and
@@ -351,6 +378,9 @@ func (r runReport) print(w io.Writer) {
 	switch {
 	case r.Fits:
 		fmt.Fprintln(w, "\nThe run fits.")
+		if r.Check != nil {
+			r.Check.print(w)
+		}
 		if r.KeepsAll != nil {
 			nothing := "nothing"
 			if r.fromConfig.Adapter.DoRA {
