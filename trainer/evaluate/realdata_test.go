@@ -27,6 +27,9 @@ func sharedFile(t *testing.T, name ...string) []byte {
 
 func sharedRows[T any](t *testing.T, name ...string) []T {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("whole data sets")
+	}
 	var rows []T
 	decoder := json.NewDecoder(strings.NewReader(string(sharedFile(t, name...))))
 	for decoder.More() {

@@ -82,6 +82,9 @@ func largeParquet(t *testing.T) File {
 
 // Memory does not grow with the source.
 func TestMemoryIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("large sources")
+	}
 	const object = `{"number": %d, "text": "%s"}`
 	for name, source := range map[string]func() File{
 		"lines":   func() File { return piped("", object, "\n", "\n") },
