@@ -105,6 +105,7 @@ var rules = []rule{
 	{codeUsage, is(export.ErrQuantizedBase), "merge into the unquantized original if there is one; --accept-quantized-base goes on all the same"},
 	{codeUsage, is(export.ErrWrongBase), "name the model that the adapter was trained on; where it is the same model in another file, --any-base takes it"},
 	{codeUsage, as[*checkpoint.OutputError], ""},
+	{codeUsage, as[*checkpoint.ForeignError], "whose it is goes on with it, or gives others leave (ls -l shows both); a copy of the folder is a run of its own"},
 	{codeUsage, as[*launch.UsageError], ""},
 	{codeOther, as[*launch.HostKeyError], ""},
 	{codeDevice, as[*launch.PreflightError], ""},

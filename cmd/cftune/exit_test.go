@@ -42,6 +42,7 @@ func TestExitCodes(t *testing.T) {
 		{checkpoint.ErrExists, 2},
 		{export.ErrExists, 2},
 		{&checkpoint.OutputError{Dir: "x", Err: os.ErrPermission}, 2},
+		{&checkpoint.ForeignError{Dir: "x", Err: os.ErrPermission}, 2},
 		{&trainer.AdapterError{}, 2},
 		{&trainer.DataError{}, 3},
 		{&dataset.Error{Err: errors.New("line")}, 3},
