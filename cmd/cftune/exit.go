@@ -76,6 +76,7 @@ var rules = []rule{
 	{codeInterrupted, as[*goesOnError], "the same command goes on"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
 	{codeData, is(trainer.ErrModelGone), "with the model as it was, cftune resume goes on from the newest checkpoint; a file that is in use is replaced by mv, not written over"},
+	{codeData, is(gguf.ErrChanged), "nothing was made of it; the same command makes it of the file that is there now, once nobody writes to that"},
 	{codeUsage, is(study.ErrChanged), "a changed study needs another output: --set output=FOLDER"},
 	{codeUsage, is(study.ErrNone), "without --report-only the study is made"},
 	{codeUsage, is(study.ErrNoShare), "there may be as many shards as models, and no more"},

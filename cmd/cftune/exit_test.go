@@ -47,6 +47,7 @@ func TestExitCodes(t *testing.T) {
 		{&trainer.DataError{}, 3},
 		{&dataset.Error{Err: errors.New("line")}, 3},
 		{gguf.ErrFormat, 3},
+		{gguf.ErrChanged, 3},
 		{engineError(engine.ErrFormat), 3},
 		{engineError(engine.ErrUnsupported), 3},
 		{engineError(engine.ErrIO), 3},
