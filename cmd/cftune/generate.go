@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -235,12 +234,10 @@ func openChat(model, templateFile, system string) (*engine.Vocab, *chat.Template
 	}
 	source := vocab.ChatTemplate()
 	if templateFile != "" {
-		text, err := os.ReadFile(templateFile)
-		if err != nil {
+		if source, err = readTemplate(templateFile); err != nil {
 			vocab.Close()
-			return nil, nil, codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+			return nil, nil, err
 		}
-		source = string(text)
 	}
 	template, err := chat.NewTemplate(source, vocab)
 	if err != nil {

@@ -403,12 +403,10 @@ func openText(run config.Run) (trainer.Text, *engine.Vocab, error) {
 	}
 	source := vocab.ChatTemplate()
 	if run.Chat.TemplateFile != "" {
-		text, err := os.ReadFile(run.Chat.TemplateFile)
-		if err != nil {
+		if source, err = readTemplate(run.Chat.TemplateFile); err != nil {
 			vocab.Close()
-			return trainer.Text{}, nil, codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+			return trainer.Text{}, nil, err
 		}
-		source = string(text)
 	}
 	return trainer.Text{
 		Template: template, Digest: digestOf([]byte(source)), Vocabulary: vocab.Info().Tokens, BOS: vocab.BOS(),
