@@ -104,7 +104,7 @@ func TestQuantizeTellsOfTheDisk(t *testing.T) {
 	for _, cause := range []error{syscall.ENOSPC, syscall.EIO, errNoReason} {
 		o := Options{}
 		if cause != errNoReason {
-			o.fs = &crashpoint.FS{At: 3, Err: cause} // the write, after removing and opening
+			o.fs = &crashpoint.FS{At: 2, Err: cause} // the write, after opening
 		}
 		_, err := Quantize(brokenOff{}, source, filepath.Join(dir, "to.gguf"), fileTypes[3], nil, o)
 		require.ErrorIs(t, err, cause)
@@ -210,4 +210,24 @@ func TestNothingIsMadeOfAModelThatChanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two that write one output at once: the second is told, and the first has its own.
+func TestQuantizeWritesNoFileOfAnothers(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "model.gguf"), filepath.Join(dir, "out.gguf")
+	require.NoError(t, testmodel.Write(from, testmodel.Options{}))
+	source, err := gguf.Open(from)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(to+durable.TempSuffix, []byte("left by one that was killed"), 0o600))
+	var second error
+	result, err := Quantize(meddled{func() {
+		_, second = Quantize(meddled{func() { t.Error("it began") }}, source, to, fileTypes[0], nil, Options{})
+	}}, source, to, fileTypes[0], nil, Options{})
+	require.NoError(t, err)
+	assert.Equal(t, to, result.Path)
+	assert.EqualError(t, second, "quantize: write "+to+".tmp: another process writes it, too")
+	left, err := filepath.Glob(to + "*")
+	require.NoError(t, err)
+	assert.Equal(t, []string{to}, left)
 }

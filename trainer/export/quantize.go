@@ -102,12 +102,22 @@ func Quantize(engine Engine, source *gguf.File, to string, t FileType, importanc
 }
 
 // quantize writes to under a temporary name and tells what is in it.
-func quantize(engine Engine, source *gguf.File, to string, t FileType, importance map[string][]float32, fs durable.FS) (Merged, error) {
+func quantize(engine Engine, source *gguf.File, to string, t FileType, importance map[string][]float32, fs durable.FS) (result Merged, err error) {
 	temp := to + durable.TempSuffix
-	if err := fs.RemoveAll(temp); err != nil {
+	// The library opens the file by its name: without the lock, a file that another process writes there could be taken for this one's.
+	own, err := durable.Acquire(temp)
+	if _, held := errors.AsType[*durable.HeldError](err); held {
+		return Merged{}, fmt.Errorf("write %s: another process writes it, too", temp)
+	}
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) { // there are file systems without locks
 		return Merged{}, err
 	}
-	defer fs.RemoveAll(temp)
+	defer own.Release()
+	defer func() {
+		if err != nil {
+			result, err = Merged{}, errors.Join(err, fs.RemoveAll(temp))
+		}
+	}()
 	if err := engine.Quantize(source.Path, temp, t, importance); err != nil {
 		if cause := diskError(fs, temp); cause != nil {
 			err = cause
@@ -132,7 +142,7 @@ func quantize(engine Engine, source *gguf.File, to string, t FileType, importanc
 	if err != nil {
 		return Merged{}, err
 	}
-	result := Merged{Path: to, Type: t.name, Bytes: made.Size, Tensors: map[string]int{}}
+	result = Merged{Path: to, Type: t.name, Bytes: made.Size, Tensors: map[string]int{}}
 	for _, info := range made.Tensors {
 		result.Tensors[info.Type.String()]++
 		if len(info.Shape) > 1 && info.Cols()%t.block != 0 {
