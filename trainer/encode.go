@@ -77,6 +77,10 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 		if t := example.Tokens; e.run.Data.Audit && e.text.BOS >= 0 && len(t) > 1 && t[0] == e.text.BOS && t[1] == e.text.BOS {
 			return encoded{example: example}, fmt.Errorf("record %s: begins with two BOS tokens (%d)", record.ID, e.text.BOS)
 		}
+		if e.run.Data.Audit && shifted(record.InputIDs, record.Labels) {
+			return encoded{example: example}, fmt.Errorf("record %s: labels are shifted already: each is the token behind its own in input_ids; "+
+				"here they lie under their own, or data.audit is false", record.ID)
+		}
 	} else {
 		conversation, err := objective.Layout(name, record)
 		if err != nil {
@@ -100,6 +104,21 @@ func (e *encoder) encode(i int, name string) (encoded, error) {
 	result, err := e.fit(example)
 	result.conversation = made
 	return result, err
+}
+
+// shifted reports whether the labels of a row are those of the positions behind: learned as they are, they would teach the token after the next.
+func shifted(tokens, labels []int32) bool {
+	behind := 0
+	for i, label := range labels {
+		switch {
+		case label == dataset.IgnoreLabel || i+1 == len(tokens): // behind the last may be anything
+		case label != tokens[i+1]:
+			return false
+		case label != tokens[i]:
+			behind++
+		}
+	}
+	return behind > 0
 }
 
 // fit applies the over-long policy.

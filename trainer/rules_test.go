@@ -229,8 +229,7 @@ func TestFilesFoundByNameAreOpenedAsRegularOnes(t *testing.T) {
 		"trainer/launch/ssh.go", "trainer/launch/sshconfig.go", "trainer/launch/hosts.go", // of ssh
 		"trainer/launch/process_linux.go", "trainer/launch/kube/files.go", "trainer/internal/crashpoint/crashpoint.go",
 		"trainer/internal/durable/fs.go", "trainer/mirror/objects.go", // folders, to sync them, and new files
-		"cmd/cftune/quantize.go", "cmd/cftune/imatrix.go", "cmd/cftune/merge.go", "cmd/cftune/train.go", "cmd/cftune/study_engine.go",
-		"cmd/cftune/generate.go", "cmd/cftune/export_chat.go", "cmd/cftune/export.go", "cmd/cftune/init.go",
+		"cmd/cftune/quantize.go", "cmd/cftune/imatrix.go", "cmd/cftune/export_chat.go", "cmd/cftune/init.go",
 	}
 	used := map[string]bool{}
 	for _, f := range goFiles(t) {

@@ -81,6 +81,37 @@ func TestAuditRefusesHeldOutRowsAndDoubledBOS(t *testing.T) {
 	assert.ErrorContains(t, err, "1 of 2 records cannot be used")
 }
 
+// Labels of which each is the next token would teach the token after the next. What repeats itself, or is another token on purpose, is no mistake.
+func TestAuditRefusesShiftedLabels(t *testing.T) {
+	for _, c := range []struct {
+		name, row string
+		refused   bool
+	}{
+		{"shifted", `{"input_ids": [1, 2, 3, 4], "labels": [2, 3, 4, -100]}`, true},
+		{"shifted, prompt masked, an end put behind", `{"input_ids": [1, 2, 3, 4], "labels": [-100, 3, 4, 9]}`, true},
+		{"one, shifted", `{"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 4, -100]}`, true},
+		{"as they are", `{"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}`, false},
+		{"all the same", `{"input_ids": [5, 5, 5, 5], "labels": [-100, 5, 5, 5]}`, false},
+		{"one is another", `{"input_ids": [1, 2, 3, 4], "labels": [-100, 3, 3, 4]}`, false},
+		{"the last is another", `{"input_ids": [1, 2, 3, 4], "labels": [-100, -100, -100, 9]}`, false},
+	} {
+		s := newSite(t)
+		s.write(t, c.row)
+		s.run.Data.Validation = config.Validation{EverySteps: 1}
+		tr, err := s.prepare(t)
+		if !c.refused {
+			require.NoError(t, err, c.name)
+			closeTrainer(t, tr)
+			continue
+		}
+		assert.ErrorContains(t, err, "train.jsonl:1: labels are shifted already", c.name)
+		s.run.Data.Audit = false
+		tr, err = s.prepare(t)
+		require.NoError(t, err, c.name)
+		closeTrainer(t, tr)
+	}
+}
+
 func TestStatsGoOnAfterFaults(t *testing.T) {
 	s := newSite(t)
 	s.write(t, row(5, 2, 1), row(5, 2, 1), "no JSON", row(40, 2, 2), row(6, 0, 3), row(9, 4, 4))

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"text/template"
 
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
@@ -95,6 +96,7 @@ func (e *exporter) writeCard(record trainer.Record, c *checkpoint.Checkpoint, re
 // describe says what the export is, how it is used, and under which licence its base is.
 func (k *card) describe(e *exporter, result exported, base *gguf.File) {
 	file := filepath.Base(e.output)
+	word := spell.Word(file)
 	k.Relation, k.Library, k.Tags = "adapter", "gguf", []string{"gguf", "lora", "cftune"}
 	k.Exported = fmt.Sprintf("%s, %s, %d bytes", file, result.Type, result.Bytes)
 	trained := "fine-tuned"
@@ -114,13 +116,13 @@ func (k *card) describe(e *exporter, result exported, base *gguf.File) {
 			k.Relation = "quantized"
 		}
 		k.What = fmt.Sprintf("%s, %s with a LoRA adapter of rank %d that is merged into its weights; a GGUF file.", k.Base, trained, result.Rank)
-		k.Usage = fmt.Sprintf("With llama.cpp, or what is built on it:\n\n    llama-cli -m %s\n    cftune generate --model %s --prompt \"...\"", file, file)
+		k.Usage = fmt.Sprintf("With llama.cpp, or what is built on it:\n\n    llama-cli -m %s\n    cftune generate --model %s --prompt \"...\"", word, word)
 	default:
 		k.What = fmt.Sprintf("A LoRA adapter of rank %d over %s, %s; a GGUF file that llama.cpp loads beside the base model.", result.Rank, k.Base, trained)
-		k.Usage = fmt.Sprintf("With llama.cpp, and the very base model that is named above:\n\n    llama-cli -m BASE.gguf --lora %s\n    cftune generate --model BASE.gguf --adapter %s --prompt \"...\"", file, file)
+		k.Usage = fmt.Sprintf("With llama.cpp, and the very base model that is named above:\n\n    llama-cli -m BASE.gguf --lora %s\n    cftune generate --model BASE.gguf --adapter %s --prompt \"...\"", word, word)
 	}
 	if e.modelfile != "" {
-		k.Usage += "\n\nWith Ollama:\n\n    ollama create NAME -f " + filepath.Base(e.modelfile)
+		k.Usage += "\n\nWith Ollama:\n\n    ollama create NAME -f " + spell.Word(filepath.Base(e.modelfile))
 	}
 	if s := k.Config.Chat.System; s != "" {
 		k.Usage += "\n\nIt was trained with this system message:\n\n    " + strings.ReplaceAll(s, "\n", "\n    ")

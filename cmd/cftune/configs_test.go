@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
+
 	"cftune/trainer/config"
 	"cftune/trainer/dataset"
 	"cftune/trainer/objective"
@@ -80,4 +82,9 @@ func TestShippedConfigsReadTheirData(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestInitRefusesNamesThatNoConfigurationHolds(t *testing.T) {
+	assert.NoError(t, starter{format: "cft", data: "\u00fc {x}: y.jsonl"}.check())
+	assert.EqualError(t, starter{format: "cft", data: "\xfc.jsonl"}.check(), `--data: a configuration is UTF-8, and "\xfc.jsonl" is not`)
 }

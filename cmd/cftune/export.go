@@ -286,11 +286,9 @@ func (e *exporter) merge(ctx context.Context, c *checkpoint.Checkpoint, record t
 		return export.Merged{}, 0, err
 	}
 	if file := record.Config.Chat.TemplateFile; file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return export.Merged{}, 0, codedError{fmt.Errorf("the chat template that the run was trained with: %w", err), codeUsage}
+		if o.ChatTemplate, err = readTemplate(file); err != nil {
+			return export.Merged{}, 0, err
 		}
-		o.ChatTemplate = string(text)
 	}
 	if o.Importance, err = e.importance(ctx, c, record, base, o.Type); err != nil {
 		return export.Merged{}, 0, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +14,15 @@ import (
 	"cftune/trainer/config"
 )
 
+// readTemplate reads a file with a chat template. A byte order mark, which some editors put before all text, would come into every prompt.
+func readTemplate(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+	}
+	return strings.TrimPrefix(string(text), "\ufeff"), nil
+}
+
 // checkChat refuses a chat template file that is not what the run was trained with any more: what is merged in, what the proof
 // lays rows out with, and what is asked would be the file's text of today.
 func checkChat(record trainer.Record) error {
@@ -20,11 +30,11 @@ func checkChat(record trainer.Record) error {
 	if file == "" || record.ChatDigest == "" {
 		return nil
 	}
-	text, err := os.ReadFile(file)
+	text, err := readTemplate(file)
 	if err != nil {
-		return codedError{fmt.Errorf("the chat template that the run was trained with: %w", err), codeUsage}
+		return fmt.Errorf("what the run was trained with: %w", err)
 	}
-	if now := digestOf(text); now != record.ChatDigest {
+	if now := digestOf([]byte(text)); now != record.ChatDigest {
 		return codedError{fmt.Errorf("%s is not the chat template that the run was trained with (sha256 %.12s, it was %.12s): put that one back",
 			file, now, record.ChatDigest), codeUsage}
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -145,8 +144,8 @@ func (o generateOptions) check(hasPrompt bool) error {
 		return fmt.Errorf("--min-p: must be from 0 to 1, got %v", s.MinP)
 	case s.Temperature == 0 && (s.TopK != 0 || s.TopP != 1 || s.MinP != 0):
 		return errors.New("--top-k, --top-p and --min-p need a --temperature above 0")
-	case math.IsNaN(o.adapterScale) || math.IsInf(o.adapterScale, 0):
-		return fmt.Errorf("--adapter-scale: must be finite, got %v", o.adapterScale)
+	case math.IsNaN(o.adapterScale) || math.Abs(o.adapterScale) > math.MaxFloat32:
+		return fmt.Errorf("--adapter-scale: must be a finite number of 32 bits, got %v", o.adapterScale)
 	case o.adapter == "" && o.adapterScale != 1:
 		return errors.New("--adapter-scale needs an --adapter")
 	}
@@ -235,12 +234,10 @@ func openChat(model, templateFile, system string) (*engine.Vocab, *chat.Template
 	}
 	source := vocab.ChatTemplate()
 	if templateFile != "" {
-		text, err := os.ReadFile(templateFile)
-		if err != nil {
+		if source, err = readTemplate(templateFile); err != nil {
 			vocab.Close()
-			return nil, nil, codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+			return nil, nil, err
 		}
-		source = string(text)
 	}
 	template, err := chat.NewTemplate(source, vocab)
 	if err != nil {

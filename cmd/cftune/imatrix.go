@@ -99,6 +99,10 @@ func (o imatrixOptions) run(ctx context.Context, name string, notes io.Writer) (
 	if err != nil {
 		return imatrixResult{}, err
 	}
+	base, err := gguf.Open(model)
+	if err != nil {
+		return imatrixResult{}, err
+	}
 	var pieces [][]int32
 	source := o.text
 	if o.text != "" {
@@ -116,6 +120,9 @@ func (o imatrixOptions) run(ctx context.Context, name string, notes io.Writer) (
 	}
 	m, tokens, err := measureImportance(ctx, model, o.adapter, pieces, o.threads)
 	if err != nil {
+		return imatrixResult{}, err
+	}
+	if err := base.Unchanged(); err != nil {
 		return imatrixResult{}, err
 	}
 	m.Datasets = []string{filepath.Base(source)}

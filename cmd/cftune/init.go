@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -36,8 +37,8 @@ func newInitCommand() *cobra.Command {
 		Long:  initLong + exitCodesHelp,
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(dataset.Formats(), s.format) {
-				return codedError{fmt.Errorf("--format: there is no %q: one of %s", s.format, strings.Join(dataset.Formats(), ", ")), codeUsage}
+			if err := s.check(); err != nil {
+				return codedError{err, codeUsage}
 			}
 			text := s.fill(config.Example())
 			path := "run.yaml"
@@ -67,6 +68,18 @@ func newInitCommand() *cobra.Command {
 	cmd.Flags().StringVar(&s.format, "format", "cft", "its format: "+strings.Join(dataset.Formats(), ", "))
 	cmd.Flags().StringVar(&s.output, "output", "", "the run directory")
 	return cmd
+}
+
+func (s starter) check() error {
+	if !slices.Contains(dataset.Formats(), s.format) {
+		return fmt.Errorf("--format: there is no %q: one of %s", s.format, strings.Join(dataset.Formats(), ", "))
+	}
+	for flag, value := range map[string]string{"model": s.model, "data": s.data, "output": s.output} {
+		if !utf8.ValidString(value) {
+			return fmt.Errorf("--%s: a configuration is UTF-8, and %q is not", flag, value)
+		}
+	}
+	return nil
 }
 
 // fill puts what is given in the example's places.

@@ -78,11 +78,9 @@ func newMergeCommand() *cobra.Command {
 				return err
 			}
 			if chat.TemplateFile != "" {
-				text, err := os.ReadFile(chat.TemplateFile)
-				if err != nil {
+				if o.ChatTemplate, err = readTemplate(chat.TemplateFile); err != nil {
 					return err
 				}
-				o.ChatTemplate = string(text)
 			}
 			merged, err := export.Merge(cmd.Context(), exportEngine{threads}, base, a, output, o)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cftune/bindings/engine"
+	"cftune/internal/spell"
 	"cftune/trainer"
 	"cftune/trainer/chat"
 	"cftune/trainer/config"
@@ -34,7 +35,7 @@ func (e *exporter) writeModelfile(run config.Run, maxSequence int, result export
 	}
 	defer vocab.Close()
 	m := export.Modelfile{
-		Comments: []string{fmt.Sprintf("Written by cftune %s. ollama create NAME -f %s makes a model of it.", programVersion(), filepath.Base(e.modelfile))},
+		Comments: []string{fmt.Sprintf("Written by cftune %s. ollama create NAME -f %s makes a model of it.", programVersion(), spell.Word(filepath.Base(e.modelfile)))},
 		System:   run.Chat.System,
 		// Ollama's own default of 1.1 would make the model's words less likely the second time: not what was trained.
 		Parameters: [][2]string{{"repeat_penalty", "1"}},
@@ -81,7 +82,7 @@ func (e *exporter) writeModelfile(run config.Run, maxSequence int, result export
 	if err := writeWhole(e.modelfile, []byte(text)); err != nil {
 		return err
 	}
-	fmt.Fprintf(notes, "%s: ollama create NAME -f %s\n", result.Path, e.modelfile)
+	fmt.Fprintf(notes, "%s: ollama create NAME -f %s\n", result.Path, spell.Word(e.modelfile))
 	return nil
 }
 

@@ -80,7 +80,7 @@ func newQuantizeCommand() *cobra.Command {
 				}
 				result.Perplexity = &perplexities{Before: before}
 			}
-			if result.Merged, err = export.Quantize(exportEngine{threads}, model, args[1], t, importance, o); err != nil {
+			if result.Merged, err = export.Quantize(exportEngine{threads}, base, args[1], t, importance, o); err != nil {
 				return err
 			}
 			if text != "" {

@@ -9,7 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"cftune/trainer"
+	"cftune/trainer/checkpoint"
 	"cftune/trainer/config"
+	"cftune/trainer/metrics"
 	"cftune/trainer/mirror"
 )
 
@@ -128,9 +130,23 @@ func (s session) goOn(ctx context.Context, run config.Run) (trainer.Result, erro
 		return result, err
 	}
 	s.note("%s: going on after step %d of %d", dir, t.Done(), t.Plan().Steps)
+	s.noteLostRecords(dir, t.Done())
 	result, err := s.run(ctx, local, t)
 	if err != nil {
 		return result, fmt.Errorf("resume: %w", err)
 	}
 	return result, nil
+}
+
+// noteLostRecords says where records of steps are lost that a checkpoint has: no crash does that, since they are on the disk before it, but a
+// copy of a run without them does. What is learned comes from the checkpoint; of the losses, those since then are what spikes are told by.
+func (s session) noteLostRecords(dir string, done int) {
+	m, err := metrics.Check(filepath.Join(dir, checkpoint.MetricsName))
+	switch {
+	case err != nil:
+		s.note("note: %v; its curves have a gap, and cftune check calls the run damaged", err)
+	case m.LastStep < done:
+		s.note("note: %s ends with step %d, before the checkpoint of step %d: its curves will have a gap, and cftune check will call the run damaged",
+			checkpoint.MetricsName, m.LastStep, done)
+	}
 }

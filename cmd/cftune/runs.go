@@ -24,13 +24,13 @@ func newRunsCommand() *cobra.Command {
 		Short: "List the runs in a folder (default: runs)",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			folder := "runs"
+			folder, hint := "runs", "cftune runs list FOLDER lists the runs in another folder"
 			if len(args) > 0 {
-				folder = args[0]
+				folder, hint = args[0], ""
 			}
 			list, err := runs.List(folder)
 			if err != nil {
-				return err
+				return &usageError{err, hint}
 			}
 			if asJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(list)

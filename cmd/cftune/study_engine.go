@@ -51,13 +51,13 @@ func (e *studyEngine) Model(ctx context.Context, spec study.Spec) (study.Model, 
 		return study.Model{}, err
 	}
 	m := study.Model{File: filepath.Base(spec.Model), Bytes: f.Size, SHA256: sum}
-	template := []byte(f.ChatTemplate())
+	template := f.ChatTemplate()
 	if spec.Chat.TemplateFile != "" {
-		if template, err = os.ReadFile(spec.Chat.TemplateFile); err != nil {
-			return study.Model{}, codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+		if template, err = readTemplate(spec.Chat.TemplateFile); err != nil {
+			return study.Model{}, err
 		}
 	}
-	chatSum := sha256.Sum256(template)
+	chatSum := sha256.Sum256([]byte(template))
 	m.ChatSHA256 = hex.EncodeToString(chatSum[:])
 	m.Weights, m.Adapter = sizes(f, spec.Adapter)
 	if spec.Device == "auto" || spec.Device == "cpu" {

@@ -240,6 +240,7 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 		run.Output, plan.Steps, plan.Examples, plan.Tokens, plan.Targets, spell.Size(e.memory.Total), keptText(e.memory))
 	if t.Done() == 0 {
 		s.noteWarmup(run, plan.Steps)
+		s.noteStages(run, plan)
 	}
 	if e.memory.Streamed > 0 {
 		s.note("note: %s of weights do not fit the device beside the rest: they stay in the host's memory and are copied for each use, which is slower", spell.Size(e.memory.Streamed))
@@ -257,6 +258,26 @@ func (s session) run(ctx context.Context, run config.Run, t *trainer.Trainer) (r
 func (s session) noteWarmup(run config.Run, steps int) {
 	if w := run.Optimizer.WarmupSteps; steps > 0 && 2*w > steps {
 		s.note("note: the learning rate grows over %d steps (optimizer.warmup_steps), and the run has %d", w, steps)
+	}
+}
+
+// noteStages says where a run ends before the last of its stages begins.
+func (s session) noteStages(run config.Run, plan trainer.Plan) {
+	for i, stage := range run.Objective.Stages {
+		until, all := 0, 0
+		unit := ""
+		switch u := stage.Until; {
+		case u.Steps > 0:
+			until, all, unit = u.Steps, plan.Steps, "steps"
+		case u.Epochs > 0:
+			until, all, unit = u.Epochs, run.Train.Epochs, "epochs"
+		case u.Tokens > 0:
+			until, all, unit = u.Tokens, int(plan.Tokens), "tokens"
+		}
+		if unit != "" && until >= all {
+			s.note("note: objective.stages[%d] is never reached: the stage before it ends after %d %s, and the run has %d", i+1, until, unit, all)
+			return
+		}
 	}
 }
 
@@ -343,6 +364,7 @@ func (s session) dryRun(ctx context.Context, run config.Run, asJSON bool) error 
 	defer t.Close()
 	plan := t.Plan()
 	s.noteWarmup(run, plan.Steps)
+	s.noteStages(run, plan)
 	takes := s.memoryOf(local)
 	if err := checkpoint.Vacant(run.Output); err != nil {
 		s.note("note: it would not begin here: %v", err)
@@ -403,12 +425,10 @@ func openText(run config.Run) (trainer.Text, *engine.Vocab, error) {
 	}
 	source := vocab.ChatTemplate()
 	if run.Chat.TemplateFile != "" {
-		text, err := os.ReadFile(run.Chat.TemplateFile)
-		if err != nil {
+		if source, err = readTemplate(run.Chat.TemplateFile); err != nil {
 			vocab.Close()
-			return trainer.Text{}, nil, codedError{fmt.Errorf("chat template: %w", err), codeUsage}
+			return trainer.Text{}, nil, err
 		}
-		source = string(text)
 	}
 	return trainer.Text{
 		Template: template, Digest: digestOf([]byte(source)), Vocabulary: vocab.Info().Tokens, BOS: vocab.BOS(),

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -80,9 +82,12 @@ var flagKinds = map[string]string{
 // Bounds of flags that have the same name in several commands. Beyond them libllama and ggml have no room, or the system no threads, which would be
 // found out after the model is loaded, or by the end of the process.
 var flagBounds = map[string]int64{
-	"threads": 512, "parallel": 256,
+	"threads": 512, "parallel": 256, "gpu-layers": 1 << 16,
 	"max-tokens": mostTokens, "answer-tokens": mostTokens, "critique-tokens": mostTokens, "loss-context": mostTokens, "context": mostTokens,
 }
+
+// fromZero are those of them that may be 0, and no less; the others' commands say what is least.
+var fromZero = []string{"threads", "gpu-layers", "context"}
 
 // mostTokens is above what any model is made for.
 const mostTokens = 1 << 24
@@ -91,7 +96,11 @@ const mostTokens = 1 << 24
 func boundFlags(cmd *cobra.Command) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if most, ok := flagBounds[f.Name]; ok && f.Value.Type() == "int" {
-			f.Value = bounded{f.Value, most}
+			least := int64(math.MinInt64)
+			if slices.Contains(fromZero, f.Name) {
+				least = 0
+			}
+			f.Value = bounded{f.Value, least, most}
 		}
 	})
 	for _, sub := range cmd.Commands() {
@@ -99,19 +108,25 @@ func boundFlags(cmd *cobra.Command) {
 	}
 }
 
-// bounded is a whole number that must not be above a bound.
+// bounded is a whole number that must not be below or above its bounds.
 type bounded struct {
 	pflag.Value
-	most int64
+	least, most int64
 }
 
 func (b bounded) Set(text string) error {
-	if n, err := strconv.ParseInt(text, 0, 64); err == nil && n > b.most {
-		return &boundError{b.most}
+	switch n, err := strconv.ParseInt(text, 0, 64); {
+	case err == nil && n > b.most:
+		return &boundError{"at most", b.most}
+	case err == nil && n < b.least:
+		return &boundError{"at least", b.least}
 	}
 	return b.Value.Set(text)
 }
 
-type boundError struct{ most int64 }
+type boundError struct {
+	which string
+	bound int64
+}
 
-func (e *boundError) Error() string { return fmt.Sprintf("at most %d", e.most) }
+func (e *boundError) Error() string { return fmt.Sprintf("%s %d", e.which, e.bound) }

@@ -138,6 +138,18 @@ type OutputError struct {
 
 func (e *OutputError) Error() string { return fmt.Sprintf("create run: output %s: %v", e.Dir, e.Err) }
 
+// ForeignError says that this user may read a run, perhaps, but not write to it.
+type ForeignError struct {
+	Dir string
+	Err error
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("open run: %s cannot be written to: %v", e.Dir, e.Err)
+}
+
+func (e *ForeignError) Unwrap() error { return e.Err }
+
 func (e *OutputError) Unwrap() error { return e.Err }
 
 func (r *Run) makeFolders() error {
@@ -161,14 +173,19 @@ func (r *Run) Abandon() {
 	}
 }
 
-// OpenRun takes an existing run for writing and removes what a crash left of unfinished checkpoints. A nil fs is the
-// machine's.
+// OpenRun takes an existing run for writing and removes what a crash left of unfinished checkpoints. It fails with a *ForeignError where this
+// user may not write to it, before anything is learned that could not be kept. A nil fs is the machine's.
 func OpenRun(fs durable.FS, dir string) (*Run, error) {
 	if fs == nil {
 		fs = durable.OS
 	}
 	if err := exists(dir); err != nil {
 		return nil, fmt.Errorf("open run: %w", err)
+	}
+	for _, name := range []string{"", checkpointsName, LockName, MetricsName, JournalName} {
+		if err := durable.Writable(filepath.Join(dir, name)); err != nil {
+			return nil, &ForeignError{dir, err}
+		}
 	}
 	lock, err := durable.Acquire(filepath.Join(dir, LockName))
 	if err != nil {

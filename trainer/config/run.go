@@ -42,7 +42,7 @@ type Data struct {
 	// OverLong is what happens to an example longer than train.seq_len: refuse, drop, truncate_prompt or split.
 	OverLong string `mapstructure:"over_long" json:"over_long"`
 	// Audit refuses what is trained on but looks like a mistake: records that are held out as well, tokenized rows that
-	// begin with two BOS.
+	// begin with two BOS or have labels that are shifted already.
 	Audit bool `mapstructure:"audit" json:"audit"`
 }
 

@@ -43,15 +43,17 @@ func named(name string, read func(*row) Record) format {
 // cft: {query, response, critique, label, gold, solution}. Which of the texts are needed is the objective's matter; a
 // row without any has nothing to learn and nothing to score.
 func cft(fields *row) Record {
+	query := fields.needText("query")
+	before := len(fields.problems)
 	r := Record{
-		Query:    fields.needText("query"),
+		Query:    query,
 		Response: fields.text("response"),
 		Critique: fields.text("critique"),
 		Solution: fields.text("solution"),
 		Label:    fields.text("label"),
 		Gold:     fields.textOrNumber("gold"),
 	}
-	if r.Response == "" && r.Critique == "" && r.Solution == "" && r.Label == "" && r.Gold == "" {
+	if len(fields.problems) == before && r.Response == "" && r.Critique == "" && r.Solution == "" && r.Label == "" && r.Gold == "" {
 		fields.complain("response, critique, solution, label and gold are all missing")
 	}
 	if r.Label != "" && r.Label != "right" && r.Label != "wrong" {
@@ -128,9 +130,11 @@ var speakers = map[string]string{
 	"human": RoleUser, "user": RoleUser, "gpt": RoleAssistant, "chatgpt": RoleAssistant, "assistant": RoleAssistant, "model": RoleAssistant, "system": RoleSystem,
 }
 
-// shareGPT: {"conversations": [{from, value}, ...], "system"}; system is a first turn that stands apart.
+// shareGPT: {"conversations": [{from, value}, ...], "system"}; system is a first turn that stands apart, and train or weight say of a turn
+// what they say in messages.
 func shareGPT(fields *row) Record {
-	r := Record{Messages: fields.speeches("conversations")}
+	r := Record{}
+	r.Messages, r.Train = fields.speeches("conversations")
 	checkTurns(fields, r.Messages, "conversations")
 	system := fields.text("system")
 	if strings.TrimSpace(system) == "" {
@@ -140,6 +144,9 @@ func shareGPT(fields *row) Record {
 		fields.complain("system is there twice: as a field and as the first turn")
 	}
 	r.Messages = append([]Message{{RoleSystem, system}}, r.Messages...)
+	if r.Train != nil {
+		r.Train = append([]bool{false}, r.Train...)
+	}
 	return r
 }
 

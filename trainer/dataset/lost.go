@@ -10,7 +10,7 @@ import (
 // else would be learned than the row means, so that they are refused unless they are empty or fields leaves them out.
 var lostFields = map[string][]string{
 	"alpaca":            {"system", "history"},
-	"messages":          {"system", "tools", "functions"},
+	"messages":          {"system", "tools", "functions", "chat_template_kwargs"},
 	"sharegpt":          {"tools"},
 	"prompt-completion": {"system", "tools"},
 	"tokenized":         {"assistant_masks", "completion_mask", "loss_mask", "position_ids"},

@@ -244,14 +244,13 @@ func (r *row) list(name string) []json.RawMessage {
 	return items
 }
 
-// messages returns a field with turns and, if any of them says so, which are learned. Unknown keys of a turn (tool calls,
-// images) are errors: they would be lost.
-func (r *row) messages(name string) (list []Message, train []bool) {
+// turns returns a field with turns, each read by parse, and if any of them says so, which are learned.
+func (r *row) turns(name string, parse func(json.RawMessage) (m Message, learned, says bool, err error)) (list []Message, train []bool) {
 	turns := r.list(name)
 	list, train = make([]Message, len(turns)), make([]bool, len(turns))
 	said := false
 	for i, turn := range turns {
-		m, learned, says, err := parseTurn(turn)
+		m, learned, says, err := parse(turn)
 		if err != nil {
 			r.complain("%s[%d]: %v", name, i, err)
 			continue
@@ -265,6 +264,10 @@ func (r *row) messages(name string) (list []Message, train []bool) {
 	return list, train
 }
 
+// messages returns a field with turns and, if any of them says so, which are learned. Unknown keys of a turn (tool calls,
+// images) are errors: they would be lost.
+func (r *row) messages(name string) (list []Message, train []bool) { return r.turns(name, parseTurn) }
+
 func parseTurn(turn json.RawMessage) (m Message, learned, says bool, err error) {
 	fields, err := parseRow(turn)
 	if err != nil {
@@ -275,26 +278,37 @@ func parseTurn(turn json.RawMessage) (m Message, learned, says bool, err error) 
 	if !fields.has("content") {
 		fields.complain("content is missing")
 	}
-	learned = m.Role == RoleAssistant
 	for _, key := range slices.Sorted(maps.Keys(fields.fields)) {
-		if !fields.has(key) {
-			continue
-		}
-		switch key {
-		case "role", "content", "name":
-		case "train", "weight":
-			learned, says = fields.learned(key), true
-			if learned && m.Role != RoleAssistant {
-				fields.complain("%s: a turn of the %s cannot be learned", key, m.Role)
-			}
-		default:
+		if fields.has(key) && !slices.Contains([]string{"role", "content", "name", "train", "weight"}, key) {
 			fields.complain("%s is not supported", key)
 		}
 	}
+	learned, says = fields.learnedTurn(m.Role)
 	if roles := []string{RoleSystem, RoleUser, RoleAssistant}; m.Role != "" && !slices.Contains(roles, m.Role) {
 		fields.complain("role must be one of %s, is %q", strings.Join(roles, ", "), m.Role)
 	}
 	return m, learned, says, fields.joined()
+}
+
+// learnedTurn reports whether a turn is learned, and whether it says so itself, by train or weight.
+func (r *row) learnedTurn(role string) (learned, says bool) {
+	learned = role == RoleAssistant
+	for _, key := range []string{"train", "weight"} {
+		if !r.has(key) {
+			continue
+		}
+		before := len(r.problems)
+		is := r.learned(key)
+		switch {
+		case len(r.problems) > before:
+		case is && role != RoleAssistant:
+			r.complain("%s: a turn of the %s cannot be learned", key, role)
+		case says && is != learned:
+			r.complain("train and weight contradict each other")
+		}
+		learned, says = is, true
+	}
+	return learned, says
 }
 
 // learned returns a turn's train (true, false) or weight (1, 0).
@@ -318,28 +332,29 @@ func (r *row) joined() error {
 	return errors.New(strings.Join(r.problems, ", "))
 }
 
-// speeches returns a field with ShareGPT's turns.
-func (r *row) speeches(name string) []Message {
-	turns := r.list(name)
-	list := make([]Message, len(turns))
-	for i, turn := range turns {
-		fields, err := parseRow(turn)
-		if err == nil {
-			from := fields.needText("from")
-			list[i] = Message{Role: speakers[from], Content: fields.text("value")}
-			if !fields.has("value") {
-				fields.complain("value is missing")
-			}
-			if from != "" && list[i].Role == "" {
-				fields.complain("from must be one of %s, is %q", strings.Join(slices.Sorted(maps.Keys(speakers)), ", "), from)
-			}
-			err = fields.joined()
-		}
-		if err != nil {
-			r.complain("%s[%d]: %v", name, i, err)
-		}
+// speeches returns a field with ShareGPT's turns, and which are learned as messages does. Other keys of a turn are left out, as its files
+// have many, but for those that would decide what is learned.
+func (r *row) speeches(name string) (list []Message, train []bool) { return r.turns(name, parseSpeech) }
+
+func parseSpeech(turn json.RawMessage) (m Message, learned, says bool, err error) {
+	fields, err := parseRow(turn)
+	if err != nil {
+		return Message{}, false, false, err
 	}
-	return list
+	from := fields.needText("from")
+	m = Message{Role: speakers[from], Content: fields.text("value")}
+	if !fields.has("value") {
+		fields.complain("value is missing")
+	}
+	if from != "" && m.Role == "" {
+		fields.complain("from must be one of %s, is %q", strings.Join(slices.Sorted(maps.Keys(speakers)), ", "), from)
+		return m, false, false, fields.joined()
+	}
+	if fields.has("loss") {
+		fields.complain("loss is not supported; train (true, false) and weight (0, 1) are")
+	}
+	learned, says = fields.learnedTurn(m.Role)
+	return m, learned, says, fields.joined()
 }
 
 // excerptBytes is how much of a value messages show.

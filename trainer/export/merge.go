@@ -68,7 +68,8 @@ type Fallback struct {
 const mergeFloats = 8 << 20
 
 // Merge writes the base model with the adapter's products added to its weights, in F32, and then stored as o.Type. It goes
-// tensor by tensor: memory does not grow with the model. Beside the output, a temporary file takes space on its disk.
+// tensor by tensor: memory does not grow with the model. Beside the output, a temporary file takes space on its disk. It fails with
+// gguf.ErrChanged, and leaves nothing, if the model is written to meanwhile.
 func Merge(ctx context.Context, engine Engine, base *gguf.File, a gguf.Adapter, path string, o MergeOptions) (Merged, error) {
 	fail := func(err error) (Merged, error) { return Merged{}, fmt.Errorf("merge: %w", err) }
 	if o.fs == nil {
@@ -95,10 +96,18 @@ func Merge(ctx context.Context, engine Engine, base *gguf.File, a gguf.Adapter, 
 	if o.ChatTemplate != "" {
 		metadata["tokenizer.chat_template"] = o.ChatTemplate
 	}
-	if _, err := durable.WriteFile(o.fs, widened, func(w io.Writer) error { return base.Rewrite(w, m.replacements(), metadata) }); err != nil {
+	_, err = durable.WriteFile(o.fs, widened, func(w io.Writer) error { return base.Rewrite(w, m.replacements(), metadata) })
+	if changed := base.Unchanged(); changed != nil {
+		err = changed // a file that ends too early is an effect of that
+	}
+	if err != nil {
 		return fail(err)
 	}
-	merged, err := quantize(engine, widened, path, o.Type, o.Importance, o.fs)
+	source, err := gguf.Open(widened)
+	if err != nil {
+		return fail(err)
+	}
+	merged, err := quantize(engine, source, path, o.Type, o.Importance, o.fs)
 	if err != nil {
 		return fail(err)
 	}

@@ -71,16 +71,13 @@ func WeighedNames() string {
 func (t FileType) ID() int { return t.id }
 
 // Quantize writes a copy of a model with its weights stored as a type. What rounding took from them before stays lost.
-func Quantize(engine Engine, from, to string, t FileType, importance map[string][]float32, o Options) (Merged, error) {
+// It fails with gguf.ErrChanged, and leaves nothing, if the model is written to meanwhile.
+func Quantize(engine Engine, source *gguf.File, to string, t FileType, importance map[string][]float32, o Options) (Merged, error) {
 	fail := func(err error) (Merged, error) { return Merged{}, fmt.Errorf("quantize: %w", err) }
 	if o.fs == nil {
 		o.fs = durable.OS
 	}
 	if err := checkOutput(to, o.Force); err != nil {
-		return fail(err)
-	}
-	source, err := gguf.Open(from)
-	if err != nil {
 		return fail(err)
 	}
 	weights := uint64(0)
@@ -94,7 +91,7 @@ func Quantize(engine Engine, from, to string, t FileType, importance map[string]
 	if err := durable.CheckSpace(o.fs, filepath.Dir(to), int64(float64(weights)*t.bits/8)); err != nil {
 		return fail(err)
 	}
-	result, err := quantize(engine, from, to, t, importance, o.fs)
+	result, err := quantize(engine, source, to, t, importance, o.fs)
 	if err != nil {
 		return fail(err)
 	}
@@ -105,16 +102,29 @@ func Quantize(engine Engine, from, to string, t FileType, importance map[string]
 }
 
 // quantize writes to under a temporary name and tells what is in it.
-func quantize(engine Engine, from, to string, t FileType, importance map[string][]float32, fs durable.FS) (Merged, error) {
+func quantize(engine Engine, source *gguf.File, to string, t FileType, importance map[string][]float32, fs durable.FS) (result Merged, err error) {
 	temp := to + durable.TempSuffix
-	if err := fs.RemoveAll(temp); err != nil {
+	// The library opens the file by its name: without the lock, a file that another process writes there could be taken for this one's.
+	own, err := durable.Acquire(temp)
+	if _, held := errors.AsType[*durable.HeldError](err); held {
+		return Merged{}, fmt.Errorf("write %s: another process writes it, too", temp)
+	}
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) { // there are file systems without locks
 		return Merged{}, err
 	}
-	defer fs.RemoveAll(temp)
-	if err := engine.Quantize(from, temp, t, importance); err != nil {
+	defer own.Release()
+	defer func() {
+		if err != nil {
+			result, err = Merged{}, errors.Join(err, fs.RemoveAll(temp))
+		}
+	}()
+	if err := engine.Quantize(source.Path, temp, t, importance); err != nil {
 		if cause := diskError(fs, temp); cause != nil {
 			err = cause
 		}
+		return Merged{}, err
+	}
+	if err := source.Unchanged(); err != nil {
 		return Merged{}, err
 	}
 	f, err := fs.Append(temp)
@@ -132,7 +142,7 @@ func quantize(engine Engine, from, to string, t FileType, importance map[string]
 	if err != nil {
 		return Merged{}, err
 	}
-	result := Merged{Path: to, Type: t.name, Bytes: made.Size, Tensors: map[string]int{}}
+	result = Merged{Path: to, Type: t.name, Bytes: made.Size, Tensors: map[string]int{}}
 	for _, info := range made.Tensors {
 		result.Tensors[info.Type.String()]++
 		if len(info.Shape) > 1 && info.Cols()%t.block != 0 {

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"math/bits"
+	"os"
+	"time"
 
 	"cftune/internal/regular"
 )
@@ -95,8 +98,9 @@ type File struct {
 	Tensors []TensorInfo
 
 	values map[string]value
-	spans  []span // of the metadata entries, in their order
-	data   uint64 // offset of the tensor data
+	spans  []span        // of the metadata entries, in their order
+	data   uint64        // offset of the tensor data
+	opened []fs.FileInfo // the files as they were, in the order of Shards
 }
 
 // value is a metadata value: a bool, uint64, int64, float64 or string; for arrays a slice of one of these, or of slices.
@@ -139,6 +143,27 @@ func Open(path string) (*File, error) {
 	return file, nil
 }
 
+// ErrChanged is wrapped by the error about a file that is not what it was when it was opened.
+var ErrChanged = errors.New("changed while it was in use")
+
+// Unchanged is an error that wraps ErrChanged if the files under the names of this one's shards have other sizes or times than when they were
+// opened: who reads them at several times has perhaps read some of one model and some of another. It reads nothing, so that a touch is a change.
+func (f *File) Unchanged() error {
+	for i, path := range f.Shards {
+		was := f.opened[i]
+		is, err := os.Stat(path)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s was %w: %w", path, ErrChanged, err)
+		case is.Size() != was.Size():
+			return fmt.Errorf("%s was %w: it had %d bytes, and has %d", path, ErrChanged, was.Size(), is.Size())
+		case !is.ModTime().Equal(was.ModTime()) || !regular.Changed(is).Equal(regular.Changed(was)):
+			return fmt.Errorf("%s was %w, at %s", path, ErrChanged, regular.Changed(is).Local().Format(time.DateTime))
+		}
+	}
+	return nil
+}
+
 // openOne reads one file's head.
 func openOne(path string) (*File, error) {
 	f, err := regular.Open(path)
@@ -157,7 +182,7 @@ func openOne(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open gguf %s: %w", path, err)
 	}
-	file.Path, file.Shards = path, []string{path}
+	file.Path, file.Shards, file.opened = path, []string{path}, []fs.FileInfo{info}
 	return file, nil
 }
 

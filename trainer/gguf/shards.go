@@ -70,6 +70,7 @@ func (f *File) addShard(path string, i, count uint64, names map[string]bool) err
 		f.Tensors = append(f.Tensors, t)
 	}
 	f.Shards = append(f.Shards, path)
+	f.opened = append(f.opened, one.opened...)
 	f.Size += one.Size
 	return nil
 }
