@@ -27,6 +27,8 @@ var (
 const (
 	leastShare    = 1e-3 // tensors whose norm is less of the whole one are not looked at alone
 	mostLossError = 0.02 // relative
+	mostNormError = 0.1  // of the whole gradient, relative; what is right but for its scale has a cosine of 1
+	mostTensor    = 0.25 // the same of a tensor's
 )
 
 // agreement compares a device with the CPU engine, on the same tokens.
@@ -156,13 +158,20 @@ func (a *agreement) compare(device, cpu gradientOf, near nearness) {
 		if weighs && !(c >= a.WorstAt) {
 			a.Worst, a.WorstAt = info.Name, c
 		}
-		if weighs && !(c >= near.tensor) {
+		switch {
+		case !weighs:
+		case !(c >= near.tensor):
 			a.Wrong = append(a.Wrong, fmt.Sprintf("%s has a cosine of %.4f", info.Name, c))
+		case !(math.Abs(d.ratio()-1) <= mostTensor):
+			a.Wrong = append(a.Wrong, fmt.Sprintf("%s has %.4f times the norm", info.Name, d.ratio()))
 		}
 	}
-	a.Cosine, a.Ratio = whole.cosine(), finite(whole.norm(0)/whole.norm(1))
-	if !(a.Cosine >= near.whole) {
+	a.Cosine, a.Ratio = whole.cosine(), whole.ratio()
+	switch {
+	case !(a.Cosine >= near.whole):
 		a.Wrong = append([]string{fmt.Sprintf("the whole gradient has a cosine of %.4f", a.Cosine)}, a.Wrong...)
+	case !(math.Abs(a.Ratio-1) <= mostNormError):
+		a.Wrong = append([]string{fmt.Sprintf("the whole gradient has %.4f times the norm", a.Ratio)}, a.Wrong...)
 	}
 	if !(math.Abs(device.loss-cpu.loss) <= mostLossError*math.Abs(cpu.loss)) {
 		a.Wrong = append(a.Wrong, fmt.Sprintf("the loss is %.4f instead of %.4f", device.loss/targets, cpu.loss/targets))
@@ -196,6 +205,14 @@ func (d dots) cosine() float64 {
 		return 1
 	}
 	return finite(d[2] / (d.norm(0) * d.norm(1)))
+}
+
+// ratio is the first's norm over the second's, 1 where both are zero.
+func (d dots) ratio() float64 {
+	if d[0] == 0 && d[1] == 0 {
+		return 1
+	}
+	return finite(d.norm(0) / d.norm(1))
 }
 
 // finite is x, or 0 where JSON has no word for it.

@@ -30,8 +30,10 @@ func TestCheckOfADevice(t *testing.T) {
 		"the same":                  {change: func(*gradientOf) {}},
 		"rounded":                   {change: func(g *gradientOf) { g.loss = 20.1; g.all[0] *= 1.01 }, worst: "large"},
 		"noise":                     {change: func(g *gradientOf) { g.all[104], g.all[105] = -1e-6, 5e-6 }},
-		"one tensor turned round":   {change: func(g *gradientOf) { negate(g.all[100:104]) }, wrong: []string{"small has a cosine of -1.0000"}, worst: "small"},
+		"one tensor turned round":   {change: func(g *gradientOf) { scale(g.all[100:104], -1) }, wrong: []string{"small has a cosine of -1.0000"}, worst: "small"},
 		"one tensor left out":       {change: func(g *gradientOf) { clear(g.all[100:104]) }, wrong: []string{"small has a cosine of 0.0000"}, worst: "small"},
+		"one tensor's scale":        {change: func(g *gradientOf) { scale(g.all[100:104], 1.5) }, wrong: []string{"small has 1.5000 times the norm"}},
+		"every scale":               {change: func(g *gradientOf) { scale(g.all, 0.8) }, wrong: []string{"the whole gradient has 0.8000 times the norm"}},
 		"two values change places":  {change: func(g *gradientOf) { g.all[0], g.all[6] = g.all[6], g.all[0] }, wrong: []string{"the whole gradient has a cosine of 0.9"}, worst: "large"},
 		"a value that is no number": {change: func(g *gradientOf) { g.all[3] = float32(math.NaN()) }, wrong: []string{"the whole gradient has a cosine of 0.0000", "large has a cosine of 0.0000"}, worst: "large"},
 		"another loss":              {change: func(g *gradientOf) { g.loss = 21 }, wrong: []string{"the loss is 2.1000 instead of 2.0000"}},
@@ -57,8 +59,8 @@ func TestCheckOfADevice(t *testing.T) {
 	}
 }
 
-func negate(x []float32) {
+func scale(x []float32, by float32) {
 	for i := range x {
-		x[i] = -x[i]
+		x[i] *= by
 	}
 }
