@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"cftune/bindings/engine"
@@ -70,8 +71,15 @@ func as[T error](err error) bool {
 	return ok
 }
 
+// ofAnswer tells whether a logit was not finite where a model answers: nothing is learned there.
+func ofAnswer(err error) bool {
+	e, ok := errors.AsType[*engine.Error](err)
+	return ok && strings.HasPrefix(e.Op, "session_") && errors.Is(err, engine.ErrNonFinite)
+}
+
 // rules are tried in order; errors that none matches have the code that they carry, or codeOther.
 var rules = []rule{
+	{codeNonFinite, ofAnswer, "the numbers grow too large: try it without the adapter, or with a smaller --adapter-scale; if that is no better, the model is at fault (cftune inspect MODEL)"},
 	{codeNonFinite, is(trainer.ErrNonFinite, engine.ErrNonFinite), "a lower optimizer.lr or optimizer.max_grad_norm may help; checkpoints are as they were"},
 	{codeInterrupted, as[*goesOnError], "the same command goes on"},
 	{codeInterrupted, as[*trainer.Interrupted], ""},
