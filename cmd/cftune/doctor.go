@@ -80,9 +80,6 @@ on the CPU, and exit with 5 if they are not alike: worth its minute (for 8 billi
 trained on.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if check && path == "" {
-				return codedError{errors.New("doctor: --check-device needs --config"), codeUsage}
-			}
 			report, err := examine(cmd, path, sets, check)
 			if err != nil {
 				return err
@@ -116,6 +113,9 @@ func examine(cmd *cobra.Command, path string, sets []string, check bool) (doctor
 	var run config.Run
 	if path == "" && len(sets) > 0 {
 		return report, codedError{errors.New("doctor: --set needs --config"), codeUsage}
+	}
+	if path == "" && check {
+		return report, codedError{errors.New("doctor: --check-device needs --config"), codeUsage}
 	}
 	if path != "" { // refused before anything is measured
 		var err error

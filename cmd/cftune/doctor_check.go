@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"cftune/bindings/engine"
@@ -109,7 +110,7 @@ func computeGradient(ctx context.Context, path, device string, params engine.Par
 		if err := trainer.ReadTensor(i, engine.SlotValue, values); err != nil {
 			return g, err
 		}
-		if !allZero(values) {
+		if slices.ContainsFunc(values, func(v float32) bool { return v != 0 }) {
 			continue
 		}
 		const size = 0.02
@@ -129,15 +130,6 @@ func computeGradient(ctx context.Context, path, device string, params engine.Par
 	}
 	g.all, err = trainer.Gradient(nil)
 	return g, err
-}
-
-func allZero(values []float32) bool {
-	for _, v := range values {
-		if v != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // compare fills in how near the two are.

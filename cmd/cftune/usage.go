@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -81,13 +80,13 @@ var flagKinds = map[string]string{
 
 // Bounds of flags that have the same name in several commands. Beyond them libllama and ggml have no room, or the system no threads, which would be
 // found out after the model is loaded, or by the end of the process.
-var flagBounds = map[string]int64{
-	"threads": 512, "parallel": 256, "gpu-layers": 1 << 16,
-	"max-tokens": mostTokens, "answer-tokens": mostTokens, "critique-tokens": mostTokens, "loss-context": mostTokens, "context": mostTokens,
+var flagBounds = map[string]struct{ least, most int64 }{
+	"threads": {0, 512}, "parallel": {commands, 256}, "gpu-layers": {0, 1 << 16}, "context": {0, mostTokens},
+	"max-tokens": {commands, mostTokens}, "answer-tokens": {commands, mostTokens}, "critique-tokens": {commands, mostTokens}, "loss-context": {commands, mostTokens},
 }
 
-// fromZero are those of them that may be 0, and no less; the others' commands say what is least.
-var fromZero = []string{"threads", "gpu-layers", "context"}
+// commands is a bound below which a command itself says what is least.
+const commands = math.MinInt64
 
 // mostTokens is above what any model is made for.
 const mostTokens = 1 << 24
@@ -95,12 +94,8 @@ const mostTokens = 1 << 24
 // boundFlags gives the flags of a command, and of those below it, their bounds.
 func boundFlags(cmd *cobra.Command) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if most, ok := flagBounds[f.Name]; ok && f.Value.Type() == "int" {
-			least := int64(math.MinInt64)
-			if slices.Contains(fromZero, f.Name) {
-				least = 0
-			}
-			f.Value = bounded{f.Value, least, most}
+		if bounds, ok := flagBounds[f.Name]; ok && f.Value.Type() == "int" {
+			f.Value = bounded{f.Value, bounds.least, bounds.most}
 		}
 	})
 	for _, sub := range cmd.Commands() {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"cftune/trainer/internal/durable"
@@ -113,7 +112,7 @@ func MakeReport(dir string) (Report, error) {
 	r.Budget = checkBudget(s)
 	r.Reading = reading(r)
 	if s.Rule != Rule {
-		r.Notes = append(slices.Clone(r.Notes), "the rule below was written down before the first run, by another version; this one decided by what `cftune study --rule` prints")
+		r.Notes = append(r.Notes, "the rule below was written down before the first run, by another version; this one decided by what `cftune study --rule` prints")
 	}
 	return r, nil
 }

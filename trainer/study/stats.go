@@ -121,16 +121,14 @@ func (c compare) added() [][2]cell {
 	return rows
 }
 
-// value is the statistic over drawn seeds and items, the items from c.items() on being added ones; swap tells where a and b change places.
-// Without an item of a class that counts, added ones aside, it is not a number.
+// value is the statistic over seeds and items; swap tells where a and b change places.
 func (c compare) value(seeds, items []int, swap []bool) float64 {
-	var of [2]count
-	var added []int
+	return c.share(c.tally(seeds, items, swap))
+}
+
+// tally counts drawn seeds and items for each side.
+func (c compare) tally(seeds, items []int, swap []bool) (of [2]count) {
 	for _, i := range items {
-		if i >= c.items() {
-			added = append(added, i-c.items())
-			continue
-		}
 		first, second := 0, 1
 		if swap != nil && swap[i] {
 			first, second = 1, 0
@@ -142,25 +140,15 @@ func (c compare) value(seeds, items []int, swap []bool) float64 {
 			}
 		}
 	}
-	share := func() float64 {
-		v := of[0].share(c.balanced)
-		if c.b != nil {
-			v -= of[1].share(c.balanced)
-		}
-		return v
+	return of
+}
+
+func (c compare) share(of [2]count) float64 {
+	v := of[0].share(c.balanced)
+	if c.b != nil {
+		v -= of[1].share(c.balanced)
 	}
-	v := share()
-	if len(added) == 0 || math.IsNaN(v) {
-		return v
-	}
-	rows := c.added()
-	for _, i := range added {
-		for range seeds {
-			of[0].add(rows[i][0])
-			of[1].add(rows[i][1])
-		}
-	}
-	return share()
+	return v
 }
 
 func upTo(n int) []int {
@@ -183,17 +171,32 @@ func (c compare) estimate(level float64) (Estimate, bool) {
 	}
 	rng := rand.New(rand.NewPCG(statsSeed, 1))
 	values := make([]float64, 0, rounds)
-	seeds, items := make([]int, e.Seeds), make([]int, e.Items+len(c.added()))
+	added := c.added()
+	all := e.Items + len(added)
+	seeds, items, extra := make([]int, e.Seeds), make([]int, 0, all), make([][2]cell, 0, all)
 	for tries := 0; len(values) < rounds && tries < 10*rounds; tries++ {
 		for i := range seeds {
 			seeds[i] = rng.IntN(e.Seeds)
 		}
-		for i := range items {
-			items[i] = rng.IntN(len(items))
+		items, extra = items[:0], extra[:0]
+		for range all {
+			if i := rng.IntN(all); i < e.Items {
+				items = append(items, i)
+			} else {
+				extra = append(extra, added[i-e.Items])
+			}
 		}
-		if v := c.value(seeds, items, nil); !math.IsNaN(v) {
-			values = append(values, v)
+		of := c.tally(seeds, items, nil)
+		if math.IsNaN(c.share(of)) {
+			continue
 		}
+		for _, row := range extra {
+			for range seeds {
+				of[0].add(row[0])
+				of[1].add(row[1])
+			}
+		}
+		values = append(values, c.share(of))
 	}
 	if len(values) < rounds {
 		return e, false // a class is so rare that most draws have none of it
