@@ -61,7 +61,7 @@ __attribute__((no_sanitize("undefined"))) inline void read_elements(float (&to)[
     memcpy(to, words, sizeof words);
 }
 
-// A lane's four sums of a tile, of its two rows and two columns.
+// Adds to a lane's four sums of a tile, of its two rows and two columns.
 __attribute__((no_sanitize("address", "undefined"))) inline void add_sums(float (&c)[4], const float (&left)[2][16], const float (&right)[2][16]) {
     for (int i = 0; i < 4; i++) {
         float sum = c[i];
@@ -70,6 +70,13 @@ __attribute__((no_sanitize("address", "undefined"))) inline void add_sums(float 
         }
         c[i] = sum;
     }
+}
+// The same with the columns from `column` on of the second factor.
+inline void add_tile(float (&c)[4], const float (&left)[2][16], uint64_t b, bool rows_are_summed, int column) {
+    float right[2][16];
+    read_elements(right[0], b, rows_are_summed, column);
+    read_elements(right[1], b, rows_are_summed, column + 1);
+    add_sums(c, left, right);
 }
 } // namespace shim
 #endif
@@ -89,16 +96,14 @@ __device__ __forceinline__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, 
                  : "l"(a), "l"(b), "r"(int(add)));
 #elif !defined(__CUDACC__)
     const int lane = int(threadIdx.x) % lanes, first = int(threadIdx.x) / lanes % 4 * 16 + lane / 4;
-    float     left[2][16], right[2][16];
+    float     left[2][16];
     shim::read_elements(left[0], a, false, first);
     shim::read_elements(left[1], a, false, first + 8);
     for (int n = 0; n < 8; n++) {
-        shim::read_elements(right[0], b, false, 8 * n + lane % 4 * 2);
-        shim::read_elements(right[1], b, false, 8 * n + lane % 4 * 2 + 1);
         for (float &sum : c[n]) {
             sum = add ? sum : 0;
         }
-        shim::add_sums(c[n], left, right);
+        shim::add_tile(c[n], left, b, false, 8 * n + lane % 4 * 2);
     }
 #endif
 }
@@ -126,7 +131,7 @@ template <int n_tiles> __device__ __forceinline__ void wgmma(float (&c)[n_tiles]
 #elif !defined(__CUDACC__)
     const auto &all  = shim::exchange(a);
     const int   lane = shim::lane();
-    float       left[2][16], right[2][16];
+    float       left[2][16];
     for (int k = 0; k < 16; k++) {
         for (int half = 0; half < 2; half++) {
             uint32_t word;
@@ -135,9 +140,7 @@ template <int n_tiles> __device__ __forceinline__ void wgmma(float (&c)[n_tiles]
         }
     }
     for (int n = 0; n < n_tiles; n++) {
-        shim::read_elements(right[0], b, true, 8 * n + lane % 4 * 2);
-        shim::read_elements(right[1], b, true, 8 * n + lane % 4 * 2 + 1);
-        shim::add_sums(c[n], left, right);
+        shim::add_tile(c[n], left, b, true, 8 * n + lane % 4 * 2);
     }
 #endif
 }

@@ -45,8 +45,7 @@ memory::memory(size_t bytes) : size_(bytes) {
         throw failure(CFT_ERR_NO_MEMORY, "allocating " + std::to_string(bytes >> 20) + " MiB: out of memory");
     }
 #if defined(MADV_HUGEPAGE) // a fault for each page of the products' 96 MiB, which every trainer has, would be a third of a test's time
-    constexpr uintptr_t page = 4096;
-    const uintptr_t     begin = (reinterpret_cast<uintptr_t>(data_) + page - 1) / page * page, end = reinterpret_cast<uintptr_t>(data_) + bytes;
+    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = (uintptr_t(data_) + page - 1) / page * page, end = uintptr_t(data_) + bytes;
     if (begin < end) {
         (void)madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
     }
